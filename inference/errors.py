@@ -1,0 +1,49 @@
+"""Errors of the inference side.
+
+InferenceError
+|-- InvalidRequest      the caller's request cannot be served as it stands (blame: caller)
+|   `-- ContextOverflow prompt (and answer) longer than the model's context
+|-- UnknownModel        the engine serves no model of that name (blame: caller)
+|-- UnsupportedModel    the model cannot be run correctly here; refused at start (blame: operator)
+|-- ModelMissing        no model files; the message names the command that gets them
+|-- EngineOverloaded    queue full; try elsewhere or later (blame: nobody)
+`-- EngineFailed        the engine broke while serving (blame: nobody)
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """Base of all errors raised by ``inference``."""
+
+
+class InvalidRequest(InferenceError):
+    """The request cannot be served as it stands; ``param`` names the offending field."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextOverflow(InvalidRequest):
+    """Prompt and answer do not fit into the model's context."""
+
+
+class UnknownModel(InferenceError):
+    """The engine serves no model of that name."""
+
+
+class UnsupportedModel(InferenceError):
+    """The model has a feature that this engine would compute wrongly; the message says which."""
+
+
+class ModelMissing(InferenceError):
+    """No model files were found; the message names the command that gets them."""
+
+
+class EngineOverloaded(InferenceError):
+    """The engine's queue is full."""
+
+
+class EngineFailed(InferenceError):
+    """The engine broke while serving."""

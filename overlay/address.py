@@ -1,0 +1,56 @@
+"""Where a peer listens: host and port, in the forms that people and wire formats use."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from overlay.errors import ConfigError
+
+ADDRESS_CHARS_MAX = 80
+"""Longest text form taken from the network: an IPv6 address with a scope, brackets and a port."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """An IP address (IPv6 link-local ones with ``%scope``) and a TCP port, 0 meaning any."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            raise ConfigError(f"not an IP address: {self.host[:80]!r}") from None
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True for addresses that no other host can reach."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @classmethod
+    def parse(cls, text: str, *, default_port: int | None = None) -> Address:
+        """Reads ``1.2.3.4:7401`` or ``[fe80::1%eth0]:7401``; the port may be left to a default.
+
+        Raises:
+            ConfigError: when it is neither, or has no port and there is no default.
+        """
+        if len(text) > ADDRESS_CHARS_MAX:
+            raise ConfigError("address is too long")
+        host, port = text, ""
+        if text.startswith("["):
+            host, _, rest = text[1:].partition("]")
+            port = rest.removeprefix(":")
+        elif text.count(":") == 1:
+            host, _, port = text.partition(":")
+        if not port and default_port is not None:
+            return cls(host, default_port)
+        if not port.isascii() or not port.isdigit():
+            raise ConfigError(f"address {text!r} needs a port, as in 192.168.1.5:7401")
+        return cls(host, int(port))

@@ -1,0 +1,154 @@
+"""The forward protocol ``/rhizome/forward/1``: one request handed to the peer that runs it.
+
+The ingress opens a stream whose opening message is :class:`ForwardRequest`. The serving peer
+answers :class:`Accept` or :class:`Refuse` within the forward budget, then :class:`Tokens` as they
+come, :class:`Progress` at least every 500 ms where none come, and one :class:`End` or
+:class:`Failed`. A forward is never forwarded on: it crosses one hop.
+
+The client's body travels whole and as it was sent, so that fields this version does not know reach
+an engine that does. The client's token never travels, its id does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from overlay.errors import ProtocolError
+
+PROTOCOL = "/rhizome/forward/1"
+VERSION = 1
+
+BODY_BYTES_MAX = 1 << 20
+"""The HTTP face takes no larger body either."""
+
+TOKENS_MAX = 1 << 18
+"""Longest prompt or answer in tokens that a forward carries: the largest context in use."""
+
+PROGRESS_EVERY_S = 0.5
+
+Text = Annotated[str, Meta(max_length=256)]
+TokenIds = Annotated[list[Annotated[int, Meta(ge=0, lt=1 << 32)]], Meta(max_length=TOKENS_MAX)]
+
+
+class ForwardRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="forward"
+):
+    """A request for the serving peer.
+
+    ``token_ids`` is None where the ingress has no tokenizer. ``seed`` is drawn by the ingress when
+    the client gave none, so that a resumed answer goes on as it began. ``emitted`` are the answer's
+    tokens that the client has already (resume). ``deadline_ms`` is what is left of the request's
+    time. ``hops`` is 1: the receiver refuses more.
+    """
+
+    v: Annotated[int, Meta(ge=1, le=255)]
+    request_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    attempt: Annotated[int, Meta(ge=0, le=255)]
+    tenant: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    token_id: Text
+    chat: bool
+    model: Text
+    body: Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]
+    token_ids: TokenIds | None
+    emitted: TokenIds
+    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)]
+    hops: Annotated[int, Meta(ge=1, le=255)]
+
+
+class Accept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="accept"):
+    """The request is queued or running. ``cached_tokens`` and the start are what we expect."""
+
+    cached_tokens: Annotated[int, Meta(ge=0)]
+    expected_start_ms: Annotated[int, Meta(ge=0)]
+
+
+class Refuse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="refuse"):
+    """Not here; nothing was started. ``code`` is one of :data:`REFUSALS`."""
+
+    code: Text
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tokens"):
+    """More of the answer; ``cached_tokens`` with the first one."""
+
+    token_ids: TokenIds | None
+    text: str
+    cached_tokens: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Progress(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="progress"
+):
+    """Still alive; nothing to show yet."""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="end"):
+    """The answer is complete."""
+
+    finish_reason: Annotated[str, Meta(pattern="^(stop|length)$")]
+    prompt_tokens: Annotated[int, Meta(ge=0)]
+    completion_tokens: Annotated[int, Meta(ge=0)]
+    cached_tokens: Annotated[int, Meta(ge=0)]
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
+    """It broke after ACCEPT. ``retryable`` says that another peer may do better."""
+
+    code: Text
+    message: Text
+    status: Annotated[int, Meta(ge=400, le=599)]
+    retryable: bool
+
+
+Answer = Accept | Refuse | Tokens | Progress | End | Failed
+
+REFUSALS = (
+    "not_a_member",
+    "unknown_model",
+    "overloaded",
+    "draining",
+    "too_many_hops",
+    "revoked",
+    "cannot_tokenize",
+    "bad_request",
+    "deadline",
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(ForwardRequest)
+_answer_decoder = msgspec.msgpack.Decoder(Answer)
+
+T = TypeVar("T")
+
+
+def encode(message: ForwardRequest | Answer) -> bytes:
+    """The bytes of one message."""
+    return _encoder.encode(message)
+
+
+def decode_request(data: bytes) -> ForwardRequest:
+    """Reads an opening message.
+
+    Raises:
+        ProtocolError: when it is not one of this version; the content is not in the message.
+    """
+    request = _decode(_request_decoder, data)
+    if request.v != VERSION:
+        raise ProtocolError(f"forward version {request.v} is not {VERSION}")
+    return request
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Reads an answer. Raises ProtocolError as :func:`decode_request`."""
+    return _decode(_answer_decoder, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"malformed forward message: {type(error).__name__}") from None

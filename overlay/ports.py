@@ -1,0 +1,183 @@
+"""The seams of a peer: what it takes from outside, as protocols.
+
+A peer reads no clock, draws no randomness, opens no socket and touches no disk except through
+these ports, so that a simulation runs the same code. Each port has a real and a simulated
+implementation, and one contract test (``tests/contracts``) is run against both. ``overlay/node.py``
+is the only place that puts real ones together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from inference.events import CacheEvent
+from inference.request import (
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Prompt,
+    TokenEvent,
+)
+from overlay.address import Address
+from security.peer_id import PeerId
+
+
+class Clock(Protocol):
+    """Time. ``now_s`` never falls and has no epoch (``trio.current_time``); ``unix_s`` may jump."""
+
+    def now_s(self) -> float: ...
+
+    def unix_s(self) -> float: ...
+
+
+class Entropy(Protocol):
+    """Randomness. ``secret`` is for keys, salts and ids; ``rng`` for jitter and choices only."""
+
+    def secret(self, size_bytes: int) -> bytes: ...
+
+    @property
+    def rng(self) -> random.Random: ...
+
+
+class ByteChannel(Protocol):
+    """A reliable ordered byte stream. One sender task and one receiver task at a time.
+
+    ``receive_some`` returns ``b""`` at the end. A lost connection raises
+    ``trio.BrokenResourceError``, a locally closed one ``trio.ClosedResourceError``.
+    """
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def receive_some(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureChannel:
+    """A byte channel whose far end has proved possession of ``leaf``'s key.
+
+    ``leaf`` is the DER certificate, or None for a client that proves itself by token instead.
+    Nothing about the leaf has been judged yet except that its issuer chains to our root.
+    """
+
+    channel: ByteChannel
+    leaf: bytes | None
+    issuer: bytes | None
+    address: Address
+
+
+class Transport(Protocol):
+    """Authenticated, encrypted byte channels between hosts.
+
+    ``listen`` accepts until cancelled, reports its bound addresses as started value, and runs
+    ``accept`` in a task of its own for each channel; an accept that raises ends that channel only.
+    ``dial`` raises ``security.errors.SecurityError`` when the far end is not ``peer_id``, and
+    ``trio.BrokenResourceError`` or ``OSError`` when there is no connection to be had.
+    """
+
+    async def listen(
+        self,
+        addresses: Sequence[Address],
+        accept: Callable[[SecureChannel], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None: ...
+
+    async def dial(self, address: Address, peer_id: PeerId) -> SecureChannel: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerHint:
+    """Somebody says that a peer can be reached there. Never trust, never liveness."""
+
+    peer_id: PeerId | None
+    addresses: tuple[Address, ...]
+
+
+class Discovery(Protocol):
+    """Finds addresses of other peers.
+
+    ``run`` announces ourselves and sends hints until cancelled; the channel is bounded and hints
+    that find it full are dropped and counted by the implementation.
+    """
+
+    async def run(
+        self,
+        peer_id: PeerId,
+        addresses: Sequence[Address],
+        hints: trio.MemorySendChannel[PeerHint],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None: ...
+
+
+class Storage(Protocol):
+    """Small durable tables of bytes. A batch is written whole or not at all.
+
+    ``read`` returns every row of a table, sorted by key. ``write`` returns once the batch survives
+    a crash of the process (``durable=False``) or of the machine (``durable=True``); a value of
+    None deletes. Both raise ``overlay.errors.StorageError``, ``StorageFull`` for a full disk, and
+    leave what was there.
+    """
+
+    def read(self, table: str) -> Mapping[bytes, bytes]: ...
+
+    def write(
+        self, table: str, rows: Mapping[bytes, bytes | None], *, durable: bool = False
+    ) -> None: ...
+
+
+class TokenStream(Protocol):
+    """An answer under way; ends after the event that carries a finish reason."""
+
+    def __aiter__(self) -> TokenStream: ...
+
+    async def __anext__(self) -> TokenEvent: ...
+
+
+class Engine(Protocol):
+    """A host's inference engine.
+
+    ``submit`` is entered for one request and left when the caller has enough: leaving early
+    cancels it, and its slot is free when the block is left. It raises ``inference.errors``:
+    ``InvalidRequest`` and ``UnknownModel`` on entering, ``EngineOverloaded`` when the queue is
+    full, ``EngineFailed`` at any time. ``cancel`` ends a request from elsewhere; its stream then
+    raises ``EngineFailed``. ``cache_events`` drains what happened since the last call, in order,
+    bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
+    raises ``InvalidRequest``; it is the same function on every peer of one prefix identity.
+    """
+
+    def capabilities(self) -> Capabilities: ...
+
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]: ...
+
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[TokenStream]: ...
+
+    def cancel(self, request_id: str) -> None: ...
+
+    def load(self) -> EngineLoad: ...
+
+    def cache_events(self) -> Sequence[CacheEvent]: ...
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything that a peer takes from outside."""
+
+    clock: Clock
+    entropy: Entropy
+    transport: Transport
+    discovery: Discovery
+    storage: Storage
+    engine: Engine

@@ -1,0 +1,115 @@
+"""A client's request and its answer, as every face of a peer sees them.
+
+HTTP, the peer client and the Unix socket turn what they receive into a :class:`Submission`, enter
+``Ingress.open`` with it and get :data:`AnswerEvent` values: one :class:`Started`, any number of
+:class:`Delta`, one :class:`Finished`. A failure is an ``overlay.errors.RequestError`` instead.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+from inference.request import FinishReason, Prompt
+from security.peer_id import PeerId
+from security.tenant import TenantId
+
+RequestId = NewType("RequestId", str)
+"""32 hex digits, drawn by the ingress; also the idempotency id of a forward."""
+
+
+class Scope(enum.Enum):
+    """What a credential may do."""
+
+    INFER = "infer"
+    STATUS = "status"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks: proved by a token, or by owning the Unix socket. The tenant comes from here only."""
+
+    tenant: TenantId
+    token_id: str
+    scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A validated completion body (``overlay/body.py``); ``raw`` is the client's whole JSON.
+
+    ``model`` is empty when the client named none (then the only model served is meant).
+    """
+
+    chat: bool
+    model: str
+    prompt: Prompt
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    stop: tuple[str, ...]
+    max_tokens: int | None
+    stream: bool
+    include_usage: bool
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One request. ``deadline_s`` is on the peer's monotonic clock."""
+
+    request_id: RequestId
+    principal: Principal
+    call: Call
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of a request; ``cached_tokens`` of the prompt came from the serving peer's cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The request runs at ``served_by``; sent before the first token."""
+
+    model: str
+    served_by: PeerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """More of the answer. ``token_ids`` is None where the engine reports none."""
+
+    text: str
+    token_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The one terminal event of a request that was answered."""
+
+    reason: FinishReason
+    usage: Usage
+    served_by: PeerId
+    hops: int
+    resumes: int
+
+
+AnswerEvent = Started | Delta | Finished
+
+
+class Ingress(Protocol):
+    """Takes requests. Leaving the block early cancels the request wherever it runs."""
+
+    def open(
+        self, submission: Submission
+    ) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]: ...
