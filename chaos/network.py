@@ -266,7 +266,7 @@ class SimTransport:
                 for address in bound:
                     self._network.listeners.pop(address, None)
 
-    async def dial(self, address: Address, peer_id: PeerId) -> SecureChannel:
+    async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
         network = self._network
         network.trace.add(self.host, "dial", address.host)
         if not network.delivers(self.host, address.host):
@@ -277,7 +277,7 @@ class SimTransport:
         if listener is None:
             raise ConnectionRefusedError(f"nobody listens on {address}")
         far = listener.transport
-        if parse_leaf(far._leaf).peer_id != peer_id:
+        if peer_id is not None and parse_leaf(far._leaf).peer_id != peer_id:
             raise IdentityMismatch("the far end is not the peer that was dialled")
         ours, theirs = network.connect(self.host, address.host)
         listener.nursery.start_soon(
@@ -329,4 +329,5 @@ class SimDiscovery:
                     await trio.sleep(self._requery_s)
                     self._network.requery(self._host, hints)
             finally:
+                self._network.announced.pop(self._host, None)
                 self._network.stop_browsing(hints)

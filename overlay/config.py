@@ -1,0 +1,426 @@
+"""Every setting of a peer, with its meaning, unit and default.
+
+The one list from which ``--help``, the commented ``rhizome.toml`` and the checks come. A flag wins
+over the file, the file over the default. Nothing else reads settings, and nothing changes them
+while a peer runs.
+"""
+
+# ruff: noqa: RUF009 - setting() is dataclasses.field with a description
+
+from __future__ import annotations
+
+import enum
+import functools
+import ipaddress
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from overlay.address import Address
+from overlay.errors import ConfigError
+from overlay.settings import (
+    Kind,
+    add_options,
+    boolean,
+    choice,
+    duration,
+    integer,
+    number,
+    optional_text,
+    read_values,
+    setting,
+    settings_of,
+    size,
+    template,
+    text,
+    texts,
+)
+from overlay.zone import ZoneRule, read_zone_rules, zone_name
+
+OVERLAY_PORT = 7401
+ENROL_PORT = 7402
+HTTP_PORT = 7403
+
+CONFIG_BYTES_MAX = 1 << 20
+"""A settings file is a few KiB; anything of this size is some other file."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class EngineKind(enum.Enum):
+    """Which engine a peer runs."""
+
+    EMBEDDED = "embedded"
+    TOY = "toy"
+    NONE = "none"
+
+
+class Device(enum.Enum):
+    """Where the embedded engine computes."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class DType(enum.Enum):
+    """The number format of the embedded engine."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class PolicyName(enum.Enum):
+    """How a peer chooses who runs a request."""
+
+    COST = "cost"
+    LONGEST_PREFIX = "longest-prefix"
+    BOUNDED_HASH = "bounded-hash"
+    RANDOM = "random"
+    ROUND_ROBIN = "round-robin"
+    LEAST_LOADED = "least-loaded"
+    LOCAL = "local"
+
+
+class LogFormat(enum.Enum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(enum.Enum):
+    """The least important log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address whose port may be left to a default."""
+
+    host: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, written: str) -> Endpoint:
+        """Reads ``192.168.1.5``, ``192.168.1.5:7401`` or ``[fe80::1%eth0]:7401``."""
+        address = Address.parse(written, default_port=0)
+        bare = written in {address.host, f"[{address.host}]"}
+        return cls(address.host, None if bare else address.port)
+
+    def at(self, default_port: int) -> Address:
+        """The address, with ``default_port`` where none was written."""
+        return Address(self.host, default_port if self.port is None else self.port)
+
+    def __str__(self) -> str:
+        return self.host if self.port is None else str(Address(self.host, self.port))
+
+
+def _host(written: str) -> str:
+    try:
+        ipaddress.ip_address(written)
+    except ValueError:
+        raise ConfigError(f"not an IP address: {written[:80]!r}") from None
+    return written
+
+
+_ZONE_RULES = Kind(metavar="RULES", read=read_zone_rules, show=lambda _: "[]", many=True)
+_PORT = integer(0, 65535)
+_BOOTSTRAP = texts("ADDR[:PORT]", lambda each: Address.parse(each, default_port=OVERLAY_PORT))
+_NET, _HTTP, _DISCOVERY = "Network", "HTTP", "Discovery and zones"
+_ENGINE, _TOY, _ROUTING, _RUN = "Engine", "Toy engine", "Routing and gossip", "Running"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """The settings of one peer. Built by :func:`load_config`; an existing object is a legal one."""
+
+    interfaces: tuple[str, ...] = setting(
+        texts("NAME", suffix="s"),
+        (),
+        section=_NET,
+        text="Network interfaces to use, IPv4 and IPv6; 'lo' keeps everything on this host.",
+        shown="the private LAN ones: no loopback, bridge, container or tunnel interface",
+    )
+    port: int = setting(
+        _PORT, OVERLAY_PORT, section=_NET, text="TCP port of the overlay; 0: any, printed."
+    )
+    enrol_port: int = setting(
+        _PORT,
+        ENROL_PORT,
+        section=_NET,
+        text="TCP port where tickets are redeemed (issuers only); 0: any, printed.",
+    )
+    listen: tuple[Endpoint, ...] = setting(
+        texts("ADDR[:PORT]", Endpoint.parse),
+        (),
+        section=_NET,
+        text="Addresses to listen on for other peers.",
+        shown="every address of the interfaces above",
+    )
+    advertise: tuple[Endpoint, ...] = setting(
+        texts("ADDR[:PORT]", Endpoint.parse),
+        (),
+        section=_NET,
+        text="Addresses told to other peers, where they differ from those listened on (NAT).",
+        shown="the addresses listened on",
+    )
+    source_address: str | None = setting(
+        optional_text("ADDR", _host),
+        None,
+        section=_NET,
+        text="Local address of outgoing connections.",
+        shown="the system chooses",
+    )
+    http: Address = setting(
+        text("ADDR:PORT", lambda each: Address.parse(each, default_port=HTTP_PORT)),
+        Address("127.0.0.1", HTTP_PORT),
+        section=_HTTP,
+        text="Where the OpenAI-compatible API listens; beyond loopback it needs TLS (below).",
+    )
+    http_cert: str | None = setting(
+        optional_text("FILE"),
+        None,
+        section=_HTTP,
+        text="Certificate chain of the HTTP API (PEM).",
+        shown="none",
+    )
+    http_key: str | None = setting(
+        optional_text("FILE"), None, section=_HTTP, text="Its private key (PEM).", shown="none"
+    )
+    http_insecure: bool = setting(
+        boolean(),
+        False,
+        section=_HTTP,
+        text="Serve plain HTTP beyond loopback: tokens and prompts can be read on the way.",
+    )
+    mdns: bool = setting(
+        boolean(), True, section=_DISCOVERY, text="Find peers by multicast DNS (UDP 5353)."
+    )
+    bootstrap: tuple[Address, ...] = setting(
+        _BOOTSTRAP,
+        (),
+        section=_DISCOVERY,
+        text="Addresses of peers to try, for networks without multicast.",
+        shown="none",
+    )
+    zone: str | None = setting(
+        optional_text("NAME", zone_name),
+        None,
+        section=_DISCOVERY,
+        text="Name of the part of the network this peer is in.",
+        shown="none",
+    )
+    zone_rules: tuple[ZoneRule, ...] = setting(
+        _ZONE_RULES,
+        (),
+        section=_DISCOVERY,
+        text="Which zones may send each other requests.",
+        file_only=True,
+    )
+    engine: EngineKind = setting(
+        choice(EngineKind),
+        EngineKind.EMBEDDED,
+        section=_ENGINE,
+        text="What runs requests here; 'none' forwards all of them to other peers.",
+    )
+    model: str | None = setting(
+        optional_text("PATH|ID"),
+        None,
+        section=_ENGINE,
+        text="Model folder or hub id of the embedded engine.",
+        shown="the installed SmolLM2-135M-Instruct",
+    )
+    device: Device = setting(
+        choice(Device), Device.AUTO, section=_ENGINE, text="Where the model is computed."
+    )
+    dtype: DType = setting(
+        choice(DType),
+        DType.AUTO,
+        section=_ENGINE,
+        text="Number format; 'auto' is float32 on a CPU, the checkpoint's own on a GPU.",
+    )
+    threads: int = setting(
+        integer(0, 1024),
+        0,
+        section=_ENGINE,
+        text="CPU threads of the engine; 0: physical cores minus one.",
+    )
+    kv_cache_bytes: int = setting(
+        size(1 << 20, 1 << 44),
+        1 << 30,
+        section=_ENGINE,
+        text="Memory for cached prefixes; larger keeps more of them.",
+    )
+    reuse_decoded: bool = setting(
+        boolean(),
+        True,
+        section=_ENGINE,
+        text="Keep what was generated too, so that a chat's next turn finds the answer cached.",
+    )
+    queue_max: int = setting(
+        integer(1, 100_000),
+        64,
+        section=_ENGINE,
+        text="Requests that may wait here; more are refused with 503.",
+    )
+    toy_slots: int = setting(
+        integer(1, 1024), 4, section=_TOY, text="Requests that the toy engine serves at once."
+    )
+    toy_prefill_tokens_per_s: float = setting(
+        number(1, 1e9), 5000.0, section=_TOY, text="Prompt tokens per second of the toy engine."
+    )
+    toy_decode_s: float = setting(
+        duration(0.0, 60.0), 0.02, section=_TOY, text="Time of one answer token of the toy engine."
+    )
+    toy_context_tokens: int = setting(
+        integer(16, 1 << 24), 8192, section=_TOY, text="Tokens of prompt plus answer it can hold."
+    )
+    toy_cache_tokens: int = setting(
+        integer(16, 1 << 30), 131_072, section=_TOY, text="Tokens that its prefix cache holds."
+    )
+    policy: PolicyName = setting(
+        choice(PolicyName),
+        PolicyName.COST,
+        section=_ROUTING,
+        text="How to choose the peer that runs a request; 'cost' is soonest expected completion.",
+    )
+    silence_s: float = setting(
+        duration(0.1, 600.0),
+        1.5,
+        section=_ROUTING,
+        text="Silence after which a serving peer counts as dead; lower resumes sooner, but "
+        "takes a long pause for death.",
+    )
+    forward_budget_s: float = setting(
+        duration(0.0, 60.0),
+        0.05,
+        section=_ROUTING,
+        text="How long, on top of two round trips, a peer may take to accept a request.",
+    )
+    gossip_period_s: float = setting(
+        duration(0.05, 600.0),
+        2.0,
+        section=_ROUTING,
+        text="Time between gossip bundles; lower is fresher and costs more bytes.",
+    )
+    anti_entropy_s: float = setting(
+        duration(0.05, 3600.0),
+        4.0,
+        section=_ROUTING,
+        text="Time between repairs with one random peer; lower heals lost messages sooner.",
+    )
+    ping_s: float = setting(
+        duration(0.05, 600.0),
+        1.0,
+        section=_ROUTING,
+        text="Time between pings of a connected peer; lower notices a dead one sooner.",
+    )
+    request_timeout_s: float = setting(
+        duration(1.0, 86_400.0),
+        600.0,
+        section=_RUN,
+        text="The longest that one request may take in all.",
+    )
+    drain_s: float = setting(
+        duration(0.0, 86_400.0),
+        30.0,
+        section=_RUN,
+        text="How long a stopping peer lets its running requests finish.",
+    )
+    log: LogFormat = setting(
+        choice(LogFormat), LogFormat.TEXT, section=_RUN, text="How log lines on stderr look."
+    )
+    log_level: LogLevel = setting(
+        choice(LogLevel), LogLevel.INFO, section=_RUN, text="Least important log line written."
+    )
+
+    def __post_init__(self) -> None:
+        if (self.http_cert is None) != (self.http_key is None):
+            raise ConfigError("http_cert and http_key go together: give both or neither")
+        if self.http_cert is not None and self.http_insecure:
+            raise ConfigError("http_insecure contradicts http_cert and http_key: drop one of them")
+        if not self.http.is_loopback and self.http_cert is None and not self.http_insecure:
+            raise ConfigError(
+                f"http: {self.http} is open to other hosts: give --http-cert and --http-key, "
+                "or --http-insecure to serve it in clear"
+            )
+
+
+def config_options(*names: str) -> Callable[[F], F]:
+    """A decorator: adds flags for the named settings (all, if none is named) to a click command.
+
+    The command gets them as one argument ``flags``, a mapping for :func:`load_config` that holds
+    only the flags that were given.
+    """
+    public = {each.name for each in settings_of(PeerConfig)}
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def with_flags(*args: Any, **kwargs: Any) -> Any:  # click's own arguments
+            given = {name: kwargs.pop(name) for name in list(kwargs) if name in public}
+            flags = {name: value for name, value in given.items() if value not in (None, ())}
+            return command(*args, flags=flags, **kwargs)
+
+        return add_options(PeerConfig, names, with_flags)  # type: ignore[return-value]  # same shape
+
+    return decorate
+
+
+def load_config(file: Path | None, flags: Mapping[str, object] | None = None) -> PeerConfig:
+    """The settings of a peer: flags over the file over the defaults.
+
+    Args:
+        file: ``rhizome.toml``; None or a missing one counts as empty.
+        flags: raw values by public name, as :func:`config_options` gives them.
+
+    Raises:
+        ConfigError: for the first mistake, naming where it is and what to write instead.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values |= read_values(PeerConfig, _read_file(file), source=str(file))
+    values |= read_values(PeerConfig, flags or {}, source="")
+    return PeerConfig(**values)
+
+
+def _read_file(file: Path) -> dict[str, object]:
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{file} is too large for a settings file")
+    try:
+        return tomllib.loads(raw.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+_TITLE = """\
+Settings of this Rhizome peer. Every one is also a flag of `rhizome peer`, which wins over this
+file. Lines that begin with # followed by a name show the default: remove the # to change one."""
+
+_FOOTER = """
+# Which zones may send each other requests; pairs that are not named may. Repeat as needed.
+#[[zone_rules]]
+#between = ["office", "cellar"]
+#forward = true
+#max_rtt = "20ms"
+"""
+
+
+def config_template() -> str:
+    """The commented ``rhizome.toml``: every setting with its meaning and default, none active."""
+    return template(PeerConfig, title=_TITLE, footer=_FOOTER)
