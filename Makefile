@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/rhizome demo
+	$(BIN)/rhizome demo $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,373 @@
+"""An issuer's state: keys, the tenants it keeps, the tickets it has given out.
+
+Rules
+1. A value, never changed: each operation returns the next state beside its result. The caller
+   stores that state durably first (``to_bytes``), then uses it and lets the result out. A crash in
+   between has told nobody anything, so no ticket is redeemed twice and no two EPOCH objects of one
+   (tenant, epoch, version) are ever seen.
+2. A ticket is shown once; what is kept of it can check it and cannot make it.
+3. The EPOCH object of a tenant is made when its roster changes and kept as it was signed.
+4. ``to_bytes`` is secret: it holds the root and issuer keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from security.certificate import IssuerKey, RootKey, issue_leaf, make_issuer, make_root
+from security.enrolment import make_admission, verify_join_request
+from security.epoch import EpochContent, make_epoch
+from security.errors import (
+    Expired,
+    LimitExceeded,
+    Revoked,
+    TenantExists,
+    TicketUnknown,
+    TicketUsed,
+    UnknownTenant,
+)
+from security.keys import Secret, check_sealing_public
+from security.peer_id import PeerId
+from security.revocation import RevocationSet
+from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
+from security.tenant_keys import SECRET_BYTES
+from security.ticket import Ticket, check_ticket, ticket_id_of
+from security.token import issue_token
+from security.trust import Trust
+
+TENANTS_MAX = 256
+TICKETS_MAX = 1024
+TICKET_TTL_S_MAX = 30 * 86_400
+TICKET_KEPT_S = 30 * 86_400
+"""An ended or used ticket is remembered so long, to say what became of it."""
+
+TOKEN_TTL_S_MAX = 10 * 365 * 86_400
+_ID_BYTES = 16
+_NEW_TICKET = "make a new one with 'rhizome invite' on the issuer's host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTenant:
+    """A tenant and the EPOCH object that its members have now."""
+
+    content: EpochContent
+    epoch_object: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRow:
+    """What is kept of a ticket: how to check it, not how to make it."""
+
+    verifier: bytes
+    tenants: tuple[TenantId, ...]
+    expires_unix_s: int
+    used_by: PeerId | None = None
+
+    @property
+    def ticket_id(self) -> str:
+        return ticket_id_of(self.verifier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a host gets. ``epochs`` are the present EPOCH objects of its tenants, to be gossiped."""
+
+    peer_id: PeerId
+    leaf: bytes
+    issuer: bytes
+    root: bytes
+    epochs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admittance:
+    """A redeemed ticket: ``answer`` goes to the joiner once the new state is stored."""
+
+    answer: bytes
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedToken:
+    """A client's token; ``text`` is shown once, ``token_id`` revokes it."""
+
+    text: str = field(repr=False)
+    token_id: str
+    tenant_id: TenantId
+    expires_unix_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """An issuer. Every method that changes something returns the next state first."""
+
+    root: RootKey
+    issuer: IssuerKey
+    tenants: Mapping[TenantId, KeptTenant]
+    tickets: Mapping[str, TicketRow]
+
+    @classmethod
+    def create(cls, secret: Secret, now_unix_s: float, tenants: Sequence[str]) -> Authority:
+        """Begins an overlay with these tenants, which have no members yet.
+
+        Raises:
+            LimitExceeded: when a name is none.
+            TenantExists: when a name comes twice.
+        """
+        root = make_root(secret, now_unix_s)
+        authority = cls(
+            root=root,
+            issuer=make_issuer(root, secret, now_unix_s),
+            tenants=MappingProxyType({}),
+            tickets=MappingProxyType({}),
+        )
+        for name in tenants:
+            authority, _ = authority.create_tenant(name, secret)
+        return authority
+
+    @property
+    def trust(self) -> Trust:
+        return Trust.of(self.root.der, [self.issuer.der])
+
+    @property
+    def tenant_names(self) -> Mapping[TenantName, TenantId]:
+        return MappingProxyType({kept.content.name: id_ for id_, kept in self.tenants.items()})
+
+    @property
+    def epochs(self) -> tuple[bytes, ...]:
+        """The present EPOCH object of every tenant."""
+        return tuple(kept.epoch_object for kept in self.tenants.values())
+
+    def tenant_id(self, name: str) -> TenantId:
+        """The tenant of this name.
+
+        Raises:
+            UnknownTenant: when there is none.
+        """
+        found = self.tenant_names.get(TenantName(name))
+        if found is None:
+            known = ", ".join(sorted(self.tenant_names)) or "none"
+            raise UnknownTenant(f"no tenant {name[:64]!r} is kept here; there is {known}")
+        return found
+
+    def create_tenant(self, name: str, secret: Secret) -> tuple[Authority, TenantId]:
+        """Makes a tenant in its first epoch, without members.
+
+        Raises:
+            LimitExceeded: when the name is none, or there are too many tenants.
+            TenantExists: when the name is taken.
+        """
+        checked = tenant_name(name)
+        if checked in self.tenant_names:
+            raise TenantExists(f"there is a tenant {checked!r} already")
+        if len(self.tenants) >= TENANTS_MAX:
+            raise LimitExceeded(f"an issuer keeps at most {TENANTS_MAX} tenants")
+        nonce = secret(NONCE_BYTES)
+        content = EpochContent(
+            tenant_id=tenant_id_of(self.issuer.issuer_id, nonce),
+            nonce=nonce,
+            name=checked,
+            epoch=1,
+            version=1,
+            members=MappingProxyType({}),
+            epoch_key=secret(SECRET_BYTES),
+            chain_secret=secret(SECRET_BYTES),
+        )
+        return self._with_tenant(content, secret), content.tenant_id
+
+    def add_member(
+        self, tenant_id: TenantId, peer_id: PeerId, sealing_public: bytes, secret: Secret
+    ) -> tuple[Authority, bytes]:
+        """Puts a host on a tenant's roster: same epoch, next version.
+
+        Returns:
+            The next state, and the EPOCH object to gossip; both as they were if the host is on the
+            roster with that key already.
+
+        Raises:
+            UnknownTenant: when no such tenant is kept here.
+            MalformedObject: when nothing can be sealed to that key.
+            LimitExceeded: when the roster is full.
+        """
+        kept = self._kept(tenant_id)
+        if kept.content.members.get(peer_id) == sealing_public:
+            return self, kept.epoch_object
+        check_sealing_public(sealing_public)
+        content = replace(
+            kept.content,
+            version=kept.content.version + 1,
+            members=MappingProxyType({**kept.content.members, peer_id: sealing_public}),
+        )
+        authority = self._with_tenant(content, secret)
+        return authority, authority.tenants[tenant_id].epoch_object
+
+    def enrol(
+        self,
+        peer_id: PeerId,
+        sealing_public: bytes,
+        tenants: Sequence[TenantId],
+        secret: Secret,
+        now_unix_s: float,
+    ) -> tuple[Authority, Grant]:
+        """Makes a host's certificate and puts it on these rosters. It has proved its key.
+
+        Raises:
+            UnknownTenant, LimitExceeded: as ``add_member``.
+        """
+        authority = self
+        epochs = []
+        for tenant_id in tenants:
+            authority, epoch_object = authority.add_member(
+                tenant_id, peer_id, sealing_public, secret
+            )
+            epochs.append(epoch_object)
+        grant = Grant(
+            peer_id=peer_id,
+            leaf=issue_leaf(self.issuer, peer_id, secret, now_unix_s),
+            issuer=self.issuer.der,
+            root=self.root.der,
+            epochs=tuple(epochs),
+        )
+        return authority, grant
+
+    def invite(
+        self,
+        tenants: Sequence[str],
+        addresses: Sequence[str],
+        ttl_s: float,
+        secret: Secret,
+        now_unix_s: float,
+    ) -> tuple[Authority, Ticket]:
+        """Makes a one-use ticket.
+
+        Args:
+            tenants: names of the tenants that the new host shall belong to.
+            addresses: of the enrolment port, as the new host can reach it.
+            ttl_s: how long the ticket is good.
+            secret: where its secret comes from.
+            now_unix_s: the time.
+
+        Returns:
+            The next state, and the ticket: it cannot be shown again.
+
+        Raises:
+            UnknownTenant: when no tenant of that name is kept here.
+            LimitExceeded: when the ticket cannot hold that, or too many are out.
+        """
+        check_ticket(addresses, tenants)
+        if not 0 < ttl_s <= TICKET_TTL_S_MAX:
+            raise LimitExceeded("a ticket is good for more than 0 s and at most 30 days")
+        ids = tuple(sorted({self.tenant_id(name) for name in tenants}))
+        ticket = Ticket(
+            overlay_id=self.root.overlay_id,
+            root=self.root.der,
+            issuer_id=self.issuer.issuer_id,
+            secret=secret(SECRET_BYTES),
+            expires_unix_s=int(now_unix_s + ttl_s),
+            addresses=tuple(addresses),
+            tenants=tuple(self.tenants[id_].content.name for id_ in ids),
+        )
+        row = TicketRow(
+            verifier=ticket.key().public_key().public_bytes_raw(),
+            tenants=ids,
+            expires_unix_s=ticket.expires_unix_s,
+        )
+        kept = {
+            id_: old
+            for id_, old in self.tickets.items()
+            if now_unix_s <= old.expires_unix_s + TICKET_KEPT_S
+        }
+        if len(kept) >= TICKETS_MAX:
+            raise LimitExceeded(f"more than {TICKETS_MAX} tickets are out or remembered")
+        kept[row.ticket_id] = row
+        return replace(self, tickets=MappingProxyType(kept)), ticket
+
+    def outstanding_tickets(self, now_unix_s: float) -> tuple[TicketRow, ...]:
+        """Tickets that can still be redeemed: the enrolment port is open while there are any."""
+        return tuple(
+            row
+            for row in self.tickets.values()
+            if row.used_by is None and now_unix_s <= row.expires_unix_s
+        )
+
+    def withdraw_ticket(self, ticket_id: str) -> Authority:
+        """Forgets a ticket: it cannot be redeemed any more."""
+        kept = {id_: row for id_, row in self.tickets.items() if id_ != ticket_id}
+        return replace(self, tickets=MappingProxyType(kept))
+
+    def admit(
+        self, request: bytes, secret: Secret, now_unix_s: float, revocations: RevocationSet
+    ) -> tuple[Authority, Admittance]:
+        """Redeems a ticket: checks the request, burns the ticket, makes what the host gets.
+
+        Returns:
+            The next state, to be stored before ``answer`` is sent; after that it is known that
+            the ticket is burnt, whatever happens.
+
+        Raises:
+            Malformed, UnsupportedVersion, WrongOverlay, UntrustedIssuer, BadSignature: a bad
+                request, as ``verify_join_request``.
+            TicketUnknown, TicketUsed, Expired, Revoked: the ticket is not good.
+        """
+        join = verify_join_request(request, self.issuer)
+        row = self.tickets.get(join.ticket_id)
+        if row is None:
+            raise TicketUnknown(f"the issuer does not know that ticket: {_NEW_TICKET}")
+        if row.used_by is not None:
+            raise TicketUsed(f"the ticket has been used: {_NEW_TICKET}")
+        if now_unix_s > row.expires_unix_s:
+            raise Expired(f"the ticket has ended: {_NEW_TICKET}")
+        if revocations.revokes(join.ticket_id) or revocations.revokes(join.peer_id):
+            raise Revoked("the ticket or the host is revoked")
+        burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id)}
+        authority, grant = replace(self, tickets=MappingProxyType(burnt)).enrol(
+            join.peer_id, join.sealing_public, row.tenants, secret, now_unix_s
+        )
+        answer = make_admission(self.issuer, join.ticket_id, grant.leaf, grant.epochs)
+        return authority, Admittance(answer=answer, grant=grant)
+
+    def issue_token(
+        self,
+        tenant_id: TenantId,
+        name: str,
+        *,
+        ttl_s: float,
+        scopes: Sequence[str],
+        secret: Secret,
+        now_unix_s: float,
+    ) -> IssuedToken:
+        """Makes a client's token. Nothing of it is kept.
+
+        Raises:
+            UnknownTenant: when no such tenant is kept here.
+            LimitExceeded: when a field is over its bound.
+        """
+        self._kept(tenant_id)
+        if not 0 < ttl_s <= TOKEN_TTL_S_MAX:
+            raise LimitExceeded("a token is good for more than 0 s and at most 10 years")
+        token_id = secret(_ID_BYTES).hex()
+        expires_unix_s = int(now_unix_s + ttl_s)
+        text = issue_token(
+            self.issuer,
+            tenant_id=tenant_id,
+            name=name,
+            scopes=scopes,
+            token_id=token_id,
+            now_unix_s=now_unix_s,
+            expires_unix_s=expires_unix_s,
+        )
+        return IssuedToken(
+            text=text, token_id=token_id, tenant_id=tenant_id, expires_unix_s=expires_unix_s
+        )
+
+    def _kept(self, tenant_id: TenantId) -> KeptTenant:
+        kept = self.tenants.get(tenant_id)
+        if kept is None:
+            raise UnknownTenant("that tenant is not kept here")
+        return kept
+
+    def _with_tenant(self, content: EpochContent, secret: Secret) -> Authority:
+        kept = KeptTenant(content=content, epoch_object=make_epoch(self.issuer, content, secret))
+        return replace(self, tenants=MappingProxyType({**self.tenants, content.tenant_id: kept}))

@@ -1,0 +1,172 @@
+"""How an :class:`Authority` is written to the issuer's own folder. Secret: it holds its keys."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Annotated
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
+
+from security.authority import Authority, KeptTenant, TicketRow
+from security.certificate import IssuerId, IssuerKey, OverlayId, RootKey, key_id, parse_issuer
+from security.epoch import EpochContent, RosterMember
+from security.errors import MalformedObject, SecurityError
+from security.peer_id import PeerId, parse_peer_id
+from security.tenant import TenantId, TenantName
+from security.wire import decode
+
+VERSION = 1
+STATE_BYTES_MAX = 16 << 20
+
+Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class TenantState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant, with its secrets."""
+
+    tenant_id: str
+    nonce: bytes
+    name: str
+    epoch: int
+    version: int
+    epoch_key: Bytes32
+    chain_secret: Bytes32
+    members: list[RosterMember]
+    epoch_object: bytes
+
+
+class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A ticket, without its secret."""
+
+    verifier: Bytes32
+    tenants: list[str]
+    expires_unix_s: int
+    used_by: str | None
+
+
+class AuthorityState(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="authority"
+):
+    """The whole state."""
+
+    v: Annotated[int, Meta(ge=0, le=255)]
+    root_key: Bytes32
+    root: bytes
+    issuer_key: Bytes32
+    issuer: bytes
+    tenants: list[TenantState]
+    tickets: list[TicketState]
+
+
+def authority_to_bytes(authority: Authority) -> bytes:
+    """The form for the issuer's own folder. Secret."""
+    return msgspec.msgpack.encode(
+        AuthorityState(
+            v=VERSION,
+            root_key=authority.root.private.private_bytes_raw(),
+            root=authority.root.der,
+            issuer_key=authority.issuer.private.private_bytes_raw(),
+            issuer=authority.issuer.der,
+            tenants=[_tenant_state(kept) for kept in authority.tenants.values()],
+            tickets=[
+                TicketState(
+                    verifier=row.verifier,
+                    tenants=list(row.tenants),
+                    expires_unix_s=row.expires_unix_s,
+                    used_by=row.used_by,
+                )
+                for row in authority.tickets.values()
+            ],
+        )
+    )
+
+
+def authority_from_bytes(data: bytes) -> Authority:
+    """Reads what ``authority_to_bytes`` wrote.
+
+    Raises:
+        MalformedObject: when it is something else, or damaged.
+        UnsupportedVersion: when another version wrote it.
+    """
+    if len(data) > STATE_BYTES_MAX:
+        raise MalformedObject(f"an issuer's state of {len(data)} bytes")
+    state = decode(data, AuthorityState, VERSION, "an issuer's state")
+    try:
+        root, issuer = _keys(state)
+        return Authority(
+            root=root,
+            issuer=issuer,
+            tenants=MappingProxyType(
+                {TenantId(one.tenant_id): _kept_tenant(one) for one in state.tenants}
+            ),
+            tickets=MappingProxyType(
+                {row.ticket_id: row for row in (_ticket_row(one) for one in state.tickets)}
+            ),
+        )
+    except SecurityError as error:
+        raise MalformedObject("this issuer's state is damaged") from error
+
+
+def _keys(state: AuthorityState) -> tuple[RootKey, IssuerKey]:
+    root_key = Ed25519PrivateKey.from_private_bytes(state.root_key)
+    issuer_key = Ed25519PrivateKey.from_private_bytes(state.issuer_key)
+    issuer = parse_issuer(state.issuer, state.root)
+    matches = (key_id(root_key.public_key()), key_id(issuer_key.public_key()))
+    if matches != (issuer.overlay_id, issuer.issuer_id):
+        raise MalformedObject("keys and certificates do not belong together")
+    overlay_id = OverlayId(issuer.overlay_id)
+    return (
+        RootKey(private=root_key, der=state.root, overlay_id=overlay_id),
+        IssuerKey(
+            private=issuer_key,
+            der=state.issuer,
+            issuer_id=IssuerId(issuer.issuer_id),
+            overlay_id=overlay_id,
+        ),
+    )
+
+
+def _tenant_state(kept: KeptTenant) -> TenantState:
+    content = kept.content
+    return TenantState(
+        tenant_id=content.tenant_id,
+        nonce=content.nonce,
+        name=content.name,
+        epoch=content.epoch,
+        version=content.version,
+        epoch_key=content.epoch_key,
+        chain_secret=content.chain_secret,
+        members=[
+            RosterMember(peer_id=peer_id, sealing=sealing)
+            for peer_id, sealing in content.members.items()
+        ],
+        epoch_object=kept.epoch_object,
+    )
+
+
+def _kept_tenant(state: TenantState) -> KeptTenant:
+    members: dict[PeerId, bytes] = {
+        parse_peer_id(one.peer_id): one.sealing for one in state.members
+    }
+    content = EpochContent(
+        tenant_id=TenantId(state.tenant_id),
+        nonce=state.nonce,
+        name=TenantName(state.name),
+        epoch=state.epoch,
+        version=state.version,
+        members=MappingProxyType(members),
+        epoch_key=state.epoch_key,
+        chain_secret=state.chain_secret,
+    )
+    return KeptTenant(content=content, epoch_object=state.epoch_object)
+
+
+def _ticket_row(state: TicketState) -> TicketRow:
+    return TicketRow(
+        verifier=state.verifier,
+        tenants=tuple(TenantId(one) for one in state.tenants),
+        expires_unix_s=state.expires_unix_s,
+        used_by=None if state.used_by is None else parse_peer_id(state.used_by),
+    )

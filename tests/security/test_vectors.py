@@ -1,0 +1,157 @@
+"""Every form that leaves a host, as committed bytes: changing one is changing the protocol.
+
+``python -m tests.security.test_vectors`` writes ``vectors.json`` anew, after a wanted change. Keys
+are seeded, signatures deterministic; only HPKE draws randomness of its own, so the EPOCH object of
+the file is one that was made once, and is opened rather than made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from security.authority import Authority
+from security.certificate import dns_name_of
+from security.enrolment import make_join_request, verify_join_request
+from security.envelope import Sealer, open_envelope
+from security.epoch import open_epoch
+from security.keys import HostKeys
+from security.record import open_record, sign_record
+from security.revocation import RevocationSet, make_revocation, open_revocation
+from security.signed import Kind, sign_as_peer, verify_peer
+from security.tags import tags_of
+from security.tenant import TenantId
+from security.tenant_keys import TenantKeys
+from security.ticket import Ticket
+from security.token import issue_token, verify_token
+from tests.security.world import NOTHING, NOW_S, Overlay, seeded
+
+FILE = Path(__file__).with_name("vectors.json")
+SALT = bytes(range(16))
+TENANT = TenantId("0f" * 16)
+KEYS = TenantKeys.derive(
+    tenant_id=TENANT, epoch=3, epoch_key=bytes([1]) * 32, chain_secret=bytes([2]) * 32
+)
+
+
+def ticket_of(overlay: Overlay) -> Ticket:
+    return Ticket(
+        overlay_id=overlay.overlay_id,
+        root=overlay.root.der,
+        issuer_id=overlay.issuer.issuer_id,
+        secret=bytes([7]) * 32,
+        expires_unix_s=1_800_000_600,
+        addresses=("192.0.2.1:7402",),
+        tenants=(),
+    )
+
+
+def made() -> dict[str, str]:
+    """Everything that is a function of the seeds."""
+    overlay = Overlay(1)
+    host = HostKeys.generate(seeded(2))
+    leaf = overlay.leaf(host)
+    ticket = ticket_of(overlay)
+    record = sign_record(
+        host,
+        overlay.overlay_id,
+        leaf=leaf,
+        issuer=overlay.issuer.der,
+        addresses=["192.0.2.2:7401"],
+        generation=5,
+        boot_salt=SALT,
+        seq=1,
+        zone="attic",
+        models=["model"],
+    )
+    token = issue_token(
+        overlay.issuer,
+        tenant_id=TENANT,
+        name="client",
+        scopes=["infer"],
+        token_id="ab" * 16,
+        now_unix_s=NOW_S,
+        expires_unix_s=NOW_S + 60,
+    )
+    sealer = Sealer(KEYS, host.peer_id, 5, SALT)
+    return {
+        "host_keys": host.to_bytes().hex(),
+        "peer_id": host.peer_id,
+        "dns_name": dns_name_of(host.peer_id),
+        "overlay_id": overlay.overlay_id,
+        "issuer_id": overlay.issuer.issuer_id,
+        "root": overlay.root.der.hex(),
+        "issuer": overlay.issuer.der.hex(),
+        "leaf": leaf.hex(),
+        "signed_head": sign_as_peer(host, overlay.overlay_id, Kind.HEAD, b"body").hex(),
+        "record": record.hex(),
+        "revocation": make_revocation(overlay.issuer, host.peer_id, NOW_S, reason="lost").hex(),
+        "token": token,
+        "ticket": ticket.to_text(),
+        "ticket_id": ticket.ticket_id,
+        "join_request": make_join_request(host, ticket).hex(),
+        "chain_key": KEYS.chain_key.hex(),
+        "salt": KEYS.salt.hex(),
+        "tag_key": KEYS.tag_key.hex(),
+        "stream_id": KEYS.stream_id(host.peer_id, 5).hex(),
+        "sealing_key": KEYS.sealing_key("delta", host.peer_id, 5, SALT).hex(),
+        "envelope_0": sealer.seal("delta", b"header", b"plain").hex(),
+        "envelope_1": sealer.seal("delta", b"header", b"plain").hex(),
+        "tags": json.dumps(tags_of(KEYS.tag_key, [bytes(16), SALT])),
+    }
+
+
+def epoch_made_once() -> dict[str, str]:
+    host = HostKeys.generate(seeded(2))
+    authority = Authority.create(seeded(1), NOW_S, ["alpha"])
+    tenant_id = authority.tenant_id("alpha")
+    _, data = authority.add_member(tenant_id, host.peer_id, host.sealing_public, seeded(3))
+    return {"epoch": data.hex(), "epoch_tenant_id": tenant_id}
+
+
+def vectors() -> dict[str, str]:
+    found: dict[str, str] = json.loads(FILE.read_text())
+    return found
+
+
+def test_everything_is_made_as_it_was() -> None:
+    committed = vectors()
+    now = made()
+    assert {name: committed[name] for name in now} == now
+
+
+def test_what_was_made_is_still_read() -> None:
+    committed = vectors()
+    overlay = Overlay(1)
+    host = HostKeys.from_bytes(bytes.fromhex(committed["host_keys"]))
+
+    def raw(name: str) -> bytes:
+        return bytes.fromhex(committed[name])
+
+    assert verify_peer(raw("signed_head"), Kind.HEAD, overlay.overlay_id).value == b"body"
+    record = open_record(raw("record"), overlay.trust, NOW_S, NOTHING).value
+    assert (record.peer_id, record.zone) == (host.peer_id, "attic")
+    revocations = RevocationSet.of([open_revocation(raw("revocation"), overlay.trust)])
+    assert revocations.revokes(host.peer_id)
+    assert verify_token(committed["token"], overlay.trust, NOW_S, NOTHING).tenant_id == TENANT
+    assert Ticket.parse(committed["ticket"]) == ticket_of(overlay)
+    join = verify_join_request(raw("join_request"), overlay.issuer)
+    assert (join.peer_id, join.ticket_id) == (host.peer_id, committed["ticket_id"])
+    for name in ("envelope_0", "envelope_1"):
+        opened = open_envelope(KEYS, host.peer_id, 5, SALT, "delta", b"header", raw(name))
+        assert opened == b"plain"
+
+
+def test_an_epoch_that_was_made_once_is_still_opened() -> None:
+    committed = vectors()
+    host = HostKeys.from_bytes(bytes.fromhex(committed["host_keys"]))
+    authority = Authority.create(seeded(1), NOW_S, ["alpha"])
+    found = open_epoch(bytes.fromhex(committed["epoch"]), authority.trust, host, NOW_S, NOTHING)
+    assert found is not None
+    assert found.value.tenant_id == committed["epoch_tenant_id"]
+    assert (found.value.name, found.value.version) == ("alpha", 2)
+    assert list(found.value.members) == [host.peer_id]
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps({**made(), **epoch_made_once()}, indent=2) + "\n")
