@@ -1,0 +1,122 @@
+"""Connections of clients: to the peer of this host by its Unix socket, or to any peer by token."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from overlay.address import Address
+from overlay.errors import ConfigError, HomeError
+from overlay.ports import Clock, SecureChannel
+from overlay.system import SystemClock
+from overlay.transport.connection import Connection
+from overlay.transport.hello import client_hello
+from overlay.transport.limits import Limits
+from overlay.transport.link import Judge, establish
+from overlay.transport.local import dial_local
+from overlay.transport.sockets import connect
+from overlay.transport.tcp import TlsLimits, secure
+from overlay.transport.tls import CLIENT_ALPN, TlsChannel, dialling_context
+from security.certificate import OverlayId, overlay_id_of, parse_leaf
+from security.errors import Malformed
+from security.judge import judge_leaf
+from security.peer_id import PeerId
+from security.revocation import RevocationSet
+
+CA_BYTES_MAX: Final = 1 << 16
+
+NO_PROTOCOLS: Final = "/rhizome/none/"
+"""A client serves nothing."""
+
+
+async def dial_client(address: Address, root: bytes) -> SecureChannel:
+    """TLS to a peer's overlay port without a certificate of ours.
+
+    Raises:
+        SecurityError: When the far side is not of the root's overlay.
+        trio.BrokenResourceError, OSError: When there is no connection to be had.
+    """
+    context = dialling_context(root, CLIENT_ALPN, credentials=None, named=False)
+    channel = TlsChannel(await connect(address, None), context, server_side=False)
+    return await secure(channel, CLIENT_ALPN, address, TlsLimits().handshake_s)
+
+
+async def dial_peer(address: str | Address, *, ca: str | Path | None) -> Connection:
+    """Connects to a peer as a client that will show a token.
+
+    Args:
+        address: ``host:port`` of its overlay port.
+        ca: The overlay's root certificate, PEM or DER.
+
+    Raises:
+        ConfigError: When the address or ``ca`` cannot be read.
+        SecurityError: When the peer is not of that overlay.
+        OSError, trio.BrokenResourceError, OverlayError: When there is no connection to be had.
+    """
+    where = Address.parse(address) if isinstance(address, str) else address
+    root, overlay_id = _read_root(ca)
+    clock = SystemClock()
+    channel = await dial_client(where, root)
+    return await _establish(channel, overlay_id, clock, _judge_of(overlay_id, clock))
+
+
+async def dial_socket(path: Path) -> Connection:
+    """Connects to the peer that runs on this host.
+
+    Raises:
+        HomeError: When none runs there.
+        OverlayError: When it does not speak as it should.
+    """
+    try:
+        channel = await dial_local(path)
+    except OSError:
+        raise HomeError(f"no peer is running in {path.parent}: start one: rhizome peer") from None
+    clock = SystemClock()
+    return await _establish(channel, None, clock, _judge_of(None, clock))
+
+
+async def _establish(
+    channel: SecureChannel, overlay_id: OverlayId | None, clock: Clock, judge: Judge
+) -> Connection:
+    limits = Limits()
+    ours = client_hello(overlay_id=overlay_id or "", windows=limits.windows, unix_s=clock.unix_s())
+    return await establish(
+        channel,
+        ours=ours,
+        judge=judge,
+        expected=None,
+        clock=clock,
+        limits=limits,
+        allowed=NO_PROTOCOLS,
+    )
+
+
+def _judge_of(overlay_id: OverlayId | None, clock: Clock) -> Judge:
+    """A client knows of no revocations: tokens and peers see to those."""
+
+    def judge(leaf: bytes, expected: PeerId | None) -> PeerId:
+        parsed = parse_leaf(leaf)
+        return judge_leaf(
+            parsed,
+            now_unix_s=clock.unix_s(),
+            revocations=RevocationSet(),
+            overlay_id=overlay_id or parsed.overlay_id,
+            expected=expected,
+            key=None,
+        )
+
+    return judge
+
+
+def _read_root(ca: str | Path | None) -> tuple[bytes, OverlayId]:
+    if ca is None:
+        raise ConfigError("a connection by address needs ca=, the overlay's root certificate")
+    try:
+        data = Path(ca).expanduser().read_bytes()[:CA_BYTES_MAX]
+        root = ssl.PEM_cert_to_DER_cert(data.decode()) if data.startswith(b"-----") else data
+        return root, overlay_id_of(root)
+    except OSError as error:
+        raise ConfigError(f"cannot read {ca}: {error.strerror}") from error
+    except (ValueError, Malformed):
+        raise ConfigError(f"{ca} is not an overlay's root certificate") from None

@@ -1,0 +1,189 @@
+"""Joining: one request and one answer over TLS in which only the issuer's host shows a certificate.
+
+A listener of its own, apart from the overlay's port, so that who has no certificate never meets the
+code that trusts one. The joiner trusts nothing but the root in its ticket. What the bytes mean is
+``security.enrolment``'s; here they are bounded in size, time and number.
+
+On the wire, after the handshake: a status byte (0 in requests), a length u32, the bytes. The answer
+has status 0, or 1 and ``code: message`` as UTF-8.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from overlay.address import Address
+from overlay.errors import Deadline, OverlayError, PeerGone, ProtocolError, RequestError
+from overlay.ports import ByteChannel
+from overlay.transport.sockets import (
+    bound_address,
+    connect,
+    far_address,
+    open_listeners,
+    prepare,
+)
+from overlay.transport.tcp import secure
+from overlay.transport.tls import (
+    JOIN_ALPN,
+    Credentials,
+    TlsChannel,
+    accepting_context,
+    dialling_context,
+)
+from security.errors import SecurityError
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES_MAX: Final = 1 << 16
+REFUSAL_CHARS_MAX: Final = 512
+STATUS_OK: Final = 0
+STATUS_REFUSED: Final = 1
+
+_HEADER = struct.Struct(">BI")
+
+Handle = Callable[[bytes, Address], Awaitable[bytes]]
+"""Answers one request. The words of a ``SecurityError`` or ``OverlayError`` reach the joiner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentLimits:
+    """What a stranger can hold: at most so many connections, each for so long."""
+
+    exchange_s: float = 10.0
+    connections: int = 32
+
+
+async def serve_enrolment(
+    addresses: Sequence[Address],
+    handle: Handle,
+    *,
+    credentials: Credentials,
+    limits: EnrolmentLimits | None = None,
+    task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answers joiners until cancelled.
+
+    Args:
+        addresses: Where to listen.
+        handle: Answers one request; run once per connection.
+        credentials: Of this host, whose chain ends in the root that tickets carry.
+        limits: What strangers can hold.
+        task_status: Started with the bound addresses.
+
+    Raises:
+        OSError: When an address cannot be listened on.
+    """
+    bounds = limits or EnrolmentLimits()
+    context = accepting_context(credentials, JOIN_ALPN, mutual=False)
+    listeners = await open_listeners(addresses)
+    slots = trio.Semaphore(bounds.connections)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            slots.acquire_nowait()
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            with trio.move_on_after(bounds.exchange_s):
+                channel = TlsChannel(prepare(stream), context, server_side=True)
+                await _serve_one(channel, far_address(stream), handle, bounds.exchange_s)
+        except (SecurityError, OverlayError, trio.BrokenResourceError, OSError) as error:
+            log.info("an enrolment connection ended: %s", error)
+        except Exception:
+            log.exception("an enrolment failed")
+        finally:
+            slots.release()
+            await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, serve, listeners)
+        task_status.started(tuple(map(bound_address, listeners, addresses)))
+
+
+async def _serve_one(
+    channel: TlsChannel, address: Address, handle: Handle, timeout_s: float
+) -> None:
+    await secure(channel, JOIN_ALPN, address, timeout_s)
+    _, request = await _receive(channel)
+    try:
+        status, answer = STATUS_OK, await handle(request, address)
+    except (SecurityError, OverlayError) as error:
+        log.warning("refused to enrol %s: %s: %s", address, type(error).__name__, error)
+        status, answer = STATUS_REFUSED, _words(error)
+    await channel.send_all(_HEADER.pack(status, len(answer)) + answer)
+    await channel.aclose()
+
+
+def _words(error: Exception) -> bytes:
+    code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    return f"{code}: {error}"[:REFUSAL_CHARS_MAX].encode()
+
+
+async def enrol(
+    address: Address, root: bytes, request: bytes, *, timeout_s: float, source: str | None = None
+) -> bytes:
+    """Sends a request to an issuer and gives its answer.
+
+    Args:
+        address: Of the issuer's enrolment listener.
+        root: The root certificate (DER) that the ticket carries: the only one believed.
+        request: At most 64 KiB.
+        timeout_s: For the whole exchange.
+        source: Local address to connect from.
+
+    Raises:
+        SecurityError: When the far side is not of the ticket's overlay.
+        RequestError: When the issuer refuses; ``code`` names the cause (``ticket_used``).
+        Deadline: When it takes too long.
+        PeerGone: When there is no connection to be had, or it breaks.
+        ProtocolError: When the far side's answer is malformed.
+    """
+    context = dialling_context(root, JOIN_ALPN, credentials=None, named=False)
+    try:
+        with trio.fail_after(timeout_s):
+            channel = TlsChannel(await connect(address, source), context, server_side=False)
+            await secure(channel, JOIN_ALPN, address, timeout_s)
+            try:
+                await channel.send_all(_HEADER.pack(STATUS_OK, len(request)) + request)
+                status, answer = await _receive(channel)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await channel.aclose()
+    except (trio.TooSlowError, TimeoutError) as error:
+        raise Deadline(f"no answer from the issuer at {address} in time") from error
+    except (trio.BrokenResourceError, OSError) as error:
+        raise PeerGone(f"no connection to the issuer at {address}: {error}") from error
+    if status == STATUS_OK:
+        return answer
+    code, _, message = answer.decode(errors="replace")[:REFUSAL_CHARS_MAX].partition(": ")
+    words = "".join(c if c.isprintable() else "?" for c in message)
+    raise RequestError(words or "the issuer refuses", code=code or "refused", status=403)
+
+
+async def _receive(channel: ByteChannel) -> tuple[int, bytes]:
+    """One message. Raises ProtocolError, before it reads one that is too large."""
+    data = await _read(channel, b"", _HEADER.size)
+    status, size = _HEADER.unpack_from(data)
+    if size > MESSAGE_BYTES_MAX or status not in {STATUS_OK, STATUS_REFUSED}:
+        raise ProtocolError("malformed enrolment message")
+    data = await _read(channel, data, _HEADER.size + size)
+    if len(data) > _HEADER.size + size:
+        raise ProtocolError("more than one enrolment message")
+    return status, data[_HEADER.size :]
+
+
+async def _read(channel: ByteChannel, data: bytes, size: int) -> bytes:
+    while len(data) < size:
+        more = await channel.receive_some()
+        if not more:
+            raise PeerGone("the far side hung up")
+        data += more
+    return data
