@@ -1,0 +1,97 @@
+"""What a peer carries for others: of each origin its record, its head, and its streams' frames.
+
+Everything in here has been verified to be its origin's, and may be unreadable to this host. Of a
+stream there is at most one checkpoint and the deltas behind it, without gaps and bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from overlay.gossip.messages import STREAMS_MAX, Head, Known
+from security.peer_id import PeerId
+from security.record import Record
+
+TAIL_FRAMES_MAX = 128
+STREAM_BYTES_MAX = 2 << 20
+"""A checkpoint of a full budget, and a tail as large."""
+
+
+@dataclass(slots=True)
+class CarriedStream:
+    """Sealed frames of one stream, as they were signed."""
+
+    checkpoint_seq: int = 0
+    checkpoint: bytes | None = None
+    tail: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def seq(self) -> int:
+        """The last number up to which nothing is missing; 0 when nothing is there."""
+        return max(self.tail) if self.tail else self.checkpoint_seq
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.checkpoint or b"") + sum(map(len, self.tail.values()))
+
+    def add(self, seq: int, data: bytes, *, checkpoint: bool) -> bool:
+        """Takes a frame in; False where it is old, leaves a gap, or is over the bounds."""
+        if checkpoint:
+            if seq <= self.checkpoint_seq or len(data) > STREAM_BYTES_MAX:
+                return False
+            if self.seq > seq:
+                self.tail = {number: kept for number, kept in self.tail.items() if number > seq}
+            else:
+                self.tail = {}
+            self.checkpoint_seq, self.checkpoint = seq, data
+            return True
+        full = len(self.tail) >= TAIL_FRAMES_MAX or self.size_bytes + len(data) > STREAM_BYTES_MAX
+        if seq != self.seq + 1 or full:
+            return False
+        self.tail[seq] = data
+        return True
+
+    def after(self, seq: int) -> list[tuple[int, bool, bytes]]:
+        """(number, is a checkpoint, frame) for somebody who has everything up to ``seq``."""
+        found = []
+        if self.checkpoint is not None and seq < self.checkpoint_seq:
+            found.append((self.checkpoint_seq, True, self.checkpoint))
+        found += [(number, False, data) for number, data in self.tail.items() if number > seq]
+        return found
+
+
+@dataclass(slots=True)
+class Origin:
+    """One peer as this one knows it from gossip. ``taken_s`` is when its head was made, by us."""
+
+    record: Record
+    record_bytes: bytes
+    head: Head | None = None
+    head_bytes: bytes = b""
+    taken_s: float = 0.0
+    streams: dict[bytes, CarriedStream] = field(default_factory=dict)
+
+    def stream(self, name: bytes) -> CarriedStream | None:
+        """The stream of that name, made where there is room for one more."""
+        found = self.streams.get(name)
+        if found is None and len(self.streams) < STREAMS_MAX:
+            found = self.streams[name] = CarriedStream()
+        return found
+
+    def known(self, peer_id: PeerId) -> Known:
+        """How far this host knows the origin."""
+        return Known(
+            peer_id,
+            self.record.generation,
+            self.record.seq,
+            0 if self.head is None else self.head.generation,
+            0 if self.head is None else self.head.hseq,
+            [(name, stream.seq) for name, stream in sorted(self.streams.items())],
+        )
+
+    def lacking(self) -> bool:
+        """Whether its head tells of frames that are not here."""
+        if self.head is None or self.head.generation != self.record.generation:
+            return False
+        have = {name: stream.seq for name, stream in self.streams.items()}
+        return any(head.seq > have.get(head.stream, 0) for head in self.head.streams)

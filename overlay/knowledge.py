@@ -1,0 +1,287 @@
+"""What this peer knows of the others and tells them: drives the gossip core over connections.
+
+The core is sans-IO (``overlay/gossip``); here are its clock, its streams, its storage and the
+engine whose cache it tells of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from inference.events import BlockHash
+from overlay.address import Address
+from overlay.discovery.interfaces import beyond_link
+from overlay.errors import ConfigError, OverlayError, ProtocolError, StorageError
+from overlay.gossip.effects import (
+    Effect,
+    EpochLearned,
+    LoadLearned,
+    NewGeneration,
+    Persist,
+    RecordLearned,
+    Send,
+)
+from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
+from overlay.gossip.messages import LoadHint
+from overlay.identity import Identity
+from overlay.peers import Peers
+from overlay.ports import PeerHint, Ports
+from overlay.served import Advertised, line_of, read_line
+from overlay.tenants import TenantBook
+from overlay.transport.connection import Connection
+from overlay.transport.stream import Stream
+from security.epoch import TenantEpoch
+from security.peer_id import PeerId
+from security.record import Record
+from security.revocation import RevocationSet
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "/rhizome/gossip/1"
+
+OUTBOX_MESSAGES = 32
+"""Messages waiting for a slow peer; more are dropped, and anti-entropy makes up for them."""
+
+TOKENS_ROUNDED_TO = 64
+"""Load hints are rounded, so that they tell less of single requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPicture:
+    """A peer's load as it was at ``taken_s`` by our clock. Rates of 0 are unknown."""
+
+    taken_s: float
+    slots: int = 1
+    running: int = 0
+    queued: int = 0
+    queued_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_s_per_token: float = 0.0
+
+
+class Knowledge:
+    """The metadata plane of one peer."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        generation: int,
+        boot_salt: bytes,
+        ports: Ports,
+        peers: Peers,
+        tenants: TenantBook,
+        revocations: Callable[[], RevocationSet],
+        settings: GossipConfig,
+        zone: str | None,
+        on_load: Callable[[PeerId, float], None],
+        on_generation: Callable[[int], None],
+    ) -> None:
+        self._ports = ports
+        self._peers = peers
+        self._tenants = tenants
+        self._zone = zone
+        self._on_load = on_load
+        self._on_generation = on_generation
+        self._me = identity.peer_id
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
+        self._models: dict[PeerId, tuple[Advertised, ...]] = {}
+        self._nursery: trio.Nursery | None = None
+        self.sent_bytes = 0
+        self.dropped = 0
+        self.gossip = Gossip(
+            settings,
+            identity,
+            generation=generation,
+            boot_salt=boot_salt,
+            rng=ports.entropy.rng,
+            floors=ports.storage.read(FLOORS),
+            revocations=revocations,
+            now_s=ports.clock.now_s(),
+        )
+        for epoch in ports.storage.read(EPOCHS).values():
+            self.learn_epoch(epoch)
+
+    async def run(
+        self,
+        addresses: Sequence[Address],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Tells and asks until cancelled; ``addresses`` are where this peer can be reached."""
+        models = self._ports.engine.capabilities().models
+        self.gossip.describe(
+            addresses=[str(address) for address in beyond_link(addresses)],
+            zone=self._zone,
+            models=[line_of(model) for model in models],
+        )
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep_until(self.gossip.next_deadline_s())
+                self.fold()
+                self.gossip.set_load(self._load_here())
+                self._do(self.gossip.on_timer(self._now_s(), self._now_unix_s()))
+
+    # -- what is known
+
+    def fold(self) -> None:
+        """Takes in what has happened in this host's cache."""
+        events = self._ports.engine.cache_events()
+        if events:
+            self.gossip.fold(events)
+
+    def match_here(self, tenant: TenantEpoch, hashes: Sequence[BlockHash]) -> int:
+        """Blocks of a chain that this host's cache holds now."""
+        self.fold()
+        return self.gossip.match_here(tenant, hashes)
+
+    def lookup(self, tenant: TenantEpoch, hashes: Sequence[BlockHash]) -> dict[PeerId, int]:
+        """Blocks of a chain that other members say they hold."""
+        return self.gossip.lookup(tenant, hashes)
+
+    def load(self, peer_id: PeerId) -> LoadPicture | None:
+        """A peer's last load hint."""
+        found = self.gossip.load_of(peer_id)
+        if found is None:
+            return None
+        hint, taken_s = found
+        return LoadPicture(
+            taken_s=taken_s,
+            slots=hint.slots,
+            running=hint.running,
+            queued=hint.queued,
+            queued_tokens=hint.queued_tokens,
+            prefill_tokens_per_s=hint.prefill_tokens_per_s,
+            decode_s_per_token=hint.decode_s_per_token,
+        )
+
+    def models(self, peer_id: PeerId) -> tuple[Advertised, ...]:
+        """What a peer serves, by its record."""
+        return self._models.get(peer_id, ())
+
+    def prefixes(self, peer_id: PeerId) -> int:
+        """Published prefixes of a peer that are known here."""
+        return self.gossip.reader.tags_known(peer_id)
+
+    def oldest_age_s(self) -> float:
+        """Age of the oldest news of a peer that is up; 0 where none is."""
+        now_s = self._now_s()
+        pictures = [self.load(peer_id) for peer_id in self._peers.up()]
+        return max((now_s - picture.taken_s for picture in pictures if picture), default=0.0)
+
+    # -- what happens
+
+    def learn_epoch(self, epoch: bytes) -> None:
+        """An EPOCH object of the home folder or of this host's own issuer."""
+        self._do(self.gossip.learn_epoch(epoch, self._now_unix_s()))
+
+    def restart(self, generation: int) -> None:
+        """This peer goes on under a new generation."""
+        self.gossip.restart(generation)
+
+    def on_up(self, connection: Connection) -> None:
+        """A peer is up: it gets a stream of ours."""
+        peer_id = connection.remote.peer_id
+        if peer_id is None or self._nursery is None:
+            return
+        outbox, messages = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
+        self._outboxes[peer_id] = outbox
+        self._nursery.start_soon(self._send_all, connection, messages)
+        self._do(self.gossip.on_connected(peer_id, self._now_s(), self._now_unix_s()))
+
+    def on_down(self, peer_id: PeerId) -> None:
+        """A peer is down."""
+        outbox = self._outboxes.pop(peer_id, None)
+        if outbox is not None:
+            outbox.close()
+        self.gossip.on_disconnected(peer_id)
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:
+        """Takes a peer's messages in for as long as it is up."""
+        sender = connection.remote.peer_id
+        if sender is None:
+            raise ProtocolError("a client does not gossip")
+        while (message := await stream.receive()) is not None:
+            now_s, now_unix_s = self._now_s(), self._now_unix_s()
+            self._do(self.gossip.on_message(sender, message, now_s, now_unix_s))
+
+    async def _send_all(
+        self, connection: Connection, messages: trio.MemoryReceiveChannel[bytes]
+    ) -> None:
+        try:
+            async with messages, connection.open(PROTOCOL, b"") as stream:
+                async for message in messages:
+                    self.sent_bytes += len(message)
+                    await stream.send(message)
+        except OverlayError as error:
+            log.debug("gossip to a peer ended: %s", type(error).__name__)
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(effect)
+                case Persist():
+                    self._persist(effect)
+                case RecordLearned():
+                    self._on_record(effect.record)
+                case EpochLearned():
+                    self._tenants.learn(effect.epoch)
+                case LoadLearned():
+                    self._on_load(effect.peer_id, effect.taken_s)
+                case NewGeneration():
+                    self._on_generation(effect.above)
+
+    def _send(self, effect: Send) -> None:
+        outbox = self._outboxes.get(effect.peer_id)
+        try:
+            if outbox is not None:
+                outbox.send_nowait(effect.data)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            self.dropped += 1
+
+    def _persist(self, effect: Persist) -> None:
+        try:
+            self._ports.storage.write(effect.table, effect.rows)
+        except StorageError as error:
+            log.warning("not stored, and tried again later: %s", error)
+
+    def _on_record(self, record: Record) -> None:
+        lines = (read_line(line) for line in record.models)
+        self._models[record.peer_id] = tuple(model for model in lines if model is not None)
+        addresses = []
+        for text in record.addresses:
+            try:
+                addresses.append(Address.parse(text))
+            except ConfigError:
+                log.debug("a record of %s has an address that is none", record.peer_id)
+        self._peers.hint(PeerHint(peer_id=record.peer_id, addresses=tuple(addresses)))
+
+    def _load_here(self) -> LoadHint:
+        load, capabilities = self._ports.engine.load(), self._ports.engine.capabilities()
+        tokens = load.queued_tokens
+        return LoadHint(
+            max(1, capabilities.slots),
+            load.running,
+            load.queued,
+            -(-tokens // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO,
+            two_digits(load.prefill_tokens_per_s),
+            two_digits(load.decode_s_per_token),
+        )
+
+    def _now_s(self) -> float:
+        return self._ports.clock.now_s()
+
+    def _now_unix_s(self) -> float:
+        return self._ports.clock.unix_s()
+
+
+def two_digits(value: float) -> float:
+    """A rate, rounded to two significant digits."""
+    return float(f"{value:.2g}")

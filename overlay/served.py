@@ -1,0 +1,65 @@
+"""A served model as a peer's record tells it: one short line of text, the same for everybody.
+
+Name, context in tokens, digest of the prefix identity, digest of weights and quantisation, and
+dtype, separated by tabs. Peers compare digests; only the engine's own host knows what is behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from inference.request import ServedModel
+
+LINE_CHARS_MAX = 128
+DIGEST_HEX = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advertised:
+    """A model that some peer serves.
+
+    With equal ``prefix`` block hashes can be compared; with equal ``weights`` answers can, up to
+    the dtype.
+    """
+
+    name: str
+    context_tokens: int
+    prefix: str
+    weights: str
+    dtype: str
+
+
+def advertised(model: ServedModel) -> Advertised:
+    """How a model is told to others."""
+    prefix, output = model.prefix, model.output
+    return Advertised(
+        name=model.name,
+        context_tokens=model.context_tokens,
+        prefix=_digest(prefix.served_model, prefix.tokenizer, prefix.template),
+        weights=_digest(output.weights, output.quantisation),
+        dtype=output.dtype,
+    )
+
+
+def line_of(model: ServedModel) -> str:
+    """The line of a record; a name that is too long for it is cut, and then never matches."""
+    told = advertised(model)
+    rest = f"\t{told.context_tokens}\t{told.prefix}\t{told.weights}\t{told.dtype}"
+    return told.name[: LINE_CHARS_MAX - len(rest)] + rest
+
+
+def read_line(line: str) -> Advertised | None:
+    """What a peer's line says; None where it is of another form, which is no reason to fail."""
+    parts = line.split("\t")
+    if len(parts) != 5 or not parts[1].isascii() or not parts[1].isdigit():
+        return None
+    name, context, prefix, weights, dtype = parts
+    return Advertised(
+        name=name, context_tokens=int(context), prefix=prefix, weights=weights, dtype=dtype
+    )
+
+
+def _digest(*parts: str) -> str:
+    joined = "\0".join(parts).encode()
+    return hashlib.blake2b(joined, digest_size=DIGEST_HEX // 2).hexdigest()
