@@ -40,10 +40,10 @@ def run_simulation(seed: int, main: Callable[[], Awaitable[T]], *, limit_s: floa
 
     before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
     state = trio_run._r.getstate()
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # trio's switch
     trio_run._r.seed(seed)
     try:
         return trio.run(bounded, clock=MockClock(autojump_threshold=0.0))
     finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
         trio_run._r.setstate(state)

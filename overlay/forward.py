@@ -11,12 +11,13 @@ an engine that does. The client's token never travels, its id does.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from overlay.errors import ProtocolError
+from overlay.wire import read
 
 PROTOCOL = "/rhizome/forward/1"
 VERSION = 1
@@ -30,7 +31,9 @@ TOKENS_MAX = 1 << 18
 PROGRESS_EVERY_S = 0.5
 
 Text = Annotated[str, Meta(max_length=256)]
-TokenIds = Annotated[list[Annotated[int, Meta(ge=0, lt=1 << 32)]], Meta(max_length=TOKENS_MAX)]
+TokenIds = Annotated[
+    list[Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]], Meta(max_length=TOKENS_MAX)
+]
 
 
 class ForwardRequest(
@@ -54,7 +57,7 @@ class ForwardRequest(
     body: Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]
     token_ids: TokenIds | None
     emitted: TokenIds
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)]
     hops: Annotated[int, Meta(ge=1, le=255)]
 
@@ -120,9 +123,7 @@ REFUSALS = (
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(ForwardRequest)
-_answer_decoder = msgspec.msgpack.Decoder(Answer)
-
-T = TypeVar("T")
+_answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
 def encode(message: ForwardRequest | Answer) -> bytes:
@@ -136,7 +137,7 @@ def decode_request(data: bytes) -> ForwardRequest:
     Raises:
         ProtocolError: when it is not one of this version; the content is not in the message.
     """
-    request = _decode(_request_decoder, data)
+    request = read(_request_decoder, data, "forward message")
     if request.v != VERSION:
         raise ProtocolError(f"forward version {request.v} is not {VERSION}")
     return request
@@ -144,11 +145,4 @@ def decode_request(data: bytes) -> ForwardRequest:
 
 def decode_answer(data: bytes) -> Answer:
     """Reads an answer. Raises ProtocolError as :func:`decode_request`."""
-    return _decode(_answer_decoder, data)
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
-    try:
-        return decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProtocolError(f"malformed forward message: {type(error).__name__}") from None
+    return read(_answer_decoder, data, "forward message")

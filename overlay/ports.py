@@ -78,8 +78,9 @@ class Transport(Protocol):
 
     ``listen`` accepts until cancelled, reports its bound addresses as started value, and runs
     ``accept`` in a task of its own for each channel; an accept that raises ends that channel only.
-    ``dial`` raises ``security.errors.SecurityError`` when the far end is not ``peer_id``, and
-    ``trio.BrokenResourceError`` or ``OSError`` when there is no connection to be had.
+    ``dial`` raises ``security.errors.SecurityError`` when the far end is not ``peer_id`` (None: any
+    peer of the overlay, for bootstrap addresses), and ``trio.BrokenResourceError`` or ``OSError``
+    when there is no connection to be had.
     """
 
     async def listen(
@@ -90,7 +91,7 @@ class Transport(Protocol):
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None: ...
 
-    async def dial(self, address: Address, peer_id: PeerId) -> SecureChannel: ...
+    async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ class Scope(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks: proved by a token, or by owning the Unix socket. The tenant comes from here only."""
+    """Who asks: proved by a token or by owning the Unix socket. The tenant comes from here only."""
 
     tenant: TenantId
     token_id: str

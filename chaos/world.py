@@ -1,0 +1,227 @@
+"""Whole peers in one process: an overlay of hosts on an in-memory network, under virtual time.
+
+Each host is ``overlay.node.run`` with simulated ports; nothing of the product is replaced above
+them. Hosts can be killed, restarted, frozen and partitioned through :class:`World`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from chaos.clock import VirtualClock
+from chaos.entropy import SeededEntropy
+from chaos.network import Network, SimDiscovery, SimTransport
+from chaos.storage import SimStorage
+from chaos.trace import Trace
+from inference.toy import ToyConfig, ToyEngine
+from inference.worker import EngineWorker
+from overlay.address import Address
+from overlay.body import parse_chat
+from overlay.identity import Identity
+from overlay.node import Node, NodeConfig, run
+from overlay.ports import Ports
+from overlay.request import (
+    AnswerEvent,
+    Delta,
+    Finished,
+    Principal,
+    RequestId,
+    Scope,
+    Submission,
+)
+from security.authority import Authority
+from security.keys import HostKeys
+
+PORT = 7401
+TOKEN_ID = "test"
+REQUEST_TIMEOUT_S = 120.0
+
+
+@dataclass
+class Host:
+    """One host: what survives its peer (identity, disk) and, while it runs, its node."""
+
+    name: str
+    identity: Identity
+    epochs: tuple[bytes, ...]
+    storage: SimStorage
+    engine: ToyConfig
+    node: Node | None = None
+    scope: trio.CancelScope | None = None
+    starts: int = 0
+
+    @property
+    def running(self) -> Node:
+        assert self.node is not None, f"{self.name} is not running"
+        return self.node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A whole answer, as a client saw it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: Finished
+
+
+@dataclass
+class World:
+    """An overlay of hosts named by their addresses (``10.0.0.1`` …)."""
+
+    seed: int
+    trace: Trace = field(default_factory=Trace)
+    network: Network = field(init=False)
+    hosts: list[Host] = field(default_factory=list)
+    nursery: trio.Nursery | None = None
+    node_settings: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.trace)
+
+    def entropy(self, purpose: str) -> SeededEntropy:
+        """A stream of its own for every purpose, so that one more draw moves no other."""
+        return SeededEntropy(self.seed, purpose)
+
+    def found(self, engines: Sequence[ToyConfig], tenants: Sequence[str]) -> None:
+        """Makes the overlay and its hosts; every host is a member of every tenant."""
+        entropy, clock = self.entropy("authority"), VirtualClock()
+        now_unix_s = clock.unix_s()
+        authority = Authority.create(entropy.secret, now_unix_s, tenants)
+        ids = tuple(authority.tenants)
+        members = []
+        for number, engine in enumerate(engines, start=1):
+            name = f"10.0.0.{number}"
+            keys = HostKeys.generate(self.entropy(f"keys {name}").secret)
+            authority, grant = authority.enrol(
+                keys.peer_id, keys.sealing_public, ids, entropy.secret, now_unix_s
+            )
+            members.append((name, keys, grant, engine))
+        for name, keys, grant, engine in members:
+            identity = Identity(
+                keys=keys, leaf=grant.leaf, issuer=grant.issuer, trust=authority.trust
+            )
+            self.hosts.append(Host(name, identity, authority.epochs, SimStorage(), engine))
+
+    async def start(self, host: Host) -> Node:
+        """Starts a host's peer; returns when it listens."""
+        assert self.nursery is not None
+        host.node = await self.nursery.start(self._run, host)
+        self.trace.add(host.name, "started", host.starts)
+        return host.running
+
+    async def _run(
+        self, host: Host, *, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        host.starts += 1
+        transport = SimTransport(self.network, host.name, host.identity.leaf, host.identity.issuer)
+        ports = Ports(
+            clock=VirtualClock(),
+            entropy=self.entropy(f"entropy {host.name} {host.starts}"),
+            transport=transport,
+            discovery=SimDiscovery(self.network, host.name),
+            storage=host.storage,
+            engine=EngineWorker(ToyEngine(host.engine), in_thread=False),
+        )
+        config = NodeConfig(
+            identity=host.identity,
+            epochs=host.epochs,
+            listen=(Address(host.name, PORT),),
+            **self.node_settings,  # type: ignore[arg-type]  # fields of NodeConfig
+        )
+        with trio.CancelScope() as host.scope:
+            await run(config, ports, task_status=task_status)
+        host.node = None
+
+    def kill(self, host: Host) -> None:
+        """The host is gone at once; its disk keeps what was written."""
+        self.trace.add(host.name, "killed")
+        self.network.kill(host.name)
+        assert host.scope is not None
+        host.scope.cancel()
+
+    async def ask(
+        self,
+        host: Host,
+        text: str,
+        *,
+        tenant: str = "default",
+        max_tokens: int = 8,
+        events: list[AnswerEvent] | None = None,
+    ) -> Answered:
+        """One chat request at a host's ingress, greedy and seeded; the whole answer."""
+        node = host.running
+        epoch = node.tenants.named(tenant)
+        assert epoch is not None, f"{host.name} is no member of {tenant}"
+        body = (
+            b'{"messages": [{"role": "user", "content": "%s"}], '
+            b'"max_tokens": %d, "temperature": 0, "seed": 1}'
+        ) % (text.encode(), max_tokens)
+        submission = Submission(
+            request_id=RequestId(node.ports.entropy.secret(16).hex()),
+            principal=Principal(
+                tenant=epoch.tenant_id, token_id=TOKEN_ID, scopes=frozenset({Scope.INFER})
+            ),
+            call=parse_chat(body),
+            deadline_s=trio.current_time() + REQUEST_TIMEOUT_S,
+        )
+        return await self._collect(host, submission, [] if events is None else events)
+
+    async def _collect(
+        self, host: Host, submission: Submission, events: list[AnswerEvent]
+    ) -> Answered:
+        async with host.running.ingress.open(submission) as answer:
+            async for event in answer:
+                events.append(event)  # noqa: PERF401 - the caller watches them come
+        deltas = [event for event in events if isinstance(event, Delta)]
+        finished = [event for event in events if isinstance(event, Finished)]
+        assert len(finished) == 1, "a request ends exactly once"
+        last = finished[0]
+        self.trace.add(
+            host.name,
+            "answered",
+            last.served_by[-6:],
+            last.usage.prompt_tokens,
+            last.usage.cached_tokens,
+            last.usage.completion_tokens,
+            last.hops,
+            last.resumes,
+        )
+        ids = [token for delta in deltas for token in delta.token_ids or ()]
+        text = "".join(delta.text for delta in deltas)
+        return Answered(text=text, token_ids=tuple(ids), finished=last)
+
+
+@asynccontextmanager
+async def world_of(
+    seed: int,
+    engines: Sequence[ToyConfig],
+    *,
+    tenants: Sequence[str] = ("default",),
+    **node_settings: object,
+) -> AsyncIterator[World]:
+    """A running overlay with one host for each engine; everything ends with the block."""
+    world = World(seed, node_settings=node_settings)
+    world.found(engines, tenants)
+    async with trio.open_nursery() as nursery:
+        world.nursery = nursery
+        for host in world.hosts:
+            await world.start(host)
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: object, *, timeout_s: float = 60.0, step_s: float = 0.1) -> None:
+    """Lets virtual time pass until ``condition()`` holds.
+
+    Raises:
+        trio.TooSlowError: When it does not within ``timeout_s``.
+    """
+    assert callable(condition)
+    with trio.fail_after(timeout_s):
+        while not condition():
+            await trio.sleep(step_s)

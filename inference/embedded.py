@@ -1,0 +1,162 @@
+"""Loads the embedded engine: finds the model, refuses what it cannot serve, proves the rest.
+
+Steps of :func:`load_engine`: find (and convert) the files; choose device, dtype and threads; size
+the pool; refuse by config; load weights and tokenizer; compare a short forward pass with
+transformers' own; put the scheduler on top.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from inference.convert import Progress
+from inference.errors import UnsupportedModel
+from inference.hardware import choose_device, choose_dtype, choose_threads, dtype_name
+from inference.model import (
+    ModelFiles,
+    default_cache_dir,
+    end_tokens,
+    find_model,
+    load_config,
+    load_weights,
+    quantisation_of,
+    sampling_defaults,
+)
+from inference.pool import BlockPool
+from inference.request import BLOCK_TOKENS, OutputIdentity, PrefixIdentity, ServedModel
+from inference.scheduler import EmbeddedCore, ModelParts, Posture
+from inference.step import CHUNK_TOKENS, ModelStep
+from inference.support import check_supported, context_of, kv_shape_of, prove, reference_logits
+from inference.tokenizer import PromptTokenizer
+
+BLOCKS_MIN = CHUNK_TOKENS // BLOCK_TOKENS
+"""Blocks of the smallest cache: a context shorter than one prefill chunk answers nothing useful."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the owner of a host may choose.
+
+    ``model`` is None for the small packaged one, a folder, a GGUF file or a hub id; ``device`` is
+    ``auto``, ``cuda`` or ``cpu``; ``dtype`` ``auto`` or a name; ``threads`` 0 for physical cores
+    minus one; ``cache_dir`` None for the platform's; ``prefix_cache`` False makes every run cold.
+    """
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    kv_cache_bytes: int = 1 << 30
+    cache_dir: Path | None = None
+    reuse_decoded: bool = True
+    queue_max: int = 64
+    prefix_cache: bool = True
+
+
+def no_progress(_what: str, _done: float) -> None:
+    """For callers who do not show any."""
+
+
+def load_engine(settings: EngineSettings, progress: Progress = no_progress) -> EmbeddedCore:
+    """The engine, ready to be stepped. Sets torch's thread count for the whole process.
+
+    Raises:
+        ModelMissing: No model; the message names what to run.
+        UnsupportedModel: The model, device, dtype or cache size cannot work here, and why.
+    """
+    began_s = time.monotonic()
+    device = choose_device(settings.device)
+    files = find_model(settings.model, settings.cache_dir or default_cache_dir(), progress)
+    config = load_config(files)
+    check_supported(config)
+    dtype = choose_dtype(settings.dtype, device.device, config.dtype)
+    blocks = _blocks_of(config, settings.kv_cache_bytes, dtype)
+    context = min(context_of(config), blocks * BLOCK_TOKENS)
+    check_supported(config, context_tokens=context)
+    threads = choose_threads(settings.threads)
+    torch.set_num_threads(threads)
+    model = load_weights(files, dtype=dtype, device=device.device)
+    tokenizer = PromptTokenizer(files.folder, context_tokens=context, source_digest=files.tokenizer)
+    step = _proven_step(model, blocks=blocks, dtype=dtype, context_tokens=context)
+    posture = Posture(
+        model=files.name,
+        folder=files.folder,
+        device=str(device.device),
+        device_why=device.why,
+        dtype=dtype_name(dtype),
+        threads=threads,
+        kv_cache_bytes=blocks * kv_shape_of(config).block_bytes(dtype),
+        kv_blocks=blocks,
+        context_tokens=context,
+        load_s=time.monotonic() - began_s,
+    )
+    parts = ModelParts(
+        served=_served(files, config, tokenizer, posture),
+        step=step,
+        tokenizer=tokenizer,
+        end_tokens=end_tokens(model, tokenizer.end_token),
+        vocabulary=int(config.vocab_size),
+        blocks=blocks,
+        sampling=sampling_defaults(files, model),
+        posture=posture,
+    )
+    return EmbeddedCore(
+        parts,
+        reuse_decoded=settings.reuse_decoded,
+        prefix_cache=settings.prefix_cache,
+        queue_max=settings.queue_max,
+        now_s=time.monotonic,
+    )
+
+
+def _blocks_of(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
+    """How many blocks fit; raises ``UnsupportedModel`` when they are too few to serve anything."""
+    block_bytes = kv_shape_of(config).block_bytes(dtype)
+    blocks = kv_cache_bytes // block_bytes
+    if blocks < BLOCKS_MIN:
+        raise UnsupportedModel(
+            f"a cache of {kv_cache_bytes} bytes is too small: this model needs at least "
+            f"{BLOCKS_MIN * block_bytes} (--kv-cache)"
+        )
+    return blocks
+
+
+def _proven_step(
+    model: PreTrainedModel, *, blocks: int, dtype: torch.dtype, context_tokens: int
+) -> ModelStep:
+    expected = reference_logits(model)
+    shape = kv_shape_of(model.config)
+    try:
+        pool = BlockPool(shape, blocks=blocks, dtype=dtype, device=model.device)
+    except (RuntimeError, MemoryError) as error:
+        raise UnsupportedModel(
+            f"a cache of {blocks * shape.block_bytes(dtype)} bytes does not fit into the memory of "
+            f"{model.device} (--kv-cache)"
+        ) from error
+    step = ModelStep(model, pool, context_tokens=context_tokens)
+    prove(model, step, expected)
+    return step
+
+
+def _served(
+    files: ModelFiles, config: PretrainedConfig, tokenizer: PromptTokenizer, posture: Posture
+) -> ServedModel:
+    return ServedModel(
+        name=files.name,
+        context_tokens=posture.context_tokens,
+        prefix=PrefixIdentity(
+            served_model=files.name,
+            tokenizer=tokenizer.digest,
+            template=tokenizer.template_digest,
+        ),
+        output=OutputIdentity(
+            weights=files.weights,
+            quantisation=quantisation_of(files, config),
+            dtype=posture.dtype,
+        ),
+    )

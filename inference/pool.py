@@ -1,0 +1,80 @@
+"""KV memory of the embedded engine: blocks of 16 tokens, the same in every layer.
+
+A block's number comes from ``inference/cache.py``; token ``t`` of a request lives in slot
+``blocks[t // 16] * 16 + t % 16``. One block beyond the numbered ones is ours: its first slot takes
+what padding rows write, its second is never written and stands for keys that a mask hides.
+Memory is zeroed, which the operating system does on first use, so an empty pool costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from inference.request import BLOCK_TOKENS
+
+Slots = slice | torch.Tensor
+"""Which slots to read: a run of them (no copy), or their numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVShape:
+    """What one token's keys and values look like; equal in all layers."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+    def block_bytes(self, dtype: torch.dtype) -> int:
+        """Memory of one block: keys and values of 16 tokens in every layer."""
+        return 2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * dtype.itemsize
+
+
+class BlockPool:
+    """The keys and values of ``blocks`` blocks on one device."""
+
+    def __init__(
+        self, shape: KVShape, *, blocks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.shape = shape
+        self.blocks = blocks
+        self.dtype = dtype
+        self.device = device
+        slots = (blocks + 1) * BLOCK_TOKENS
+        size = (shape.layers, 2, slots, shape.kv_heads, shape.head_dim)
+        self._memory = torch.zeros(size, dtype=dtype, device=device)
+        self.dump_slot = blocks * BLOCK_TOKENS
+        self.zero_slot = self.dump_slot + 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the numbered blocks."""
+        return self.blocks * self.shape.block_bytes(self.dtype)
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Puts the rows' keys and values (``[rows, kv_heads, head_dim]``) into their slots."""
+        self._memory[layer, 0].index_copy_(0, slots, keys)
+        self._memory[layer, 1].index_copy_(0, slots, values)
+
+    def read(self, layer: int, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of these slots, ``[slots, kv_heads, head_dim]`` each."""
+        keys, values = self._memory[layer]
+        if isinstance(slots, slice):
+            return keys[slots], values[slots]
+        return keys.index_select(0, slots), values.index_select(0, slots)
+
+    def close(self) -> None:
+        """Gives the memory back; nothing can be read or written any more."""
+        self._memory = torch.empty(0)
+
+
+def slot_numbers(blocks: Sequence[int], start: int, end: int) -> list[int]:
+    """The slots of the tokens ``start`` to ``end`` of a request with this block table."""
+    return [
+        blocks[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS
+        for position in range(start, end)
+    ]

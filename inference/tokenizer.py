@@ -1,0 +1,118 @@
+"""Text to token ids and back, by the model's own tokenizer and chat template.
+
+Encoding and decoding go to the tokenizer's backend directly, whose calls change nothing: the event
+loop tokenises a prompt while the engine's thread decodes an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import AutoTokenizer
+
+from inference.errors import InvalidRequest, ModelMissing, UnsupportedModel
+from inference.request import ChatPrompt, Message, Prompt, TextPrompt
+
+
+class PromptTokenizer:
+    """Tokenizer and chat template of one model.
+
+    Args:
+        folder: The model's folder.
+        context_tokens: The longest prompt worth tokenising.
+        source_digest: Names the tokenizer where its files were made here from something else, as
+            versions of libraries may write them differently; None to take the files' digest.
+
+    Raises:
+        ModelMissing: The folder has no tokenizer.
+        UnsupportedModel: It has one that is not of the ``tokenizers`` library.
+    """
+
+    def __init__(
+        self, folder: Path, *, context_tokens: int, source_digest: str | None = None
+    ) -> None:
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ModelMissing(f"{folder} has no usable tokenizer: {str(error)[:200]}") from error
+        if not self._tokenizer.is_fast:
+            raise UnsupportedModel(f"{folder.name}: its tokenizer is not a tokenizer.json")
+        self._backend = self._tokenizer.backend_tokenizer
+        self._template = self._tokenizer.chat_template
+        longest = max(len(token) for token in self._backend.get_vocab())
+        self._characters_max = context_tokens * longest
+        self.digest = source_digest or self._digest_of_backend()
+        self.template_digest = _digest(self._template)
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends a text, by the tokenizer's own word."""
+        token: int | None = self._tokenizer.eos_token_id
+        return token
+
+    def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's token ids: messages through the chat template, text as it stands.
+
+        Raises:
+            InvalidRequest: Nothing to tokenise, far too much of it, or messages that the template
+                refuses.
+        """
+        match prompt:
+            case ChatPrompt(messages=messages):
+                ids = self._encode(self._render(messages), special=False, param="messages")
+            case TextPrompt(text=text):
+                ids = self._encode(text, special=True, param="prompt")
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of these tokens, special ones left out."""
+        text: str = self._backend.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _render(self, messages: tuple[Message, ...]) -> str:
+        if not messages:
+            raise InvalidRequest("messages must not be empty", param="messages")
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template: use /v1/completions", param="messages"
+            )
+        listed = [
+            {"role": TEMPLATE_ROLES.get(each.role, each.role), "content": each.content}
+            for each in messages
+        ]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                listed, tokenize=False, add_generation_prompt=True
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {str(error)[:200]}",
+                param="messages",
+            ) from error
+        return text
+
+    def _encode(self, text: str, *, special: bool, param: str) -> tuple[int, ...]:
+        if len(text) > self._characters_max:
+            raise InvalidRequest("the prompt is longer than the model's context", param=param)
+        ids = tuple(self._backend.encode(text, add_special_tokens=special).ids)
+        if not ids:
+            raise InvalidRequest("the prompt is empty", param=param)
+        return ids
+
+    def _digest_of_backend(self) -> str:
+        content: dict[str, Any] = json.loads(self._backend.to_str())  # any JSON
+        # How a caller pads and cuts is no part of what a text is turned into.
+        return _digest({k: v for k, v in content.items() if k not in {"truncation", "padding"}})
+
+
+TEMPLATE_ROLES = {"developer": "system"}
+"""Templates were written before OpenAI renamed the role; the meaning is the same."""
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,264 @@
+"""Drives an engine core under trio: the only file of this package that knows trio.
+
+Rules:
+
+1. ``step`` runs in one worker thread (real compute) or inline followed by its virtual time (toy).
+2. While a step is in flight in the thread, only the core's ``capabilities``, ``tokenize``, ``add``
+   and ``load`` are called; cancellations and cache events wait until it has returned.
+3. A request whose caller has left is cancelled, and leaving waits until its slot is free.
+4. A step that raises fails every request; the core is then reset and goes on with an empty cache.
+   After :data:`FAILURES_MAX` failures with no good step between them the engine stays failed.
+5. Shutdown waits for the step in flight: a thread cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+
+from inference.core import EngineCore, StepResult
+from inference.errors import EngineFailed, InferenceError, InvalidRequest
+from inference.events import CacheEvent, Cleared
+from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt, TokenEvent
+
+STREAM_EVENTS_MAX = 64
+"""Events that wait for a slow reader; further ones are joined to the last. An answer is bounded by
+the model's context, so a stream's memory is too, and no reader can hold up another's answer."""
+
+LEAVE_S = 30.0
+"""How long leaving a request waits for the step in flight: far above any step that still ends."""
+
+FAILURES_MAX = 3
+"""Failed steps in a row after which the engine is given up: a broken device does not mend."""
+
+log = logging.getLogger(__name__)
+
+
+class AnswerStream:
+    """An answer under way. Cancelling a wait for the next event loses nothing."""
+
+    def __init__(self) -> None:
+        self._events: deque[TokenEvent] = deque()
+        self._failure: InferenceError | None = None
+        self._changed = trio.Event()
+        self.ended = False
+
+    def __aiter__(self) -> AnswerStream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        """The next event.
+
+        Raises:
+            EngineFailed: When the engine broke or the request was cancelled from elsewhere.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._events:
+            if self._failure is not None:
+                raise self._failure
+            if self.ended:
+                raise StopAsyncIteration
+            self._changed = trio.Event()
+            await self._changed.wait()
+        return self._events.popleft()
+
+    def put(self, event: TokenEvent) -> None:
+        """Takes an event in, joining it to the last one where the reader is far behind."""
+        if self.ended:
+            return
+        if len(self._events) >= STREAM_EVENTS_MAX:
+            event = _joined(self._events.pop(), event)
+        self._events.append(event)
+        self.ended = event.finish_reason is not None
+        self._changed.set()
+
+    def fail(self, failure: InferenceError) -> None:
+        """Ends the answer with an error, after the events that are already there."""
+        if not self.ended:
+            self.ended = True
+            self._failure = failure
+            self._changed.set()
+
+
+def _joined(first: TokenEvent, second: TokenEvent) -> TokenEvent:
+    """One event that says what two said."""
+    ids = None
+    if first.token_ids is not None and second.token_ids is not None:
+        ids = first.token_ids + second.token_ids
+    return TokenEvent(
+        token_ids=ids,
+        text=first.text + second.text,
+        cached_tokens=first.cached_tokens,
+        finish_reason=second.finish_reason,
+    )
+
+
+class EngineWorker:
+    """An engine (``overlay.ports.Engine``) made of a core and a loop that steps it.
+
+    Args:
+        core: What computes. It belongs to the worker from now on and is closed by it.
+        in_thread: Whether a step computes for real and needs a thread; False for virtual time.
+    """
+
+    def __init__(self, core: EngineCore, *, in_thread: bool) -> None:
+        self._core = core
+        self._in_thread = in_thread
+        self._limiter = trio.CapacityLimiter(1)
+        self._streams: dict[str, AnswerStream] = {}
+        self._events: list[CacheEvent] = []
+        self._cancelled: list[str] = []
+        self._wake = trio.Event()
+        self._settled = trio.Event()
+        self._stepping = False
+        self._failures = 0
+        self._down: str | None = None
+
+    def capabilities(self) -> Capabilities:
+        return self._core.capabilities()
+
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's token ids; raises ``InvalidRequest`` or ``UnknownModel``."""
+        return self._core.tokenize(model, prompt)
+
+    def load(self) -> EngineLoad:
+        return self._core.load()
+
+    def cache_events(self) -> Sequence[CacheEvent]:
+        """Drains what happened in the cache up to the last finished step, in order."""
+        events, self._events = self._events, []
+        if not self._stepping and self._down is None:
+            events.extend(self._core.cache_events())
+        return events
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request from elsewhere; its stream raises ``EngineFailed``. Unknown: no effect."""
+        stream = self._streams.get(request_id)
+        if stream is not None and not stream.ended:
+            stream.fail(EngineFailed("cancelled"))
+            self._cancel(request_id)
+
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AnswerStream]:
+        """Runs a request for as long as the returned context is entered.
+
+        Raises (on entering):
+            InvalidRequest: The request cannot be served as it stands, or its id is in use.
+            UnknownModel: No such model here.
+            EngineOverloaded: The queue is full.
+            EngineFailed: The engine is down; the message says why.
+        """
+        return self._submitted(request)
+
+    @asynccontextmanager
+    async def _submitted(self, request: EngineRequest) -> AsyncIterator[AnswerStream]:
+        if self._down is not None:
+            raise EngineFailed(self._down)
+        if request.request_id in self._streams:
+            raise InvalidRequest("a request of this id is running")
+        self._core.add(request)
+        stream = self._streams[request.request_id] = AnswerStream()
+        self._wake.set()
+        try:
+            yield stream
+        finally:
+            await self._leave(request.request_id, stream)
+
+    async def _leave(self, request_id: str, stream: AnswerStream) -> None:
+        if not stream.ended:
+            stream.fail(EngineFailed("cancelled"))
+            self._cancel(request_id)
+        if request_id in self._cancelled:
+            with trio.move_on_after(LEAVE_S, shield=True):
+                while request_id in self._cancelled:
+                    await self._settled.wait()
+        del self._streams[request_id]
+
+    def _cancel(self, request_id: str) -> None:
+        if self._stepping:
+            self._cancelled.append(request_id)
+        elif self._down is None:
+            self._core.cancel(request_id)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Steps the core until cancelled, then closes it."""
+        task_status.started()
+        try:
+            while True:
+                if self._down is None and self._core.has_work():
+                    await self._step()
+                else:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+        finally:
+            self._give_up("the engine was stopped")
+
+    async def _step(self) -> None:
+        self._settled = trio.Event()
+        self._stepping = self._in_thread
+        result: StepResult | None = None
+        try:
+            if self._in_thread:
+                # Not abandoned on cancellation: the thread would go on writing into the cache.
+                result = await trio.to_thread.run_sync(self._core.step, limiter=self._limiter)
+            else:
+                result = self._core.step()
+        except Exception as error:  # noqa: BLE001 - whatever broke in a step ends its requests, typed
+            self._break(error)
+        finally:
+            self._settle()
+        if result is not None:
+            if not self._in_thread:
+                await trio.sleep(result.virtual_s)
+            self._failures = 0
+            self._deliver(result)
+
+    def _settle(self) -> None:
+        """After a step: cancellations that waited for it, and its cache events when some wait."""
+        self._stepping = False
+        if self._down is None:
+            for request_id in self._cancelled:
+                self._core.cancel(request_id)
+        self._cancelled.clear()
+        if self._down is None and not self._events:
+            # The rest stays with the core, which bounds it.
+            self._events.extend(self._core.cache_events())
+        self._settled.set()
+
+    def _deliver(self, result: StepResult) -> None:
+        for request_id, event in result.events:
+            if (stream := self._streams.get(request_id)) is not None:
+                stream.put(event)
+        for request_id, failure in result.failed:
+            if (stream := self._streams.get(request_id)) is not None:
+                stream.fail(failure)
+
+    def _break(self, error: Exception) -> None:
+        """A step raised: every request fails, and the core starts again with an empty cache."""
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        log.error("the engine failed: %s", reason)
+        self._failures += 1
+        self._fail_all(reason)
+        if self._failures >= FAILURES_MAX:
+            self._give_up(f"the engine failed {FAILURES_MAX} times in a row: {reason}")
+            return
+        try:
+            self._core.reset()
+        except Exception as again:  # noqa: BLE001 - a core that cannot start again is given up
+            self._give_up(f"the engine failed and cannot restart: {type(again).__name__}: {reason}")
+
+    def _give_up(self, reason: str) -> None:
+        if self._down is None:
+            self._down = reason
+            self._fail_all(reason)
+            self._cancelled.clear()
+            self._settled.set()
+            self._events = [Cleared()]
+            self._core.close()
+
+    def _fail_all(self, reason: str) -> None:
+        for request_id in sorted(self._streams):
+            self._streams[request_id].fail(EngineFailed(reason))

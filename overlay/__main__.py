@@ -1,0 +1,5 @@
+"""``python -m overlay`` is ``rhizome``."""
+
+from overlay.commands.main import main
+
+main()

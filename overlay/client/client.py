@@ -1,0 +1,221 @@
+"""``PeerClient``: requests from Python, over the overlay port or the Unix socket of this host.
+
+async with PeerClient.connect(home="~/.local/share/rhizome") as client:
+    async for event in client.chat([{"role": "user", "content": "Hello"}]):
+        if isinstance(event, Delta):
+            print(event.text, end="")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import trio
+
+from inference.request import FinishReason
+from overlay.address import Address
+from overlay.client.messages import (
+    PROTOCOL,
+    VERSION,
+    Ask,
+    Began,
+    Done,
+    Piece,
+    Refusal,
+    decode_reply,
+    encode,
+)
+from overlay.errors import Deadline, RequestError
+from overlay.home import Home, home_path
+from overlay.request import AnswerEvent, Delta, Finished, RequestId, Started, Usage
+from overlay.transport.connection import Connection
+from overlay.transport.stream import Stream
+from overlay.transport.dial import dial_peer, dial_socket
+from security.peer_id import PeerId
+
+REQUEST_TIMEOUT_S = 600.0
+
+ClientMessage = Mapping[str, Any]
+"""A chat message in OpenAI's form; Any because the server judges its content."""
+
+
+class Answer:
+    """One answer under way: iterate it for events; leaving it early cancels the request.
+
+    ``request_id`` is known after the first event. Iterating raises ``RequestError`` when the
+    request fails, ``PeerGone`` when the connection is lost, and ``Deadline`` when time is up.
+    """
+
+    def __init__(self, connection: Connection, ask: Ask) -> None:
+        self._connection = connection
+        self._ask = ask
+        self._stack = AsyncExitStack()
+        self._stream: Stream | None = None
+        self._over = False
+        self.request_id: RequestId | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AnswerEvent:
+        if self._over:
+            raise StopAsyncIteration
+        data = await self._receive()
+        if data is None:
+            self._over = True
+            raise StopAsyncIteration
+        try:
+            return self._event(data)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _receive(self) -> bytes | None:
+        timeout_s = self._ask.deadline_ms / 1000
+        if self._stream is None:
+            opening = self._connection.open(PROTOCOL, encode(self._ask), deadline_s=timeout_s)
+            self._stream = await self._stack.enter_async_context(opening)
+        with trio.move_on_after(timeout_s) as scope:
+            return await self._stream.receive()
+        if scope.cancelled_caught:
+            await self.aclose()
+        raise Deadline(f"no answer within {timeout_s:g} s")
+
+    def _event(self, data: bytes) -> AnswerEvent:
+        match decode_reply(data):
+            case Began() as began:
+                self.request_id = RequestId(began.request_id)
+                return Started(model=began.model, served_by=PeerId(began.served_by))
+            case Piece() as piece:
+                ids = None if piece.token_ids is None else tuple(piece.token_ids)
+                return Delta(text=piece.text, token_ids=ids)
+            case Done() as done:
+                return finished_of(done)
+            case Refusal() as refusal:
+                self.request_id = RequestId(refusal.request_id)
+                raise RequestError(
+                    refusal.message,
+                    code=refusal.code,
+                    status=refusal.status,
+                    param=refusal.param,
+                    retry_after_s=refusal.retry_after_s,
+                )
+
+    async def text(self) -> str:
+        """The whole text of the answer."""
+        return "".join([event.text async for event in self if isinstance(event, Delta)])
+
+    async def aclose(self) -> None:
+        """Ends the request if it still runs."""
+        self._over = True
+        await self._stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def finished_of(done: Done) -> Finished:
+    """The event that a ``Done`` message stands for."""
+    return Finished(
+        reason=FinishReason(done.finish_reason),
+        usage=Usage(
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=done.completion_tokens,
+            cached_tokens=done.cached_tokens,
+        ),
+        served_by=PeerId(done.served_by),
+        hops=done.hops,
+        resumes=done.resumes,
+    )
+
+
+class PeerClient:
+    """A connection to one peer, for any number of requests at a time."""
+
+    def __init__(self, connection: Connection, credential: str) -> None:
+        self._connection = connection
+        self._credential = credential
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        address: str | Address | None = None,
+        *,
+        home: str | Path | None = None,
+        tenant: str = "",
+        token: str = "",
+        ca: str | Path | None = None,
+    ) -> AsyncIterator[PeerClient]:
+        """Connects to a peer, and disconnects on leaving the block.
+
+        Args:
+            address: ``host:port`` of a peer's overlay port; needs ``token`` and ``ca``.
+            home: State folder of the peer that runs on this host; None for the default one.
+            tenant: With ``home``: the tenant to ask as; empty where there is only one.
+            token: A bearer token from ``rhizome token create``.
+            ca: The overlay's root certificate, ``root.der`` of any home folder.
+
+        Raises:
+            ConfigError: When the arguments do not fit together.
+            HomeError: When no peer runs on this host.
+            OSError: When the address cannot be reached.
+            security.errors.SecurityError: When the peer there is not of this overlay.
+        """
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            if address is None:
+                connection = await dial_socket(
+                    Home(home_path(None if home is None else str(home), os.environ)).control_path()
+                )
+                client = cls(connection, tenant)
+            else:
+                connection = await dial_peer(address, ca=ca)
+                client = cls(connection, token)
+            await nursery.start(connection.run, {})
+            try:
+                yield client
+            except Exception as error:  # noqa: BLE001 - leaves the block as it is, in no group
+                failure = error
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                    await connection.aclose(0, "client is done")
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    def chat(
+        self,
+        messages: Sequence[ClientMessage],
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        **fields: Any,
+    ) -> Answer:
+        """A chat completion; ``fields`` are those of OpenAI's body (``model``, ``max_tokens``…)."""
+        return self._ask(
+            chat=True, body={"messages": list(messages), **fields}, timeout_s=timeout_s
+        )
+
+    def complete(
+        self, prompt: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **fields: Any
+    ) -> Answer:
+        """A plain completion of ``prompt``."""
+        return self._ask(chat=False, body={"prompt": prompt, **fields}, timeout_s=timeout_s)
+
+    def _ask(self, *, chat: bool, body: Mapping[str, Any], timeout_s: float) -> Answer:
+        ask = Ask(
+            v=VERSION,
+            credential=self._credential,
+            chat=chat,
+            body=json.dumps(body).encode(),
+            deadline_ms=max(1, int(timeout_s * 1000)),
+        )
+        return Answer(self._connection, ask)

@@ -1,0 +1,93 @@
+"""The serving side of ``/rhizome/client/1``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from overlay.body import parse_chat, parse_completion
+from overlay.client.messages import Began, Done, Piece, Refusal, Reply, decode_ask, encode
+from overlay.errors import RequestError
+from overlay.ports import Clock, Entropy
+from overlay.request import (
+    AnswerEvent,
+    Delta,
+    Finished,
+    Ingress,
+    Principal,
+    RequestId,
+    Scope,
+    Started,
+    Submission,
+)
+from overlay.transport.connection import Connection
+from overlay.transport.stream import Stream
+
+
+class ClientHandler:
+    """Answers asks; ``authenticate`` turns a credential into a principal or raises."""
+
+    def __init__(
+        self,
+        *,
+        ingress: Ingress,
+        authenticate: Callable[[str], Principal],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._ingress = ingress
+        self._authenticate = authenticate
+        self._clock = clock
+        self._entropy = entropy
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:  # noqa: ARG002 - a handler
+        """Answers one ask; the client's reset cancels it wherever it runs."""
+        ask = decode_ask(stream.body)
+        request_id = RequestId(self._entropy.secret(16).hex())
+        try:
+            principal = self._authenticate(ask.credential)
+            if Scope.INFER not in principal.scopes:
+                raise RequestError("the token may not infer", code="forbidden", status=403)
+            submission = Submission(
+                request_id=request_id,
+                principal=principal,
+                call=(parse_chat if ask.chat else parse_completion)(ask.body),
+                deadline_s=self._clock.now_s() + ask.deadline_ms / 1000,
+            )
+            async with self._ingress.open(submission) as events:
+                async for event in events:
+                    await stream.send(encode(reply_of(request_id, event)))
+        except RequestError as error:
+            await stream.send(encode(refusal_of(request_id, error)))
+        await stream.finish()
+
+
+def reply_of(request_id: str, event: AnswerEvent) -> Reply:
+    """The wire form of an answer event."""
+    match event:
+        case Started():
+            return Began(request_id=request_id, model=event.model, served_by=event.served_by)
+        case Delta():
+            ids = None if event.token_ids is None else list(event.token_ids)
+            return Piece(text=event.text, token_ids=ids)
+        case Finished():
+            return Done(
+                finish_reason=event.reason.value,
+                prompt_tokens=event.usage.prompt_tokens,
+                completion_tokens=event.usage.completion_tokens,
+                cached_tokens=event.usage.cached_tokens,
+                served_by=event.served_by,
+                hops=event.hops,
+                resumes=event.resumes,
+            )
+
+
+def refusal_of(request_id: str, error: RequestError) -> Refusal:
+    """The wire form of a failure."""
+    return Refusal(
+        request_id=request_id,
+        code=error.code[:1024],
+        message=error.message[:1024],
+        status=error.status,
+        param=None if error.param is None else error.param[:1024],
+        retry_after_s=error.retry_after_s,
+    )

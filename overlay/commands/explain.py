@@ -1,0 +1,88 @@
+"""``rhizome explain``."""
+
+from __future__ import annotations
+
+import click
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.control.client import call
+from overlay.control.messages import CandidateReply, Explain, ExplainReply, RouteReply
+
+
+@click.command("explain")
+@click.argument("request_id", default="")
+@home_option
+@json_option
+def command(request_id: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Show why a request went where it went, and what came true. Default: the last request.
+
+    \b
+    Example: rhizome explain 5f0c6a7d2e3b4c1d8e9fa0b1c2d3e4f5
+    """  # noqa: D301 - click's mark
+    wanted = Explain(request_id=request_id)
+    reply = trio.run(call, existing_home(home), wanted, ExplainReply)
+    if as_json:
+        print_json(reply)
+    else:
+        show(reply)
+
+
+def show(explained: ExplainReply) -> None:
+    """Prints an explanation for people."""
+    console = Console(highlight=False)
+    console.print(f"request {explained.request_id}, {explained.age_s:.1f} s ago")
+    for number, route in enumerate(explained.routes, start=1):
+        console.print()
+        console.print(heading(number, route), soft_wrap=True)
+        console.print(table_of(route))
+    console.print()
+    outcome = explained.outcome
+    if outcome is None:
+        console.print("still running")
+        return
+    ttft = "-" if outcome.ttft_ms is None else f"{outcome.ttft_ms:.1f} ms"
+    total = "-" if outcome.total_ms is None else f"{outcome.total_ms:.1f} ms"
+    console.print(
+        f"came true: {outcome.state}, {outcome.cached_tokens} of {outcome.prompt_tokens} prompt "
+        f"tokens cached, first token after {ttft}, {outcome.completion_tokens} tokens in {total}, "
+        f"{outcome.attempts} attempts, {outcome.resumes} resumes",
+        soft_wrap=True,
+    )
+
+
+def heading(number: int, route: RouteReply) -> str:
+    """What was decided, in one line."""
+    prompt = "an unknown number of" if route.prompt_tokens is None else str(route.prompt_tokens)
+    return (
+        f"decision {number} ({route.policy}): {route.chosen[-8:]}, {route.reason}; "
+        f"{prompt} prompt tokens, {route.expected_output_tokens:.0f} answer tokens expected"
+    )
+
+
+def table_of(route: RouteReply) -> Table:
+    """Each candidate's terms."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in ("", "candidate", "matched", "queue", "round trip", "prefill", "decode", "total"):
+        table.add_column(name, justify="left" if name in {"", "candidate"} else "right")
+    for candidate in route.candidates:
+        mark = "->" if candidate.peer_id == route.chosen else ""
+        table.add_row(mark, *cells(candidate))
+    return table
+
+
+def cells(candidate: CandidateReply) -> tuple[str, ...]:
+    """One row of the table."""
+    name = candidate.peer_id[-8:] + (" (here)" if candidate.here else "")
+    if candidate.excluded is not None:
+        return (f"{name}: {candidate.excluded}",)
+    terms = (
+        candidate.queue_ms,
+        candidate.rtt_ms,
+        candidate.prefill_ms,
+        candidate.decode_ms,
+        candidate.total_ms,
+    )
+    return name, str(candidate.matched_tokens), *(f"{term:.1f} ms" for term in terms)

@@ -1,0 +1,91 @@
+"""``rhizome join``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import trio
+
+from overlay.address import Address
+from overlay.commands.options import chosen_home, home_option
+from overlay.config import config_template
+from overlay.errors import HomeError, OverlayError, RequestError
+from overlay.home import Home, HomeFile
+from overlay.identity import store_identity
+from overlay.system import SystemClock, SystemEntropy
+from overlay.transport.enrolment import enrol
+from security.enrolment import Admission, make_join_request, open_admission
+from security.errors import SecurityError
+from security.keys import HostKeys
+from security.ticket import Ticket
+
+TIMEOUT_S = 10.0
+TICKET_CHARS_MAX = 1 << 16
+
+
+@click.command("join")
+@click.argument("ticket")
+@home_option
+def command(ticket: str, home: str | None) -> None:
+    """Join the overlay that TICKET invites to; - reads it from standard input.
+
+    \b
+    Example: rhizome join rhz1…
+    """  # noqa: D301 - click's mark
+    text = sys.stdin.read(TICKET_CHARS_MAX) if ticket == "-" else ticket
+    parsed = Ticket.parse(text.strip())
+    clock = SystemClock()
+    parsed.check_dates(clock.unix_s())
+    folder = Home.create(chosen_home(home))
+    with folder.locked():
+        check_free(folder, parsed)
+        keys = kept_keys(folder)
+        admission = trio.run(redeem, parsed, keys, clock)
+        store_identity(folder, keys, admission, clock.unix_s())
+        folder.write_config_template(config_template())
+    names = ", ".join(sorted(tenant.name for tenant in admission.tenants))
+    click.echo(f"joined overlay {parsed.overlay_id[:16]} in {folder.path}, tenants: {names}")
+    click.echo("start this host:  rhizome peer")
+
+
+def check_free(home: Home, ticket: Ticket) -> None:
+    """Refuses a folder that is of another overlay, or holds a host already."""
+    home.claim(ticket.overlay_id)
+    if home.read(HomeFile.LEAF) is not None:
+        raise HomeError(
+            f"{home.path} holds a host of this overlay already: start it with 'rhizome peer'"
+        )
+
+
+def kept_keys(home: Home) -> HostKeys:
+    """The keys of an attempt that was cut off, or new ones; stored before they are shown."""
+    stored = home.read(HomeFile.HOST_KEYS)
+    if stored is not None:
+        return HostKeys.from_bytes(stored)
+    keys = HostKeys.generate(SystemEntropy().secret)
+    home.write(HomeFile.HOST_KEYS, keys.to_bytes())
+    return keys
+
+
+async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admission:
+    """Tries every address of the ticket.
+
+    Raises:
+        SecurityError: When the issuer refuses, or somebody else answers.
+        HomeError: When no address answers; the message has each one's failure.
+    """
+    request = make_join_request(keys, ticket)
+    failures = []
+    for text in ticket.addresses:
+        try:
+            answer = await enrol(Address.parse(text), ticket.root, request, timeout_s=TIMEOUT_S)
+        except RequestError:
+            raise
+        except (OverlayError, SecurityError) as error:
+            failures.append(f"{text}: {error}")
+            continue
+        return open_admission(answer, ticket, keys, clock.unix_s())
+    raise HomeError(
+        "no address of the ticket answers; is the issuer's peer running? " + "; ".join(failures)
+    )

@@ -1,0 +1,64 @@
+"""``rhizome status``."""
+
+from __future__ import annotations
+
+import click
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.control.client import call
+from overlay.control.messages import GetStatus, PeerStatus, StatusReply
+
+
+@click.command("status")
+@home_option
+@json_option
+def command(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Show the running peer and what it knows of the others.
+
+    \b
+    Example: rhizome status --json
+    """  # noqa: D301 - click's mark
+    reply = trio.run(call, existing_home(home), GetStatus(), StatusReply)
+    if as_json:
+        print_json(reply)
+    else:
+        show(reply)
+
+
+def show(status: StatusReply) -> None:
+    """Prints a status for people."""
+    console = Console(highlight=False)
+    used = 100 * status.used_blocks / status.total_blocks if status.total_blocks else 0
+    console.print(f"peer      {status.peer_id}{'  (draining)' if status.draining else ''}")
+    console.print(f"overlay   {status.overlay_id[:16]}, tenants: {', '.join(status.tenants)}")
+    console.print(f"open to   peers at {', '.join(status.addresses)}", soft_wrap=True)
+    if status.http:
+        console.print(f"          clients at {', '.join(status.http)}", soft_wrap=True)
+    console.print(f"engine    {status.engine}, policy {status.policy}", soft_wrap=True)
+    console.print(
+        f"load      {status.running} of {status.slots} slots, {status.queued} waiting, "
+        f"cache {used:.0f} % of {status.total_blocks} blocks"
+    )
+    if not status.peers:
+        console.print("no other peer is up")
+        return
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in ("peer", "address", "round trip", "known since", "prefixes", "slots", "queue"):
+        table.add_column(name, justify="left" if name in {"peer", "address"} else "right")
+    for peer in status.peers:
+        table.add_row(*cells(peer))
+    console.print()
+    console.print(table)
+
+
+def cells(peer: PeerStatus) -> tuple[str, ...]:
+    """One row of the table."""
+    rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
+    age = "-" if peer.knowledge_age_s is None else f"{peer.knowledge_age_s:.1f} s"
+    slots = "-" if peer.slots is None else f"{peer.running or 0}/{peer.slots}"
+    name = peer.peer_id[-8:] + (" (suspected)" if peer.suspected else "")
+    queue = "-" if peer.queued is None else str(peer.queued)
+    return name, peer.address, rtt, age, str(peer.prefixes), slots, queue

@@ -1,0 +1,219 @@
+"""The serving side of ``/rhizome/control/1``: the host's owner asks or orders."""
+
+from __future__ import annotations
+
+from overlay.address import Address
+from overlay.control.messages import (
+    CandidateReply,
+    Command,
+    ControlRefusal,
+    CreateToken,
+    Explain,
+    ExplainReply,
+    GetStatus,
+    Invite,
+    InviteReply,
+    Leave,
+    LeaveReply,
+    OutcomeReply,
+    PeerStatus,
+    Reply,
+    RouteReply,
+    StatusReply,
+    TokenReply,
+    decode_command,
+    encode,
+)
+from overlay.decisions import Explained, Outcome
+from overlay.errors import OverlayError
+from overlay.issuer import IssuerDesk
+from overlay.node import Node
+from overlay.router import Route
+from overlay.transport.connection import Connection
+from overlay.transport.stream import Stream
+from security.errors import SecurityError
+from security.peer_id import PeerId
+
+NOT_AN_ISSUER = "only the issuer's host can do that: run it where 'rhizome init' was run"
+
+
+class ControlHandler:
+    """Answers the commands of this host's owner."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        desk: IssuerDesk | None,
+        enrolment: tuple[Address, ...],
+        http: tuple[str, ...],
+    ) -> None:
+        self._node = node
+        self._desk = desk
+        self._enrolment = enrolment
+        self._http = http
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:  # noqa: ARG002 - a handler
+        """Answers one command."""
+        command = decode_command(stream.body)
+        try:
+            reply = self._reply(command)
+        except (OverlayError, SecurityError) as error:
+            reply = ControlRefusal(message=str(error))
+        await stream.send(encode(reply))
+        await stream.finish()
+
+    def _reply(self, command: Command) -> Reply:
+        match command:
+            case GetStatus():
+                return status_of(self._node, self._http)
+            case Explain():
+                return self._explain(command)
+            case Invite():
+                return self._invite(command)
+            case CreateToken():
+                return self._create_token(command)
+            case Leave():
+                self._node.leaving.set()
+                return LeaveReply()
+
+    def _explain(self, command: Explain) -> Reply:
+        decisions = self._node.decisions
+        if command.request_id:
+            found = decisions.find(command.request_id, None)
+        else:
+            found = decisions.last(None)
+        if found is None:
+            return ControlRefusal(
+                message="that request is not among the last 1,000 that this peer took in: "
+                "ask the peer that answered it first (header x-request-id)"
+            )
+        return explain_of(found, self._node.ports.clock.now_s())
+
+    def _invite(self, command: Invite) -> Reply:
+        if self._desk is None:
+            return ControlRefusal(message=NOT_AN_ISSUER)
+        ticket = self._desk.invite(command.tenants, self._enrolment, command.expires_s)
+        return InviteReply(
+            ticket=ticket.to_text(),
+            tenants=list(ticket.tenants),
+            expires_unix_s=ticket.expires_unix_s,
+        )
+
+    def _create_token(self, command: CreateToken) -> Reply:
+        if self._desk is None:
+            return ControlRefusal(message=NOT_AN_ISSUER)
+        if not self._http:
+            return ControlRefusal(message="this peer serves no HTTP: start it with --http")
+        token = self._desk.create_token(command.tenant, command.name, command.expires_s)
+        return TokenReply(
+            base_url=self._http[0] + "/v1",
+            api_key=token.text,
+            tenant=command.tenant,
+            name=command.name,
+            expires_unix_s=token.expires_unix_s,
+        )
+
+
+def status_of(node: Node, http: tuple[str, ...]) -> StatusReply:
+    """This peer and what it knows of the others."""
+    engine = node.ports.engine
+    capabilities, load = engine.capabilities(), engine.load()
+    return StatusReply(
+        peer_id=node.peer_id,
+        overlay_id=node.identity.trust.overlay_id,
+        generation=node.generation,
+        addresses=[str(address) for address in node.addresses],
+        http=list(http),
+        tenants=[epoch.name for epoch in node.tenants],
+        engine=capabilities.description,
+        models=sorted(node.router.models()),
+        policy=node.router.policy.name,
+        draining=node.draining,
+        slots=capabilities.slots,
+        running=load.running,
+        queued=load.queued,
+        used_blocks=load.used_blocks,
+        total_blocks=load.total_blocks,
+        open_requests=node.ingress.open_requests,
+        sent_bytes=node.peers.sent_bytes(),
+        peers=[peer_status(node, peer_id) for peer_id in node.peers.up()],
+    )
+
+
+def peer_status(node: Node, peer_id: PeerId) -> PeerStatus:
+    """One peer that is up."""
+    now_s = node.ports.clock.now_s()
+    connection = node.peers.connection(peer_id)
+    assert connection is not None, "up() names peers that have a connection"
+    picture = node.knowledge.load(peer_id)
+    rtt_s = connection.rtt_s
+    return PeerStatus(
+        peer_id=peer_id,
+        address=str(connection.remote.address),
+        zone=connection.remote.hello.zone,
+        rtt_ms=None if rtt_s is None else rtt_s * 1000,
+        heard_age_s=now_s - connection.last_heard_s,
+        knowledge_age_s=None if picture is None else now_s - picture.taken_s,
+        prefixes=node.knowledge.prefixes(peer_id),
+        slots=None if picture is None else picture.slots,
+        running=None if picture is None else picture.running,
+        queued=None if picture is None else picture.queued,
+        suspected=node.router.probation.suspected(peer_id),
+    )
+
+
+def explain_of(explained: Explained, now_s: float) -> ExplainReply:
+    """One request's decisions and outcome, in milliseconds."""
+    outcome = explained.outcome
+    return ExplainReply(
+        request_id=explained.request_id,
+        age_s=now_s - explained.at_s,
+        routes=[route_of(route) for route in explained.routes],
+        outcome=None if outcome is None else outcome_of(outcome),
+    )
+
+
+def outcome_of(outcome: Outcome) -> OutcomeReply:
+    """How it ended."""
+    usage = outcome.usage
+    return OutcomeReply(
+        state=outcome.state,
+        served_by=outcome.served_by,
+        prompt_tokens=None if usage is None else usage.prompt_tokens,
+        cached_tokens=None if usage is None else usage.cached_tokens,
+        completion_tokens=None if usage is None else usage.completion_tokens,
+        ttft_ms=None if outcome.ttft_s is None else outcome.ttft_s * 1000,
+        total_ms=None if outcome.total_s is None else outcome.total_s * 1000,
+        attempts=outcome.attempts,
+        resumes=outcome.resumes,
+    )
+
+
+def route_of(route: Route) -> RouteReply:
+    """One decision, every candidate's terms in milliseconds."""
+    decision = route.decision
+    terms, excluded = decision.terms, decision.excluded
+    return RouteReply(
+        chosen=route.peer_id,
+        policy=decision.policy,
+        reason=decision.reason.value,
+        prompt_tokens=route.prompt_tokens,
+        expected_output_tokens=decision.query.expected_output_tokens,
+        candidates=[
+            CandidateReply(
+                peer_id=candidate.peer_id,
+                here=candidate.local,
+                matched_tokens=candidate.matched_tokens,
+                queue_ms=terms[candidate.peer_id].queue_s * 1000,
+                rtt_ms=terms[candidate.peer_id].rtt_s * 1000,
+                prefill_ms=terms[candidate.peer_id].prefill_s * 1000,
+                decode_ms=terms[candidate.peer_id].decode_s * 1000,
+                total_ms=terms[candidate.peer_id].total_s * 1000,
+                excluded=None
+                if candidate.peer_id not in excluded
+                else excluded[candidate.peer_id].value,
+            )
+            for candidate in decision.candidates
+        ],
+    )

@@ -1,0 +1,191 @@
+"""``/rhizome/control/1``: what the commands of this host's owner say to the running peer.
+
+Unary calls over the Unix socket in the home folder (mode 0600); owning the socket is the right.
+The replies are also what ``--json`` prints.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from overlay.wire import read
+
+PROTOCOL = "/rhizome/control/1"
+
+Name = Annotated[str, Meta(max_length=256)]
+
+
+class GetStatus(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="status"
+):
+    """How is this peer, and what does it know of the others?"""
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="explain"):
+    """Why did this request go where it went? Empty: the last one."""
+
+    request_id: Name = ""
+
+
+class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="invite"):
+    """A one-use ticket for these tenants; none named: all of them."""
+
+    tenants: Annotated[list[Name], Meta(max_length=64)]
+    expires_s: Annotated[float, Meta(gt=0)]
+
+
+class CreateToken(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token"
+):
+    """A client's bearer token."""
+
+    tenant: Name
+    name: Name
+    expires_s: Annotated[float, Meta(gt=0)]
+
+
+class Leave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="leave"):
+    """Drain, say goodbye and end."""
+
+
+Command = GetStatus | Explain | Invite | CreateToken | Leave
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What this host knows of one other peer. Ages in seconds; None: nothing known."""
+
+    peer_id: str
+    address: str
+    zone: str | None
+    rtt_ms: float | None
+    heard_age_s: float
+    knowledge_age_s: float | None
+    prefixes: int
+    slots: int | None
+    running: int | None
+    queued: int | None
+    suspected: bool
+
+
+class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
+    """This peer."""
+
+    peer_id: str
+    overlay_id: str
+    generation: int
+    addresses: list[str]
+    http: list[str]
+    tenants: list[str]
+    engine: str
+    models: list[str]
+    policy: str
+    draining: bool
+    slots: int
+    running: int
+    queued: int
+    used_blocks: int
+    total_blocks: int
+    open_requests: int
+    sent_bytes: int
+    peers: list[PeerStatus]
+
+
+class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate of a decision; milliseconds. ``excluded`` says why it was not eligible."""
+
+    peer_id: str
+    here: bool
+    matched_tokens: int
+    queue_ms: float
+    rtt_ms: float
+    prefill_ms: float
+    decode_ms: float
+    total_ms: float
+    excluded: str | None
+
+
+class RouteReply(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision."""
+
+    chosen: str
+    policy: str
+    reason: str
+    prompt_tokens: int | None
+    expected_output_tokens: float
+    candidates: list[CandidateReply]
+
+
+class OutcomeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What came true; milliseconds."""
+
+    state: str
+    served_by: str | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    ttft_ms: float | None
+    total_ms: float | None
+    attempts: int
+    resumes: int
+
+
+class ExplainReply(msgspec.Struct, frozen=True, kw_only=True, tag="explain"):
+    """One request: its decisions in order, and how it ended (None: it still runs)."""
+
+    request_id: str
+    age_s: float
+    routes: list[RouteReply]
+    outcome: OutcomeReply | None
+
+
+class InviteReply(msgspec.Struct, frozen=True, kw_only=True, tag="invite"):
+    """A ticket, shown once."""
+
+    ticket: str
+    tenants: list[str]
+    expires_unix_s: int
+
+
+class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):
+    """A token, shown once."""
+
+    base_url: str
+    api_key: str
+    tenant: str
+    name: str
+    expires_unix_s: int
+
+
+class LeaveReply(msgspec.Struct, frozen=True, kw_only=True, tag="leave"):
+    """The peer is draining and will end."""
+
+
+class ControlRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
+    """It cannot be done; the message says what to do."""
+
+    message: str
+
+
+Reply = StatusReply | ExplainReply | InviteReply | TokenReply | LeaveReply | ControlRefusal
+
+_encoder = msgspec.msgpack.Encoder()
+_command: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Command | Reply) -> bytes:
+    """The bytes of one message."""
+    return _encoder.encode(message)
+
+
+def decode_command(data: bytes) -> Command:
+    """Reads a command. Raises ProtocolError, without the content."""
+    return read(_command, data, "control message")
+
+
+def decode_reply(data: bytes) -> Reply:
+    """Reads a reply. Raises ProtocolError, without the content."""
+    return read(_reply, data, "control message")

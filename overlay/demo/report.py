@@ -1,0 +1,71 @@
+"""The demo's table, its small bar picture, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from overlay.demo.record import Summary
+from overlay.demo.run import DemoResult
+
+BAR_CELLS = 40
+CHECKS = {
+    "outputs_equal_cold_run": "every answer equals a run with no cache, token by token",
+    "no_cross_tenant_hit": "every cached token came from the same tenant's own requests",
+    "all_requests_ended_once": "every request ended exactly once",
+    "cleaned_up": "all processes and files are gone",
+}
+
+
+def show(result: DemoResult, console: Console) -> None:
+    """Prints what came out."""
+    console.print()
+    console.print(table_of(result.summaries))
+    console.print()
+    for line in bars(result.summaries):
+        console.print(line, highlight=False)
+    console.print()
+    for name, statement in CHECKS.items():
+        verdict = result.checks.get(name)
+        word = {True: "[green]yes[/]", False: "[red]NO[/]", None: "not looked up (--keep)"}[verdict]
+        console.print(f"{statement}: {word}", highlight=False)
+
+
+def table_of(summaries: Mapping[str, Summary]) -> Table:
+    """One row a policy; times at the client."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    peers = list(next(iter(summaries.values())).served) if summaries else []
+    columns = ("policy", "n", "hit rate", "TTFT p50", "TTFT p99", "completion p50", "req/s", "hops")
+    for name in (*columns, *(f"at {peer}" for peer in peers)):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for policy, summary in summaries.items():
+        table.add_row(
+            policy,
+            str(summary.requests),
+            f"{summary.hit_rate:.2f}",
+            f"{summary.ttft_ms_p50:.0f} ms",
+            f"{summary.ttft_ms_p99:.0f} ms",
+            f"{summary.completion_ms_p50:.0f} ms",
+            f"{summary.requests_per_s:.2f}",
+            str(summary.forwarded),
+            *(str(served) for served in summary.served.values()),
+        )
+    return table
+
+
+def bars(summaries: Mapping[str, Summary]) -> list[str]:
+    """Hit rates and median first tokens as bars."""
+    lines = ["prompt tokens found cached"]
+    for policy, summary in summaries.items():
+        filled = round(BAR_CELLS * summary.hit_rate)
+        bar = "█" * filled + "·" * (BAR_CELLS - filled)
+        lines.append(f"  {policy:<15}{bar} {100 * summary.hit_rate:.0f} %")
+    lines.append("median time to first token")
+    longest = max((summary.ttft_ms_p50 for summary in summaries.values()), default=1.0) or 1.0
+    for policy, summary in summaries.items():
+        filled = max(1, round(BAR_CELLS * summary.ttft_ms_p50 / longest))
+        bar = "█" * filled + "·" * (BAR_CELLS - filled)
+        lines.append(f"  {policy:<15}{bar} {summary.ttft_ms_p50:.0f} ms")
+    return lines

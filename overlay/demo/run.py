@@ -1,0 +1,228 @@
+"""Runs the demo: each policy from cold caches, then the cache-off run that judges the answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from overlay.client import PeerClient
+from overlay.demo.checks import (
+    Tokens,
+    all_requests_ended_once,
+    no_cross_tenant_hit,
+    outputs_equal_cold_run,
+)
+from overlay.demo.cluster import Cluster, PeerProcess, running_cluster
+from overlay.demo.record import RequestRecord, Summary, summarise
+from overlay.demo.reference import Reference
+from overlay.demo.workload import Question, workload
+from overlay.errors import OverlayError
+from overlay.request import Delta, Finished, Started
+
+NAMES = ("anna", "bert", "cleo")
+TENANTS = ("tenant-a", "tenant-b")
+POLICIES = ("cost", "longest-prefix", "bounded-hash", "random", "local")
+POLICIES_SHORT = ("cost", "random", "local")
+CLIENTS = 3
+
+ENGINE_FLAGS = ("--threads", "1", "--dtype", "float32", "--device", "cpu")
+FORWARD_FLAGS = ("--forward-budget", "2s", "--silence", "10s")
+"""Three engines share the cores of one machine here, so that a peer may have to wait for a core
+longer than a host of its own ever would; the defaults are meant for one peer per host."""
+
+Say = Callable[[str, int, int], None]
+"""What is under way, how much of it is done, out of how many."""
+
+
+@dataclass(kw_only=True)
+class DemoResult:
+    """Everything that was observed."""
+
+    peers: list[PeerProcess] = field(default_factory=list)
+    records: list[RequestRecord] = field(default_factory=list)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    checks: dict[str, bool | None] = field(default_factory=dict)
+
+    def public(self) -> dict[str, object]:
+        """The result as ``--json`` writes it."""
+        return {
+            "peers": [
+                {
+                    "name": peer.name,
+                    "pid": peer.pids[-1],
+                    "peer_id": peer.peer_id,
+                    "earlier_pids": peer.pids[:-1],
+                }
+                for peer in self.peers
+            ],
+            "requests": [record.public() for record in self.records],
+            "summary": {name: summary.public() for name, summary in self.summaries.items()},
+            "checks": self.checks,
+        }
+
+
+async def run_demo(
+    *, seed: int, policies: Sequence[str], model: str | None, keep: bool, say: Say
+) -> tuple[DemoResult, Path]:
+    """Runs every policy on three real peers; the folder is gone afterwards unless ``keep``.
+
+    Raises:
+        OverlayError: When a peer cannot be started or ends.
+    """
+    result = DemoResult()
+    folder = Path(tempfile.mkdtemp(prefix="rhizome-demo-"))
+    engine = (*ENGINE_FLAGS, *(("--model", model) if model else ()))
+    questions = workload(seed, TENANTS, len(NAMES))
+    kept = False
+    try:
+        reference = Reference(model)
+        reference.load(lambda what, share: say(what, int(100 * share), 100))
+        async with cluster_for(folder, keep=keep) as cluster:
+            result.peers = cluster.peers
+            say("three hosts join one overlay", 0, 1)
+            await cluster.create(*engine)
+            for policy in policies:
+                say(f"{policy}: starting three peers", 0, len(questions))
+                await cluster.start("--policy", policy, *engine, *FORWARD_FLAGS)
+                await run_policy(cluster, policy, questions, result, say)
+                if not (keep and policy == policies[-1]):
+                    await cluster.stop()
+            await judge(result, questions, reference, policies, say)
+            kept = keep
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    result.checks["cleaned_up"] = None if kept else cleaned_up(result.peers, folder)
+    return result, folder
+
+
+@asynccontextmanager
+async def cluster_for(folder: Path, *, keep: bool) -> AsyncIterator[Cluster]:
+    """The demo's peers; with ``keep`` they survive a demo that ends well, and no other."""
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(running_cluster(folder, NAMES, TENANTS))
+        yield cluster
+        if keep:
+            stack.pop_all()
+
+
+async def run_policy(
+    cluster: Cluster, policy: str, questions: Sequence[Question], result: DemoResult, say: Say
+) -> None:
+    """A closed loop of three clients; each takes the next question when it has its answer."""
+    began_s = trio.current_time()
+    pending = iter(questions)
+    records: list[RequestRecord] = []
+    async with AsyncExitStack() as stack:
+        clients = {
+            (index, tenant): await stack.enter_async_context(
+                PeerClient.connect(home=peer.home, tenant=tenant)
+            )
+            for index, peer in enumerate(cluster.peers)
+            for tenant in TENANTS
+        }
+
+        async def client() -> None:
+            for question in pending:
+                asked = clients[question.ingress, question.tenant]
+                records.append(await ask(asked, policy, question, cluster.peers))
+                say(policy, len(records), len(questions))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(CLIENTS):
+                nursery.start_soon(client)
+    took_s = trio.current_time() - began_s
+    names = [peer.name for peer in cluster.peers]
+    result.records += sorted(records, key=lambda record: record.number)
+    result.summaries[policy] = summarise(records, names, took_s)
+
+
+async def ask(
+    client: PeerClient, policy: str, question: Question, peers: Sequence[PeerProcess]
+) -> RequestRecord:
+    """One request, as its client sees it."""
+    names = {peer.peer_id: peer.name for peer in peers}
+    began_s = trio.current_time()
+    first_s: float | None = None
+    token_ids: list[int] = []
+    finished: Finished | None = None
+    endings = 0
+    status = "ok"
+    try:
+        async for event in client.chat(question.messages, **question.fields):
+            match event:
+                case Delta():
+                    if first_s is None and (event.token_ids or event.text):
+                        first_s = trio.current_time()
+                    token_ids += event.token_ids or ()
+                case Finished():
+                    finished = event
+                    endings += 1
+                case Started():
+                    pass
+    except OverlayError as error:
+        status = getattr(error, "code", type(error).__name__)
+        endings += 1
+    ended_s = trio.current_time()
+    return RequestRecord(
+        policy=policy,
+        number=question.number,
+        tenant=question.tenant,
+        ingress=peers[question.ingress].name,
+        served_by="" if finished is None else names[finished.served_by],
+        prompt_tokens=0 if finished is None else finished.usage.prompt_tokens,
+        cached_tokens=0 if finished is None else finished.usage.cached_tokens,
+        token_ids=tuple(token_ids),
+        began_s=began_s,
+        ttft_s=(ended_s if first_s is None else first_s) - began_s,
+        completion_s=ended_s - began_s,
+        hops=0 if finished is None else finished.hops,
+        status=status if finished is not None or status != "ok" else "ended_early",
+        endings=endings,
+    )
+
+
+async def judge(
+    result: DemoResult,
+    questions: Sequence[Question],
+    reference: Reference,
+    policies: Sequence[str],
+    say: Say,
+) -> None:
+    """The checks that need every question answered once more with nothing cached."""
+    prompts = {(q.tenant, q.number): reference.tokenize(q.messages) for q in questions}
+    different = list(dict.fromkeys(prompts.values()))
+    answers = await reference.answers(
+        different,
+        questions[0].fields,
+        lambda done: say("the same questions with no cache", done, len(different)),
+    )
+    answered = dict(zip(different, answers, strict=True))
+    cold = {q.number: answered[prompts[q.tenant, q.number]] for q in questions}
+    expected: Mapping[str, int] = {policy: len(questions) for policy in policies}
+    result.checks["outputs_equal_cold_run"] = outputs_equal_cold_run(result.records, cold)
+    result.checks["no_cross_tenant_hit"] = no_cross_tenant_hit(result.records, prompts)
+    result.checks["all_requests_ended_once"] = all_requests_ended_once(result.records, expected)
+
+
+def cleaned_up(peers: Sequence[PeerProcess], folder: Path) -> bool:
+    """Whether every process and the folder are gone, as the system sees it."""
+    return not folder.exists() and not any(alive(pid) for peer in peers for pid in peer.pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

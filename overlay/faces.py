@@ -1,0 +1,119 @@
+"""What a real peer listens on beside the overlay port: Unix socket, enrolment, HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import click
+import trio
+
+from overlay.address import Address
+from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
+from overlay.config import PeerConfig
+from overlay.control.handler import ControlHandler, status_of
+from overlay.control.messages import PROTOCOL as CONTROL_PROTOCOL
+from overlay.discovery.interfaces import Interface, addresses_of, beyond_link
+from overlay.home import Home, HomeFile
+from overlay.http.face import serve_http_face
+from overlay.issuer import IssuerDesk
+from overlay.node import Node
+from overlay.ports import SecureChannel
+from overlay.posture import posture
+from overlay.transport.connection import Connection, Handler
+from overlay.transport.stream import Stream
+from overlay.transport.enrolment import serve_enrolment
+from overlay.transport.link import establish
+from overlay.transport.local import listen_local
+
+log = logging.getLogger(__name__)
+
+
+class Faces:
+    """Everything that one real peer serves to its host and its clients."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: PeerConfig,
+        interfaces: Sequence[Interface],
+        stop: trio.Event,
+    ) -> None:
+        self._home = home
+        self._config = config
+        self._interfaces = interfaces
+        self._stop = stop
+        self._handlers: dict[str, Handler] = {}
+
+    async def serve(
+        self, node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serves until cancelled; prints the posture once everything is open."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_when_told, node)
+            desk, enrolment = await self._open_enrolment(node, nursery)
+            http = await nursery.start(serve_http_face, node, self._config)
+            handler = ControlHandler(node, desk=desk, enrolment=enrolment, http=http)
+
+            async def ask(connection: Connection, stream: Stream) -> None:
+                await node.client_handler(node.principals.of_owner)(connection, stream)
+
+            self._handlers = {CONTROL_PROTOCOL: handler, CLIENT_PROTOCOL: ask}
+            await nursery.start(listen_local, self._home.control_path(), self._accept_for(node))
+            click.echo(self._posture(node, http, enrolment))
+            task_status.started()
+
+    async def _leave_when_told(self, node: Node) -> None:
+        await self._stop.wait()
+        node.leaving.set()
+
+    async def _open_enrolment(
+        self, node: Node, nursery: trio.Nursery
+    ) -> tuple[IssuerDesk | None, tuple[Address, ...]]:
+        """The issuer's desk and where tickets are redeemed; nothing on other hosts."""
+        if self._home.read(HomeFile.AUTHORITY) is None:
+            return None, ()
+        ports = node.ports
+        desk = IssuerDesk(
+            self._home,
+            node.identity,
+            ports.clock,
+            ports.entropy,
+            node.knowledge.learn_epoch,
+        )
+        asked = addresses_of(self._interfaces, self._config.enrol_port)
+        bound = await nursery.start(
+            lambda task_status: serve_enrolment(
+                asked,
+                desk.admit,
+                credentials=node.identity.credentials,
+                task_status=task_status,
+            )
+        )
+        return desk, beyond_link(bound)
+
+    def _accept_for(self, node: Node) -> Callable[[SecureChannel], Awaitable[None]]:
+        async def accept(channel: SecureChannel) -> None:
+            connection = await establish(
+                channel,
+                ours=node.hello(),
+                judge=node.judge,
+                expected=None,
+                clock=node.ports.clock,
+                limits=node.config.limits,
+                allowed="/",
+            )
+            await connection.run(self._handlers)
+
+        return accept
+
+    def _posture(self, node: Node, http: Sequence[str], enrolment: Sequence[Address]) -> str:
+        clear = self._config.http_insecure and not self._config.http.is_loopback
+        return posture(
+            node,
+            status_of(node, tuple(http)),
+            interfaces=[interface.name for interface in self._interfaces],
+            http=http,
+            http_in_clear=clear,
+            enrolment=enrolment,
+        )

@@ -1,0 +1,349 @@
+"""The ingress: takes a client's request, has it run where it ends soonest, and sees it through.
+
+A request ends exactly once: with ``Finished``, with one typed ``RequestError``, or cancelled by
+the client leaving. What a peer began and could not finish is continued from the tokens that the
+client has already, here or at another peer with equal output identity.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from inference.errors import ContextOverflow, InvalidRequest, UnknownModel
+from inference.request import FinishReason
+from overlay.decisions import DecisionLog, Outcome
+from overlay.errors import RequestError
+from overlay.forward import End, Tokens
+from overlay.local_run import run_here
+from overlay.logs import about_request
+from overlay.metrics import Metrics
+from overlay.ports import Clock, Engine, Entropy
+from overlay.remote_run import run_there
+from overlay.request import AnswerEvent, Delta, Finished, Started, Submission, Usage
+from overlay.retry import RetryBudget
+from overlay.router import Route, Router
+from overlay.routing.booking import BookingId
+from overlay.tenants import TenantBook
+from overlay.work import AttemptEnded, Broken, Refused, Silent, Work, request_error, sampling_of
+from security.epoch import TenantEpoch
+from security.peer_id import PeerId
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 8
+"""Tries of one request, the first included, before it fails for good."""
+
+
+class Run(Protocol):
+    """An answer under way, here or elsewhere."""
+
+    @property
+    def expected_start_s(self) -> float: ...
+
+    async def next(self) -> Tokens | End: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngressLimits:
+    """Seconds. ``budget_s`` comes on top of two round trips."""
+
+    budget_s: float = 0.05
+    silence_s: float = 1.5
+
+
+@dataclass(slots=True)
+class Progressed:
+    """How far one request has come over all its attempts."""
+
+    submission: Submission
+    tenant: TenantEpoch
+    work: Work
+    began_s: float
+    emitted: list[int] = field(default_factory=list)
+    resumable: bool = True
+    started: bool = False
+    cached_tokens: int | None = None
+    first_token_s: float | None = None
+    attempts: int = 0
+    resumes: int = 0
+    excluded: set[PeerId] = field(default_factory=set)
+    prefer_here: bool = False
+    # Of the present attempt.
+    attempt_answered: bool = False
+    attempt_first_s: float = 0.0
+    attempt_tokens: int = 0
+    expected_start_s: float = 0.0
+
+
+class PeerIngress:
+    """``overlay.request.Ingress`` of one peer."""
+
+    def __init__(
+        self,
+        *,
+        me: PeerId,
+        clock: Clock,
+        entropy: Entropy,
+        engine: Engine,
+        tenants: TenantBook,
+        router: Router,
+        decisions: DecisionLog,
+        metrics: Metrics,
+        limits: IngressLimits,
+    ) -> None:
+        self._me = me
+        self._clock = clock
+        self._entropy = entropy
+        self._engine = engine
+        self._tenants = tenants
+        self._router = router
+        self._decisions = decisions
+        self._metrics = metrics
+        self._limits = limits
+        self._retries = RetryBudget()
+        self.open_requests = 0
+
+    @asynccontextmanager
+    async def open(self, submission: Submission) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+        """Runs one request; leaving the block early cancels it wherever it runs."""
+        with about_request(submission.request_id):
+            self.open_requests += 1
+            try:
+                async with aclosing(self._answer(submission)) as events:
+                    yield events
+            finally:
+                self.open_requests -= 1
+
+    async def _answer(self, submission: Submission) -> AsyncGenerator[AnswerEvent, None]:
+        began_s = self._clock.now_s()
+        self._retries.on_request(began_s)
+        state = "cancelled"
+        try:
+            request = self._prepare(submission, began_s)
+            async for event in self._attempts(request):
+                if isinstance(event, Finished):
+                    state = event.reason.value
+                yield event
+        except RequestError as error:
+            state = error.code
+            self._decisions.ended(submission.request_id, Outcome(state=state))
+            raise
+        finally:
+            self._metrics.ended(state)
+
+    def _prepare(self, submission: Submission, began_s: float) -> Progressed:
+        """Checks the tenant, tokenises where this host can, and draws the seed."""
+        tenant = self._tenants.get(submission.principal.tenant)
+        if tenant is None:
+            raise request_error(
+                "not_a_member",
+                "this host does not serve that tenant; use a base URL that "
+                "`rhizome token create` printed for it",
+            )
+        call = submission.call
+        model = self._router.model_name(call.model)
+        return Progressed(
+            submission=submission,
+            tenant=tenant,
+            began_s=began_s,
+            work=Work(
+                request_id=submission.request_id,
+                tenant=tenant.tenant_id,
+                model=model,
+                prompt=call.prompt,
+                token_ids=self._tokenize(submission, model),
+                sampling=sampling_of(call, self._entropy.rng.getrandbits(63)),
+                emitted=(),
+                body=call.raw,
+            ),
+        )
+
+    def _tokenize(self, submission: Submission, model: str) -> tuple[int, ...] | None:
+        if not self._engine.capabilities().tokenizes:
+            return None
+        try:
+            return self._engine.tokenize(model, submission.call.prompt)
+        except UnknownModel:
+            return None
+        except ContextOverflow as error:
+            raise request_error("context_length_exceeded", str(error), param=error.param) from error
+        except InvalidRequest as error:
+            raise request_error("invalid_request", str(error), param=error.param) from error
+
+    async def _attempts(self, request: Progressed) -> AsyncGenerator[AnswerEvent, None]:
+        """Tries until one attempt ends the answer; each failure leaves one peer out."""
+        while True:
+            route = self._next_route(request)
+            request.attempts += 1
+            try:
+                async with aclosing(self._attempt(request, route)) as events:
+                    async for event in events:
+                        yield event
+                return
+            except AttemptEnded as error:
+                self._after_failure(request, route, error)
+
+    def _next_route(self, request: Progressed) -> Route:
+        now_s = self._clock.now_s()
+        if now_s >= request.submission.deadline_s:
+            raise request_error("deadline_exceeded", "the request ran out of time")
+        route = self._router.route(
+            request.work,
+            request.tenant,
+            excluded=frozenset(request.excluded),
+            prefer_here=request.prefer_here,
+        )
+        self._decisions.decided(request.work.request_id, request.work.tenant, route, now_s)
+        return route
+
+    def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
+        """Decides whether to go on; raises the client's error where not."""
+        peer_id = route.peer_id
+        log.info("attempt %d at %s ended: %s", request.attempts, peer_id, error.code)
+        request.excluded.add(peer_id)
+        request.prefer_here = True
+        self._metrics.fell_back(error.code)
+        if not request.resumable:
+            raise request_error(
+                "stream_broken", "the serving peer failed and its engine reports no token ids"
+            )
+        if request.attempts >= ATTEMPTS_MAX:
+            raise request_error("no_capable_peer", "every peer that was tried failed")
+        if request.emitted:
+            request.resumes += 1
+            request.work = request.work.resumed(tuple(request.emitted))
+            self._metrics.resumed()
+        runs_here = self._me not in request.excluded and self._router.serves_here(request.work)
+        if not runs_here and not error.dead and not self._retries.take(self._clock.now_s()):
+            raise request_error("overloaded", "too many retries at present; try again shortly")
+
+    async def _attempt(
+        self, request: Progressed, route: Route
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        began_s = self._clock.now_s()
+        booking = self._router.began(route, began_s)
+        code = "cancelled"
+        request.attempt_answered, request.attempt_tokens = False, 0
+        request.attempt_first_s = began_s
+        try:
+            async with self._run(request, route) as run:
+                request.expected_start_s = run.expected_start_s
+                if not request.started:
+                    request.started = True
+                    yield Started(model=request.work.model, served_by=route.peer_id)
+                while True:
+                    piece = await self._next_piece(request, run)
+                    if isinstance(piece, End):
+                        code = "done"
+                        yield self._finish(request, route, piece)
+                        return
+                    yield self._delta(request, route, booking, piece, began_s)
+        except AttemptEnded as error:
+            code = error.code
+            if isinstance(error, Silent | Broken):
+                self._router.failed(route.peer_id, self._clock.now_s())
+            raise
+        except RequestError as error:
+            code = error.code
+            raise
+        finally:
+            self._router.ended(route, booking, self._clock.now_s())
+            if route.peer_id != self._me:
+                self._metrics.forwarded(code)
+
+    def _run(self, request: Progressed, route: Route) -> AbstractAsyncContextManager[Run]:
+        if route.peer_id == self._me:
+            return run_here(self._engine, request.tenant, request.work)
+        connection = self._router.connection(route.peer_id)
+        if connection is None:
+            raise Refused("gone")
+        return run_there(
+            connection,
+            request.work,
+            token_id=request.submission.principal.token_id,
+            chat=request.submission.call.chat,
+            attempt=min(request.attempts - 1, 255),
+            deadline_s=request.submission.deadline_s - self._clock.now_s(),
+            budget_s=2 * route.rtt_s + self._limits.budget_s,
+            silence_s=self._limits.silence_s,
+        )
+
+    async def _next_piece(self, request: Progressed, run: Run) -> Tokens | End:
+        left_s = request.submission.deadline_s - self._clock.now_s()
+        with trio.move_on_after(max(0.0, left_s)) as scope:
+            piece = await run.next()
+        if scope.cancelled_caught:
+            raise request_error("deadline_exceeded", "the request ran out of time")
+        return piece
+
+    def _delta(
+        self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
+    ) -> Delta:
+        now_s = self._clock.now_s()
+        if piece.token_ids is None:
+            request.resumable = request.resumable and not piece.text
+        else:
+            request.emitted += piece.token_ids
+        if piece.cached_tokens is not None and request.cached_tokens is None:
+            request.cached_tokens = piece.cached_tokens
+        if request.first_token_s is None and (piece.token_ids or piece.text):
+            request.first_token_s = now_s
+            self._metrics.first_token(now_s - request.began_s)
+        if not request.attempt_answered and (piece.token_ids or piece.text):
+            request.attempt_answered = True
+            request.attempt_first_s = now_s
+            self._router.first_token(
+                route,
+                booking,
+                elapsed_s=now_s - began_s,
+                start_s=request.expected_start_s,
+                cached=request.cached_tokens or 0,
+            )
+        request.attempt_tokens += len(piece.token_ids or ())
+        return Delta(
+            text=piece.text,
+            token_ids=None if piece.token_ids is None else tuple(piece.token_ids),
+        )
+
+    def _finish(self, request: Progressed, route: Route, end: End) -> Finished:
+        now_s = self._clock.now_s()
+        cached_tokens = request.cached_tokens if request.cached_tokens is not None else 0
+        first_s = now_s if request.first_token_s is None else request.first_token_s
+        usage = Usage(
+            prompt_tokens=end.prompt_tokens,
+            completion_tokens=end.completion_tokens,
+            cached_tokens=min(cached_tokens, end.prompt_tokens),
+        )
+        self._router.finished(
+            request.work,
+            route,
+            usage,
+            tokens=request.attempt_tokens - 1,
+            decode_s=now_s - request.attempt_first_s,
+        )
+        self._metrics.answered(usage, decode_s=now_s - first_s)
+        self._decisions.ended(
+            request.work.request_id,
+            Outcome(
+                state=end.finish_reason,
+                served_by=route.peer_id,
+                usage=usage,
+                ttft_s=first_s - request.began_s,
+                total_s=now_s - request.began_s,
+                resumes=request.resumes,
+                attempts=request.attempts,
+            ),
+        )
+        return Finished(
+            reason=FinishReason(end.finish_reason),
+            usage=usage,
+            served_by=route.peer_id,
+            hops=0 if route.peer_id == self._me else 1,
+            resumes=request.resumes,
+        )

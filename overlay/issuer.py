@@ -1,0 +1,107 @@
+"""The issuer's desk: tickets, admissions and tokens, on the host that ran ``rhizome init``.
+
+Every change is stored durably before anybody learns of it (``security/authority.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from overlay.address import Address
+from overlay.errors import StorageError
+from overlay.home import Home, HomeFile
+from overlay.identity import Identity, store_epoch, store_identity
+from overlay.ports import Clock, Entropy
+from overlay.request import Scope
+from security.authority import Authority, IssuedToken
+from security.authority_state import authority_from_bytes, authority_to_bytes
+from security.enrolment import refuse_join
+from security.errors import SecurityError
+from security.keys import HostKeys
+from security.revocation import RevocationSet
+from security.ticket import Ticket
+
+
+def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Entropy) -> Authority:
+    """Begins an overlay in an empty folder: root, issuer, tenants, and this host as first member.
+
+    Raises:
+        HomeError, StorageError: When the folder cannot be written.
+        SecurityError: When a tenant's name cannot be one.
+    """
+    now_unix_s = clock.unix_s()
+    authority = Authority.create(entropy.secret, now_unix_s, tenants)
+    keys = HostKeys.generate(entropy.secret)
+    authority, grant = authority.enrol(
+        keys.peer_id, keys.sealing_public, tuple(authority.tenants), entropy.secret, now_unix_s
+    )
+    home.claim(authority.trust.overlay_id)
+    home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
+    store_identity(home, keys, grant, now_unix_s)
+    return authority
+
+
+class IssuerDesk:
+    """The authority of a running peer. ``on_epoch`` is told of each new EPOCH object."""
+
+    def __init__(
+        self,
+        home: Home,
+        identity: Identity,
+        clock: Clock,
+        entropy: Entropy,
+        on_epoch: Callable[[bytes], None],
+    ) -> None:
+        self._home = home
+        self._identity = identity
+        self._clock = clock
+        self._entropy = entropy
+        self._on_epoch = on_epoch
+        self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
+
+    def tenant_names(self) -> list[str]:
+        """Every tenant that this issuer keeps."""
+        return sorted(self._authority.tenant_names)
+
+    def invite(self, tenants: Sequence[str], addresses: Sequence[Address], ttl_s: float) -> Ticket:
+        """Makes a one-use ticket. Raises SecurityError with what is wrong."""
+        authority, ticket = self._authority.invite(
+            tenants or self.tenant_names(),
+            [str(address) for address in addresses],
+            ttl_s,
+            self._entropy.secret,
+            self._clock.unix_s(),
+        )
+        self._store(authority)
+        return ticket
+
+    def create_token(self, tenant: str, name: str, ttl_s: float) -> IssuedToken:
+        """Makes a client's token. Raises SecurityError with what is wrong."""
+        return self._authority.issue_token(
+            self._authority.tenant_id(tenant),
+            name,
+            ttl_s=ttl_s,
+            scopes=[Scope.INFER.value],
+            secret=self._entropy.secret,
+            now_unix_s=self._clock.unix_s(),
+        )
+
+    async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
+        """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
+        try:
+            authority, admittance = self._authority.admit(
+                request, self._entropy.secret, self._clock.unix_s(), RevocationSet()
+            )
+            self._store(authority)
+        except SecurityError as error:
+            return refuse_join(error)
+        except StorageError:
+            return refuse_join(None)
+        for epoch in admittance.grant.epochs:
+            store_epoch(self._home, epoch, self._identity.trust, self._clock.unix_s())
+            self._on_epoch(epoch)
+        return admittance.answer
+
+    def _store(self, authority: Authority) -> None:
+        self._home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
+        self._authority = authority

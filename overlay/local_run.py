@@ -1,0 +1,108 @@
+"""Runs a request on this host's engine; the ingress and the forward handler both use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from inference.errors import (
+    ContextOverflow,
+    EngineFailed,
+    EngineOverloaded,
+    InvalidRequest,
+    UnknownModel,
+)
+from inference.request import EngineRequest, Namespace, TokenEvent
+from overlay.forward import End, Tokens
+from overlay.ports import Engine, TokenStream
+from overlay.work import Broken, Refused, Work, request_error
+from security.epoch import TenantEpoch
+
+
+class LocalRun:
+    """An answer under way here. ``prompt_tokens`` counts the rendered prompt."""
+
+    expected_start_s = 0.0
+    """The engine's own queue is in what is seen of it, not in a promise."""
+
+    def __init__(self, tokens: TokenStream, *, prompt_tokens: int, emitted: int) -> None:
+        self._tokens = tokens
+        self.prompt_tokens = prompt_tokens
+        self._completion_tokens = emitted
+        self._cached_tokens = 0
+        self._end: End | None = None
+
+    async def next(self) -> Tokens | End:
+        """The next piece of the answer, or its end. Cancelling the wait loses nothing.
+
+        Raises:
+            Broken: When the engine fails.
+        """
+        if self._end is not None:
+            return self._end
+        try:
+            event = await anext(self._tokens)
+        except EngineFailed as error:
+            raise Broken("engine_failed") from error
+        except StopAsyncIteration:
+            raise Broken("engine_failed") from None
+        return self._piece(event)
+
+    def _piece(self, event: TokenEvent) -> Tokens | End:
+        if event.cached_tokens is not None:
+            self._cached_tokens = min(event.cached_tokens, self.prompt_tokens)
+        self._completion_tokens += len(event.token_ids or ())
+        if event.finish_reason is not None:
+            self._end = End(
+                finish_reason=event.finish_reason.value,
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=self._completion_tokens,
+                cached_tokens=self._cached_tokens,
+            )
+            if not event.token_ids and not event.text and event.cached_tokens is None:
+                return self._end
+        return Tokens(
+            token_ids=None if event.token_ids is None else list(event.token_ids),
+            text=event.text,
+            cached_tokens=None if event.cached_tokens is None else self._cached_tokens,
+        )
+
+
+@asynccontextmanager
+async def run_here(engine: Engine, tenant: TenantEpoch, work: Work) -> AsyncIterator[LocalRun]:
+    """Runs ``work`` for a tenant that this host belongs to; leaving early cancels it.
+
+    Raises:
+        RequestError: When the request itself is wrong (bad value, longer than the context).
+        Refused: When this engine does not serve it now.
+        Broken: When the engine fails.
+    """
+    try:
+        token_ids = work.token_ids
+        if token_ids is None:
+            if not engine.capabilities().tokenizes:
+                raise Refused("cannot_tokenize")
+            token_ids = engine.tokenize(work.model, work.prompt)
+        request = EngineRequest(
+            request_id=work.request_id,
+            namespace=Namespace(work.tenant),
+            chain_key=tenant.keys.chain_key,
+            model=work.model,
+            token_ids=token_ids,
+            sampling=work.sampling,
+            emitted=work.emitted,
+            body=work.body,
+            cache_salt=tenant.keys.salt.hex(),
+        )
+        async with engine.submit(request) as tokens:
+            yield LocalRun(tokens, prompt_tokens=len(token_ids), emitted=len(work.emitted))
+    except ContextOverflow as error:
+        raise request_error("context_length_exceeded", str(error), param=error.param) from error
+    except InvalidRequest as error:
+        raise request_error("invalid_request", str(error), param=error.param) from error
+    except UnknownModel as error:
+        raise Refused("unknown_model") from error
+    except EngineOverloaded as error:
+        raise Refused("overloaded") from error
+    except EngineFailed as error:
+        raise Broken("engine_failed") from error

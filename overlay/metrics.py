@@ -1,0 +1,74 @@
+"""Counters and histograms of one peer, in Prometheus' text form. No tenant, no prompt, no names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from overlay.request import Usage
+
+TTFT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """What ``/metrics`` shows."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests by how they ended", "state")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of answered requests")
+        self._cached = self._counter("cached_tokens", "Prompt tokens taken from a cache")
+        self._completion = self._counter("completion_tokens", "Tokens answered")
+        self._forwards = self._counter("forwards", "Attempts at other peers by result", "result")
+        self._fallbacks = self._counter("fallbacks", "Attempts that were left, by cause", "cause")
+        self._resumes = self._counter("resumes", "Answers continued after a failure")
+        self._ttft = Histogram(
+            "rhizome_ttft_seconds",
+            "Time from a request's arrival here to its first token",
+            buckets=TTFT_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._per_token = Histogram(
+            "rhizome_token_seconds",
+            "Mean time per answered token after the first",
+            buckets=TOKEN_BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"rhizome_{name}", text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Shows ``value()`` at every scrape."""
+        gauge = Gauge(f"rhizome_{name}", text, registry=self._registry)
+        gauge.set_function(value)
+
+    def ended(self, state: str) -> None:
+        self._requests.labels(state).inc()
+
+    def fell_back(self, cause: str) -> None:
+        self._fallbacks.labels(cause).inc()
+
+    def forwarded(self, result: str) -> None:
+        self._forwards.labels(result).inc()
+
+    def resumed(self) -> None:
+        self._resumes.inc()
+
+    def first_token(self, ttft_s: float) -> None:
+        self._ttft.observe(ttft_s)
+
+    def answered(self, usage: Usage, *, decode_s: float) -> None:
+        """Counts an answer; ``decode_s`` is the time after its first token."""
+        self._prompt.inc(usage.prompt_tokens)
+        self._cached.inc(usage.cached_tokens)
+        self._completion.inc(usage.completion_tokens)
+        if usage.completion_tokens > 1:
+            self._per_token.observe(decode_s / (usage.completion_tokens - 1))
+
+    def text(self) -> tuple[str, bytes]:
+        """Content type and body of a scrape."""
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)

@@ -1,0 +1,322 @@
+"""The composition root: one peer, put together from its settings, its identity and its ports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from overlay.address import Address
+from overlay.client.handler import ClientHandler
+from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
+from overlay.decisions import DecisionLog
+from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
+from overlay.generation import next_generation
+from overlay.gossip.gossip import GossipConfig
+from overlay.identity import Identity
+from overlay.ingress import IngressLimits, PeerIngress
+from overlay.knowledge import PROTOCOL as GOSSIP_PROTOCOL
+from overlay.knowledge import Knowledge
+from overlay.metrics import Metrics
+from overlay.peers import Peers
+from overlay.ports import PeerHint, Ports, SecureChannel
+from overlay.principals import Principals
+from overlay.router import Router
+from overlay.routing.policies import policy_named
+from overlay.serve import ForwardHandler
+from overlay.tenants import TenantBook
+from overlay.transport.connection import Connection, Handler
+from overlay.transport.stream import Stream
+from overlay.transport.hello import Hello, Role
+from overlay.transport.limits import Limits
+from overlay.transport.link import establish
+from overlay.zone import ZoneRule
+from security.judge import judge_leaf
+from security.peer_id import PeerId
+from security.revocation import RevocationSet
+
+log = logging.getLogger(__name__)
+
+REJUDGE_EVERY_S = 60.0
+"""Certificates of open connections end while they are open."""
+
+HINTS_MAX = 64
+CLOCKS_APART_S = 60.0
+DRAIN_POLL_S = 0.05
+BOOT_SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """What one peer is told. ``epochs`` are EPOCH objects that its home folder holds."""
+
+    identity: Identity
+    epochs: tuple[bytes, ...]
+    listen: tuple[Address, ...]
+    advertise: Callable[[tuple[Address, ...]], tuple[Address, ...]] = lambda bound: bound
+    policy: str = "cost"
+    zone: str | None = None
+    zone_rules: tuple[ZoneRule, ...] = ()
+    ingress: IngressLimits = field(default_factory=IngressLimits)
+    gossip: GossipConfig = field(default_factory=GossipConfig)
+    limits: Limits = field(default_factory=Limits)
+    drain_s: float = 30.0
+
+
+class Node:
+    """A running peer, for its faces and for tests."""
+
+    def __init__(self, config: NodeConfig, ports: Ports) -> None:
+        self.config = config
+        self.ports = ports
+        self.identity = config.identity
+        self.peer_id: PeerId = config.identity.peer_id
+        self.generation = next_generation(ports.storage, ports.clock)
+        self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
+        self.revocations = RevocationSet()
+        self.addresses: tuple[Address, ...] = ()
+        self.draining = False
+        self.leaving = trio.Event()
+        self.tenants = TenantBook()
+        self.metrics = Metrics()
+        self.decisions = DecisionLog()
+        self.principals = Principals(
+            config.identity.trust, self.tenants, ports.clock, lambda: self.revocations
+        )
+        self.peers = self._make_peers()
+        self.knowledge = Knowledge(
+            identity=config.identity,
+            generation=self.generation,
+            boot_salt=self.boot_salt,
+            ports=ports,
+            peers=self.peers,
+            tenants=self.tenants,
+            revocations=lambda: self.revocations,
+            settings=config.gossip,
+            zone=config.zone,
+            on_load=lambda peer_id, taken_s: self.router.on_load(peer_id, taken_s),
+            on_generation=self._on_generation,
+        )
+        self.router = Router(
+            me=self.peer_id,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            engine=ports.engine,
+            tenants=self.tenants,
+            knowledge=self.knowledge,
+            peers=self.peers,
+            policy=policy_named(config.policy),
+            zone=config.zone,
+            zone_rules=config.zone_rules,
+        )
+        self.ingress = PeerIngress(
+            me=self.peer_id,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            engine=ports.engine,
+            tenants=self.tenants,
+            router=self.router,
+            decisions=self.decisions,
+            metrics=self.metrics,
+            limits=config.ingress,
+        )
+        self.forwards = ForwardHandler(
+            engine=ports.engine,
+            tenants=self.tenants,
+            draining=lambda: self.draining,
+            expected_cached_tokens=self.router.expected_cached_tokens,
+        )
+        self._show_gauges()
+
+    # -- made of
+
+    def _make_peers(self) -> Peers:
+        handlers: dict[str, Handler] = {
+            FORWARD_PROTOCOL: lambda connection, stream: self.forwards(connection, stream),
+            GOSSIP_PROTOCOL: lambda connection, stream: self.knowledge(connection, stream),
+        }
+
+        async def serve_client(connection: Connection, stream: Stream) -> None:
+            await self.client_handler(self.principals.of_token)(connection, stream)
+
+        return Peers(
+            me=self.peer_id,
+            transport=self.ports.transport,
+            clock=self.ports.clock,
+            entropy=self.ports.entropy,
+            establish=self._establish,
+            handlers=handlers,
+            client_handlers={CLIENT_PROTOCOL: serve_client},
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_self=self._on_self,
+        )
+
+    def client_handler(self, authenticate: Callable[[str], object]) -> ClientHandler:
+        """Serves ``/rhizome/client/1`` for callers that ``authenticate`` knows."""
+        return ClientHandler(
+            ingress=self.ingress,
+            authenticate=authenticate,  # type: ignore[arg-type]  # narrowed by the caller
+            clock=self.ports.clock,
+            entropy=self.ports.entropy,
+        )
+
+    def _show_gauges(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("peers_alive", "Peers that are up", lambda: len(self.peers.up()))
+        gauge("digest_age_seconds", "Age of the oldest digest in use", self.knowledge.oldest_age_s)
+        gauge("gossip_bytes_sent", "Gossip messages sent, bytes", lambda: self.knowledge.sent_bytes)
+        gauge("open_requests", "Requests under way here", lambda: self.ingress.open_requests)
+
+    # -- connections
+
+    def hello(self) -> Hello:
+        """What we say of ourselves on every connection."""
+        return Hello(
+            role=Role.PEER,
+            overlay_id=self.identity.trust.overlay_id,
+            peer_id=self.peer_id,
+            generation=self.generation,
+            boot_salt=self.boot_salt,
+            windows=self.config.limits.windows,
+            revocations_digest=self.revocations.digest,
+            unix_s=self.ports.clock.unix_s(),
+            zone=self.config.zone,
+        )
+
+    async def _establish(self, channel: SecureChannel, expected: PeerId | None) -> Connection:
+        connection = await establish(
+            channel,
+            ours=self.hello(),
+            judge=self.judge,
+            expected=expected,
+            clock=self.ports.clock,
+            limits=self.config.limits,
+        )
+        if abs(connection.remote.clock_ahead_s) > CLOCKS_APART_S:
+            log.warning(
+                "the clock of %s is %.0f s away from ours: set one of them",
+                connection.remote.peer_id,
+                connection.remote.clock_ahead_s,
+            )
+        return connection
+
+    def judge(self, der: bytes, expected: PeerId | None = None) -> PeerId:
+        """Decides about a peer's leaf; raises a SecurityError that says why not."""
+        leaf, _ = self.identity.trust.leaf(der)
+        return judge_leaf(
+            leaf,
+            now_unix_s=self.ports.clock.unix_s(),
+            revocations=self.revocations,
+            overlay_id=self.identity.trust.overlay_id,
+            expected=expected,
+            key=None,
+        )
+
+    def revoke(self, more: RevocationSet) -> None:
+        """Takes revocations in and judges every open connection again."""
+        self.revocations = self.revocations.merge(more)
+        self.peers.judge_again(self.judge)
+
+    def _on_up(self, connection: Connection) -> None:
+        peer_id = connection.remote.peer_id
+        if peer_id is not None:
+            self.router.on_up(peer_id)
+            self.knowledge.on_up(connection)
+
+    def _on_down(self, peer_id: PeerId) -> None:
+        self.router.on_down(peer_id)
+        self.knowledge.on_down(peer_id)
+
+    def _on_self(self, connection: Connection) -> None:
+        """Our own identity at the other end: ourselves, or a copy of our folder."""
+        hello = connection.remote.hello
+        if hello.boot_salt != self.boot_salt and hello.generation >= self.generation:
+            self._on_generation(hello.generation)
+
+    def _on_generation(self, above: int) -> None:
+        """Somebody uses our identity with a generation not below ours: jump above it."""
+        self.generation = next_generation(self.ports.storage, self.ports.clock, above=above)
+        log.warning("this identity was met with another process's generation; ours is new now")
+        self.knowledge.restart(self.generation)
+        self.peers.drop_all("new generation")
+
+    # -- life
+
+    async def run(
+        self,
+        faces: Sequence[Face],
+        *,
+        task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Runs until cancelled or until somebody asked the peer to leave."""
+        hints, found = trio.open_memory_channel[PeerHint](HINTS_MAX)
+        for epoch in self.config.epochs:
+            self.knowledge.learn_epoch(epoch)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.ports.engine.run)
+            self.addresses = self.config.advertise(
+                await nursery.start(self.peers.run, self.config.listen)
+            )
+            await nursery.start(self.knowledge.run, self.addresses)
+            await nursery.start(self.ports.discovery.run, self.peer_id, self.addresses, hints)
+            nursery.start_soon(self._take_hints, found)
+            nursery.start_soon(self._judge_again)
+            for face in faces:
+                await nursery.start(face, self)
+            task_status.started(self)
+            await self.leaving.wait()
+            await self.drain()
+            nursery.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """Takes nothing new, lets what runs finish for at most ``drain_s``, and says goodbye."""
+        self.draining = True
+        with trio.move_on_after(self.config.drain_s):
+            while self.ingress.open_requests or self.ports.engine.load().running:
+                await trio.sleep(DRAIN_POLL_S)
+        async with trio.open_nursery() as nursery:
+            for peer_id in self.peers.up():
+                connection = self.peers.connection(peer_id)
+                if connection is not None:
+                    nursery.start_soon(connection.aclose, 0, "leaving")
+
+    async def _take_hints(self, found: trio.MemoryReceiveChannel[PeerHint]) -> None:
+        async for hint in found:
+            self.peers.hint(hint)
+
+    async def _judge_again(self) -> None:
+        while True:
+            await trio.sleep(REJUDGE_EVERY_S)
+            self.peers.judge_again(self.judge)
+
+
+Face = Callable[..., Awaitable[None]]
+"""Something that listens for one node: called with it and ``task_status`` in the node's nursery."""
+
+
+async def run(
+    config: NodeConfig,
+    ports: Ports,
+    *,
+    faces: Sequence[Face] = (),
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs one peer until cancelled, or until ``Node.leaving`` is set and it has drained.
+
+    Args:
+        config: Its settings and identity.
+        ports: All that it takes from outside; a simulation gives others than ``rhizome peer``.
+        faces: What listens for clients beside the overlay port.
+        task_status: Started with the running :class:`Node`.
+
+    Raises:
+        StorageError: When its generation cannot be stored.
+        OSError: When an address cannot be listened on.
+    """
+    await Node(config, ports).run(faces, task_status=task_status)
+
+
+__all__ = ["Face", "Node", "NodeConfig", "run"]

@@ -1,0 +1,271 @@
+"""Connections to the other peers: who is dialled, which of two connections stays, who is up.
+
+A peer is up from its HELLO to the end of its connection, and the transport's own pings end a
+connection that has fallen silent. Hints (mDNS, bootstrap, member records) only say where to dial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from overlay.address import Address
+from overlay.errors import OverlayError
+from overlay.ports import Clock, Entropy, PeerHint, SecureChannel, Transport
+from overlay.transport.connection import Connection, Handler
+from security.errors import SecurityError
+from security.peer_id import PeerId
+
+log = logging.getLogger(__name__)
+
+KNOWN_MAX = 1024
+"""Peers whose addresses are kept; hints beyond are dropped."""
+
+ADDRESSES_MAX = 16
+"""Addresses kept of one peer, newest first."""
+
+DIAL_TIMEOUT_S = 3.0
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 5.0
+YIELD_S = 0.3
+"""The peer that the duplicate rule would overrule waits this long before its first dial."""
+
+FORGET_S = 600.0
+"""A peer not reached for so long is no longer dialled until a new hint comes."""
+
+DUPLICATE = "duplicate connection"
+
+Establish = Callable[[SecureChannel, PeerId | None], Awaitable[Connection]]
+
+
+@dataclass(slots=True)
+class Known:
+    """A peer that we may dial."""
+
+    addresses: list[Address]
+    heard_s: float
+    wake: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A peer that is up, and which side dialled."""
+
+    connection: Connection
+    dialled_by_us: bool
+
+
+class Peers:
+    """Keeps one connection to every peer that can be reached."""
+
+    def __init__(
+        self,
+        *,
+        me: PeerId,
+        transport: Transport,
+        clock: Clock,
+        entropy: Entropy,
+        establish: Establish,
+        handlers: Mapping[str, Handler],
+        client_handlers: Mapping[str, Handler],
+        on_up: Callable[[Connection], None],
+        on_down: Callable[[PeerId], None],
+        on_self: Callable[[Connection], None],
+    ) -> None:
+        self._me = me
+        self._transport = transport
+        self._clock = clock
+        self._entropy = entropy
+        self._establish = establish
+        self._handlers = handlers
+        self._client_handlers = client_handlers
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_self = on_self
+        self._up: dict[PeerId, Up] = {}
+        self._known: dict[PeerId, Known] = {}
+        self._dialling: set[Address] = set()
+        self._nursery: trio.Nursery | None = None
+        self.failed_dials = 0
+        self._sent_before = 0
+
+    async def run(
+        self,
+        addresses: tuple[Address, ...],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listens, accepts and dials until cancelled; reports the bound addresses."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            bound = await nursery.start(self._transport.listen, addresses, self._accept)
+            task_status.started(bound)
+            await trio.sleep_forever()
+
+    def connection(self, peer_id: PeerId) -> Connection | None:
+        """The connection to a peer that is up."""
+        up = self._up.get(peer_id)
+        return None if up is None else up.connection
+
+    def up(self) -> list[PeerId]:
+        """Peers that are up, in a fixed order."""
+        return sorted(self._up)
+
+    def sent_bytes(self) -> int:
+        """Bytes written to peers so far, TLS records included."""
+        open_now = sum(sent(up.connection) for up in self._up.values())
+        return self._sent_before + open_now
+
+    def hint(self, hint: PeerHint) -> None:
+        """Somebody says where a peer can be dialled."""
+        if self._nursery is None or hint.peer_id == self._me or not hint.addresses:
+            return
+        if hint.peer_id is None:
+            for address in hint.addresses:
+                self._dial_unknown(address)
+            return
+        known = self._known.get(hint.peer_id)
+        if known is not None:
+            fresh = [a for a in hint.addresses if a not in known.addresses]
+            known.addresses[:0] = fresh
+            del known.addresses[ADDRESSES_MAX:]
+            known.heard_s = self._clock.now_s()
+            known.wake.set()
+        elif len(self._known) < KNOWN_MAX:
+            self._known[hint.peer_id] = Known(
+                list(hint.addresses[:ADDRESSES_MAX]), self._clock.now_s()
+            )
+            self._nursery.start_soon(self._keep_dialled, hint.peer_id)
+
+    def judge_again(self, judge: Callable[[bytes], object]) -> None:
+        """Ends every connection whose leaf no longer passes ``judge``."""
+        for peer_id, up in list(self._up.items()):
+            leaf = up.connection.remote.leaf
+            try:
+                if leaf is not None:
+                    judge(leaf)
+            except SecurityError as error:
+                log.warning("peer %s is no longer admitted: %s", peer_id, type(error).__name__)
+                self._end(up.connection, "not admitted")
+
+    def drop_all(self, reason: str) -> None:
+        """Ends every connection; peers that can be reached are dialled again."""
+        for up in list(self._up.values()):
+            self._end(up.connection, reason)
+
+    def _end(self, connection: Connection, reason: str) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(connection.aclose, 0, reason)
+
+    async def _accept(self, channel: SecureChannel) -> None:
+        connection = await self._establish(channel, None)
+        if connection.remote.peer_id is None:
+            await connection.run(self._client_handlers)
+        else:
+            await self._keep(connection, dialled_by_us=False)
+
+    async def _keep(self, connection: Connection, *, dialled_by_us: bool) -> None:
+        """Runs a connection to its end, unless another one to the same peer is to stay."""
+        peer_id = connection.remote.peer_id
+        if peer_id is None or peer_id == self._me:
+            self._on_self(connection)
+            await connection.aclose(0, "this is my own identity")
+            return
+        before = self._up.get(peer_id)
+        if before is not None and not self._replaces(connection, before, dialled_by_us):
+            await connection.aclose(0, DUPLICATE)
+            return
+        mine = Up(connection, dialled_by_us)
+        self._up[peer_id] = mine
+        if before is not None:
+            self._on_down(peer_id)
+            self._sent_before += sent(before.connection)
+            self._end(before.connection, DUPLICATE)
+        log.info("peer %s is up at %s", peer_id, connection.remote.address)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(connection.run, self._handlers)
+                if self._up.get(peer_id) is mine:
+                    self._on_up(connection)
+        finally:
+            if self._up.get(peer_id) is mine:
+                del self._up[peer_id]
+                self._sent_before += sent(connection)
+                self._on_down(peer_id)
+                log.info("peer %s is down: %s", peer_id, connection.closed)
+                known = self._known.get(peer_id)
+                if known is not None:
+                    known.wake.set()
+
+    def _replaces(self, new: Connection, before: Up, dialled_by_us: bool) -> bool:  # noqa: FBT001
+        """A newer generation wins; then the connection dialled by the smaller PeerId."""
+        old_generation = before.connection.remote.hello.generation
+        if new.remote.hello.generation != old_generation:
+            return new.remote.hello.generation > old_generation
+        peer_id = new.remote.peer_id or self._me
+        return dialled_by_us == (self._me < peer_id)
+
+    async def _keep_dialled(self, peer_id: PeerId) -> None:
+        """Dials a known peer whenever it is not up, until nothing was heard for a long time."""
+        backoff_s = BACKOFF_FIRST_S
+        if self._me > peer_id:
+            await trio.sleep(YIELD_S)
+        while True:
+            known = self._known[peer_id]
+            known.wake = trio.Event()
+            if peer_id in self._up:
+                backoff_s = BACKOFF_FIRST_S
+                await known.wake.wait()
+                known.heard_s = self._clock.now_s()
+                if self._me > peer_id:
+                    await trio.sleep(YIELD_S)
+                continue
+            if self._clock.now_s() - known.heard_s > FORGET_S:
+                del self._known[peer_id]
+                return
+            for address in tuple(known.addresses):
+                if peer_id not in self._up:
+                    await self._dial(address, peer_id)
+            if peer_id not in self._up:
+                with trio.move_on_after(backoff_s * (0.75 + self._entropy.rng.random() / 2)):
+                    await known.wake.wait()
+                backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
+
+    def _dial_unknown(self, address: Address) -> None:
+        reached = {up.connection.remote.address for up in self._up.values()}
+        tried = address in self._dialling or len(self._dialling) >= KNOWN_MAX
+        if self._nursery is not None and address not in reached and not tried:
+            self._dialling.add(address)
+            self._nursery.start_soon(self._dial_address, address)
+
+    async def _dial_address(self, address: Address) -> None:
+        try:
+            await self._dial(address, None)
+        finally:
+            self._dialling.discard(address)
+
+    async def _dial(self, address: Address, peer_id: PeerId | None) -> None:
+        """One try; a connection that stands is run to its end before this returns."""
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                channel = await self._transport.dial(address, peer_id)
+                connection = await self._establish(channel, peer_id)
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError, OverlayError) as error:
+            self.failed_dials += 1
+            log.debug("no connection to %s: %s", address, type(error).__name__)
+        except SecurityError as error:
+            self.failed_dials += 1
+            log.warning("refused the peer at %s: %s", address, error)
+        else:
+            remote = connection.remote.peer_id
+            if peer_id is None and remote is not None and remote not in self._known:
+                self.hint(PeerHint(peer_id=remote, addresses=(address,)))
+            await self._keep(connection, dialled_by_us=True)
+
+
+def sent(connection: Connection) -> int:
+    """Bytes that one connection has written."""
+    return connection.statistics().bytes_sent

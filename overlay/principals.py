@@ -1,0 +1,83 @@
+"""Who asks: from a bearer token or from owning the Unix socket to a principal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from overlay.errors import RequestError
+from overlay.ports import Clock
+from overlay.request import Principal, Scope
+from overlay.tenants import TenantBook
+from security.errors import Expired, SecurityError
+from security.revocation import RevocationSet
+from security.tenant import TenantId
+from security.token import TokenCache
+from security.trust import Trust
+
+OWNER = "owner"
+"""Stands for a token's id where the owner asks."""
+DEFAULT_TENANT = "default"
+SCOPES = {scope.value: scope for scope in Scope}
+
+
+class Principals:
+    """Checks credentials; verified tokens are remembered until they end or are revoked."""
+
+    def __init__(
+        self,
+        trust: Trust,
+        tenants: TenantBook,
+        clock: Clock,
+        revocations: Callable[[], RevocationSet],
+    ) -> None:
+        self._trust = trust
+        self._tenants = tenants
+        self._clock = clock
+        self._revocations = revocations
+        self._cache = TokenCache()
+
+    def of_token(self, text: str) -> Principal:
+        """The principal of a bearer token.
+
+        Raises:
+            RequestError: 401, saying what kind of thing is wrong and never quoting the token.
+        """
+        if not text:
+            raise unauthorized("a bearer token is needed: rhizome token create")
+        try:
+            claims = self._cache.verify(
+                text, self._trust, self._clock.unix_s(), self._revocations()
+            )
+        except Expired:
+            raise unauthorized("the token has expired: rhizome token create") from None
+        except SecurityError as error:
+            raise unauthorized(f"the token is not good here ({type(error).__name__})") from None
+        return Principal(
+            tenant=claims.tenant_id,
+            token_id=claims.token_id,
+            scopes=frozenset(SCOPES[name] for name in claims.scopes if name in SCOPES),
+        )
+
+    def of_owner(self, tenant: str) -> Principal:
+        """This host's owner, as a tenant; an empty name means the only one, or ``default``.
+
+        Raises:
+            RequestError: When this host serves no such tenant.
+        """
+        names = [epoch.name for epoch in self._tenants]
+        name = tenant or (names[0] if len(names) == 1 else DEFAULT_TENANT)
+        epoch = self._tenants.named(name)
+        if epoch is None:
+            served = ", ".join(names) or "none"
+            raise RequestError(
+                f"this host serves no tenant {name[:64]!r}; it serves: {served}",
+                code="not_a_member",
+                status=421,
+                param="tenant",
+            )
+        return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
+
+
+def unauthorized(message: str) -> RequestError:
+    """A 401 in OpenAI's terms."""
+    return RequestError(message, code="invalid_api_key", status=401)

@@ -1,0 +1,267 @@
+"""The ways to choose among eligible candidates; one interface for ours and for its rivals.
+
+A policy is given the candidates with their expected completion times, cheapest first and equal
+ones by PeerId, and returns all of them, best first, with the reason. It keeps no state.
+
+* ``cost`` (default): least expected completion time, and the cost to those who come after. What a
+  prompt's place on the bounded ring is not known to hold counts as partly held there, so that
+  routers that know nothing of each other agree on a home; equals are taken in ring order too.
+* ``longest-prefix``: the longest claimed match whatever the load (arXiv:2606.17059).
+* ``bounded-hash``: the place on the bounded ring, no other knowledge.
+* ``random``, ``round-robin``, ``least-loaded``, ``local``: as their names say.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Protocol
+
+from overlay.routing.candidate import Candidate, Query
+from overlay.routing.cost import Costed
+from overlay.routing.ring import load_limit
+from security.peer_id import PeerId
+
+_COST = itemgetter(0)
+_COST_AND_NAME = itemgetter(0, 1)
+
+
+class Reason(enum.Enum):
+    """Why the chosen one was chosen."""
+
+    CHEAPEST = "least expected completion time"
+    PREFIX = "holds most of the prompt"
+    PLACE = "the prefix's place on the ring"
+    OVERFLOW = "the prefix's place is over its bound"
+    CHANCE = "drawn at random"
+    TURN = "its turn"
+    LEAST_LOADED = "least loaded"
+    HERE = "this host"
+    FALLBACK = "this host cannot run it"
+    PROBE = "probe of a suspected peer"
+    NOBODY = "no peer can run it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """All eligible peers, best first, and why the first is.
+
+    ``scores_s`` is what was compared, in the same order, where that was not the expected completion
+    time; ``home`` the prefix's place on the ring, where the policy asked for it.
+    """
+
+    peers: tuple[PeerId, ...]
+    reason: Reason
+    scores_s: tuple[float, ...] = ()
+    home: PeerId | None = None
+
+
+class Policy(Protocol):
+    """A rule of choice; ``costed`` is never empty."""
+
+    @property
+    def name(self) -> str: ...
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Least expected completion time, counting what a choice costs those who come after.
+
+    ``work_weight``: a token computed here holds up the requests behind it, and its block evicts
+    another that may be wanted, so prefill work counts ``1 + work_weight`` times. Up keeps prefixes
+    where they are, down evens the load. At 70 % load with small caches 1 to 2 is best.
+
+    ``home_credit``: a share (0 to 1) of the tokens that a candidate is not known to hold is taken
+    for held at the prefix's place on the ring, as far as the place's digest cannot be relied upon,
+    so that routers that know little agree on a home. ``Query.home_share``, which is measured,
+    counts instead where it is more.
+
+    ``equal_s`` and ``equal_share``: candidates within these of the best count as equal and are
+    taken in ring order.
+    """
+
+    work_weight: float = 1.5
+    home_credit: float = 0.8
+    equal_s: float = 0.0005
+    equal_share: float = 0.02
+    name: str = "cost"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``; takes nothing from ``rng``."""
+        del rng
+        home = place_of(query, costed)
+        scored = self._scored(query, costed, home)
+        best_s = scored[0][0]
+        limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
+        equal_count = bisect_right(scored, limit_s, key=_COST)
+        index = 0
+        if equal_count > 1:
+            first = place_of(query, scored[:equal_count])
+            index = next((i for i in range(equal_count) if scored[i][1] == first), 0)
+        chosen = scored.pop(index)
+        scored.insert(0, chosen)
+        return Order(
+            peers=_names(scored),
+            reason=_reason(chosen[3], at_home=chosen[1] == home),
+            scores_s=tuple([each[0] for each in scored]),
+            home=home,
+        )
+
+    def _scored(self, query: Query, costed: Sequence[Costed], home: PeerId | None) -> list[Costed]:
+        """The candidates by what is compared, least first."""
+        weight, prompt = self.work_weight, query.prompt_tokens
+        scored = [
+            (
+                total_s + weight * (prompt - counted) * each.view.prefill_s_per_token,
+                peer_id,
+                counted,
+                each,
+            )
+            for total_s, peer_id, counted, each in costed
+        ]
+        if home is not None:
+            index = next(i for i, each in enumerate(scored) if each[1] == home)
+            score_s, _, counted, each = scored[index]
+            share = max(query.home_share, self.home_credit * (1 - each.view.claim_weight))
+            credit_s = (1 + weight) * share * (prompt - counted) * each.view.prefill_s_per_token
+            scored[index] = (score_s - credit_s, home, counted, each)
+        scored.sort(key=_COST_AND_NAME)
+        return scored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongestPrefix:
+    """The longest claimed match; equal ones by load, then by chance. No guard."""
+
+    name: str = "longest-prefix"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``."""
+        del query
+        drawn = _shuffled(costed, rng)
+        drawn.sort(key=lambda each: (-each[3].matched_tokens, each[3].view.load))
+        reason = Reason.PREFIX if drawn[0][3].matched_tokens else Reason.LEAST_LOADED
+        return Order(peers=_names(drawn), reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundedHash:
+    """The first peer on the prefix's ring walk that is within its load bound."""
+
+    name: str = "bounded-hash"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``; peers that are not on the ring come last."""
+        del rng
+        by_name = {peer_id: each for _, peer_id, _, each in costed}
+        limit = load_limit([each.view.load for _, _, _, each in costed])
+        walk = [peer_id for peer_id in query.ring.walk(query.place) if peer_id in by_name]
+        within = [peer_id for peer_id in walk if by_name[peer_id].view.load <= limit]
+        over = [peer_id for peer_id in walk if by_name[peer_id].view.load > limit]
+        strangers = [peer_id for _, peer_id, _, _ in costed if peer_id not in walk]
+        ordered = (*within, *over, *strangers)
+        placed = bool(walk) and ordered[0] == walk[0]
+        return Order(peers=ordered, reason=Reason.PLACE if placed else Reason.OVERFLOW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Random:
+    """Any of them, evenly."""
+
+    name: str = "random"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``."""
+        del query
+        return Order(peers=_names(_shuffled(costed, rng)), reason=Reason.CHANCE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRobin:
+    """Each in its turn, in the order of PeerIds."""
+
+    name: str = "round-robin"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``; takes nothing from ``rng``."""
+        del rng
+        names = sorted(peer_id for _, peer_id, _, _ in costed)
+        start = query.turn % len(names)
+        return Order(peers=(*names[start:], *names[:start]), reason=Reason.TURN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastLoaded:
+    """Fewest requests per slot; equal ones by chance."""
+
+    name: str = "least-loaded"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``."""
+        del query
+        drawn = _shuffled(costed, rng)
+        drawn.sort(key=lambda each: each[3].view.load)
+        return Order(peers=_names(drawn), reason=Reason.LEAST_LOADED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """This host; the cheapest other one where it cannot."""
+
+    name: str = "local"
+
+    def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
+        """See ``Policy``; takes nothing from ``rng``."""
+        del query, rng
+        here = [peer_id for _, peer_id, _, each in costed if each.view.local]
+        if not here:
+            return Order(peers=_names(costed), reason=Reason.FALLBACK)
+        return Order(peers=_first(here[0], costed), reason=Reason.HERE)
+
+
+POLICIES: tuple[Policy, ...] = (
+    Cost(),
+    LongestPrefix(),
+    BoundedHash(),
+    Random(),
+    RoundRobin(),
+    LeastLoaded(),
+    Local(),
+)
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of that name with its default settings. Raises KeyError where there is none."""
+    return {policy.name: policy for policy in POLICIES}[name]
+
+
+def place_of(query: Query, costed: Sequence[Costed]) -> PeerId | None:
+    """The first of these on the prefix's ring walk that is within its load bound."""
+    return query.ring.place(query.place, {name: each.view.load for _, name, _, each in costed})
+
+
+def _reason(chosen: Candidate, *, at_home: bool) -> Reason:
+    if chosen.matched_tokens > 0 or chosen.inferred_tokens > 0:
+        return Reason.PREFIX
+    return Reason.PLACE if at_home else Reason.CHEAPEST
+
+
+def _shuffled(costed: Sequence[Costed], rng: random.Random) -> list[Costed]:
+    """In an order that depends on ``rng`` and the names alone."""
+    drawn = sorted(costed, key=lambda each: each[1])
+    rng.shuffle(drawn)
+    return drawn
+
+
+def _names(costed: Sequence[Costed]) -> tuple[PeerId, ...]:
+    return tuple([peer_id for _, peer_id, _, _ in costed])
+
+
+def _first(chosen: PeerId, costed: Sequence[Costed]) -> tuple[PeerId, ...]:
+    return (chosen, *[peer_id for _, peer_id, _, _ in costed if peer_id != chosen])

@@ -1,0 +1,177 @@
+"""The serving side of ``/rhizome/forward/1``: another peer asks us to run a request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from overlay.body import parse_chat, parse_completion
+from overlay.errors import ProtocolError, RequestError
+from overlay.forward import (
+    PROGRESS_EVERY_S,
+    Accept,
+    Answer,
+    End,
+    Failed,
+    ForwardRequest,
+    Progress,
+    Refuse,
+    Tokens,
+    decode_request,
+    encode,
+)
+from overlay.local_run import LocalRun, run_here
+from overlay.logs import about_request
+from overlay.ports import Engine
+from overlay.tenants import TenantBook
+from overlay.transport.connection import Connection
+from overlay.transport.stream import Stream
+from overlay.work import Broken, Refused, Work, sampling_of
+from security.epoch import TenantEpoch
+from security.peer_id import PeerId
+from security.tenant import TenantId
+
+log = logging.getLogger(__name__)
+
+HOPS_MAX = 1
+"""A request crosses at most one hop: who receives a forward never forwards it on."""
+
+
+@dataclass(slots=True)
+class ServeCounters:
+    """What became of forwards that reached us."""
+
+    accepted: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+class ForwardHandler:
+    """Takes forwards from peers whose roster entry allows them."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        tenants: TenantBook,
+        draining: Callable[[], bool],
+        expected_cached_tokens: Callable[[TenantEpoch, Work], int],
+    ) -> None:
+        self._engine = engine
+        self._tenants = tenants
+        self._draining = draining
+        self._expected_cached_tokens = expected_cached_tokens
+        self.counters = ServeCounters()
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:
+        """Answers one forward; runs in a scope that the far side's reset cancels."""
+        forwarder = connection.remote.peer_id
+        if forwarder is None:
+            raise ProtocolError("a client may not forward")
+        request = decode_request(stream.body)
+        with about_request(request.request_id):
+            tenant = self._tenants.get(TenantId(request.tenant))
+            code = self._refusal(tenant, forwarder, request)
+            if code is None and tenant is not None:
+                await self._answer(stream, tenant, request)
+            else:
+                self.counters.refused += 1
+                await send_last(stream, Refuse(code=code or "not_a_member"))
+
+    def _refusal(
+        self, tenant: TenantEpoch | None, forwarder: PeerId, request: ForwardRequest
+    ) -> str | None:
+        """The forwarder's roster entry comes first: before any lookup for the tenant."""
+        if tenant is None or not self._tenants.is_member(tenant.tenant_id, forwarder):
+            return "not_a_member"
+        if request.hops > HOPS_MAX:
+            return "too_many_hops"
+        if self._draining():
+            return "draining"
+        if request.deadline_ms == 0:
+            return "deadline"
+        return None
+
+    async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
+        try:
+            work = work_of(tenant, request)
+            with trio.move_on_after(request.deadline_ms / 1000) as scope:
+                async with run_here(self._engine, tenant, work) as run:
+                    self.counters.accepted += 1
+                    accept = Accept(
+                        cached_tokens=self._expected_cached_tokens(tenant, work),
+                        expected_start_ms=expected_start_ms(self._engine),
+                    )
+                    await stream.send(encode(accept))
+                    await pump(run, stream)
+            if scope.cancelled_caught:
+                await self._fail(stream, "deadline_exceeded", "out of time", 504, retryable=False)
+        except Refused as error:
+            self.counters.refused += 1
+            await send_last(stream, Refuse(code=error.code))
+        except Broken as error:
+            log.warning("engine broke during a forwarded request: %s", error.code)
+            await self._fail(stream, error.code, "the engine failed", 502, retryable=True)
+        except RequestError as error:
+            await self._fail(stream, error.code, error.message, error.status, retryable=False)
+
+    async def _fail(
+        self, stream: Stream, code: str, message: str, status: int, *, retryable: bool
+    ) -> None:
+        self.counters.failed += 1
+        await send_last(
+            stream, Failed(code=code, message=message[:256], status=status, retryable=retryable)
+        )
+
+
+def work_of(tenant: TenantEpoch, request: ForwardRequest) -> Work:
+    """The work that a forward asks for; the body is parsed again here, never trusted.
+
+    Raises:
+        RequestError: When the body is not one that this version can read.
+    """
+    parse = parse_chat if request.chat else parse_completion
+    call = parse(request.body)
+    return Work(
+        request_id=request.request_id,
+        tenant=tenant.tenant_id,
+        model=request.model,
+        prompt=call.prompt,
+        token_ids=None if request.token_ids is None else tuple(request.token_ids),
+        sampling=sampling_of(call, request.seed),
+        emitted=tuple(request.emitted),
+        body=request.body,
+    )
+
+
+def expected_start_ms(engine: Engine) -> int:
+    """When a request that comes now would start, by the engine's own recent rates."""
+    load = engine.load()
+    if load.running < engine.capabilities().slots or load.prefill_tokens_per_s <= 0:
+        return 0
+    return int(1000 * load.queued_tokens / load.prefill_tokens_per_s)
+
+
+async def pump(run: LocalRun, stream: Stream) -> None:
+    """Sends the answer as it comes, and a sign of life wherever nothing comes."""
+    while True:
+        with trio.move_on_after(PROGRESS_EVERY_S) as scope:
+            piece = await run.next()
+        if scope.cancelled_caught:
+            await stream.send(encode(Progress()))
+            continue
+        match piece:
+            case Tokens():
+                await stream.send(encode(piece))
+            case End():
+                await send_last(stream, piece)
+                return
+
+
+async def send_last(stream: Stream, answer: Answer) -> None:
+    """Sends the message after which nothing follows."""
+    await stream.send(encode(answer))
+    await stream.finish()

@@ -1,0 +1,60 @@
+"""Tenants that this host belongs to: those whose roster names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inference.blocks import BlockChain
+from inference.request import PrefixIdentity
+from security.epoch import TenantEpoch
+from security.peer_id import PeerId
+from security.tenant import TenantId
+
+
+class TenantBook:
+    """The newest epoch of each tenant, and the block chains that its key gives.
+
+    ``changed`` grows with every change, for whoever keeps something derived.
+    """
+
+    def __init__(self) -> None:
+        self._epochs: dict[TenantId, TenantEpoch] = {}
+        self._chains: dict[tuple[TenantId, PrefixIdentity], BlockChain] = {}
+        self.changed = 0
+
+    def learn(self, epoch: TenantEpoch) -> bool:
+        """Takes an opened epoch in unless a newer one is known; True where it was taken."""
+        known = self._epochs.get(epoch.tenant_id)
+        if known is not None and (known.epoch, known.version) >= (epoch.epoch, epoch.version):
+            return False
+        self._epochs[epoch.tenant_id] = epoch
+        self._chains = {k: v for k, v in self._chains.items() if k[0] != epoch.tenant_id}
+        self.changed += 1
+        return True
+
+    def get(self, tenant: TenantId) -> TenantEpoch | None:
+        """The tenant's epoch, None where this host is no member."""
+        return self._epochs.get(tenant)
+
+    def named(self, name: str) -> TenantEpoch | None:
+        """The tenant of that name, for this host's owner."""
+        return next((epoch for epoch in self if epoch.name == name), None)
+
+    def is_member(self, tenant: TenantId, peer_id: PeerId) -> bool:
+        """Whether the tenant's roster names that peer."""
+        epoch = self._epochs.get(tenant)
+        return epoch is not None and peer_id in epoch.members
+
+    def chain(self, tenant: TenantEpoch, identity: PrefixIdentity) -> BlockChain:
+        """How the tenant's blocks of a model are hashed."""
+        key = (tenant.tenant_id, identity)
+        chain = self._chains.get(key)
+        if chain is None:
+            chain = self._chains[key] = BlockChain(tenant.keys.chain_key, identity)
+        return chain
+
+    def __iter__(self) -> Iterator[TenantEpoch]:
+        return iter(sorted(self._epochs.values(), key=lambda epoch: epoch.name))
+
+    def __len__(self) -> int:
+        return len(self._epochs)

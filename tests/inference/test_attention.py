@@ -1,0 +1,132 @@
+"""Paged attention does plain causal attention and refuses whatever else a model asks for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from inference.attention import Layout, PagedAttention
+from inference.errors import EngineFailed, UnsupportedModel
+from inference.pool import BlockPool, KVShape, slot_numbers
+from inference.step import chunk_end
+
+MODULE = SimpleNamespace(layer_idx=0, is_causal=True)
+
+
+@pytest.fixture
+def attention() -> PagedAttention:
+    pool = BlockPool(
+        KVShape(layers=1, kv_heads=2, head_dim=8),
+        blocks=4,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    made = PagedAttention(pool, context_tokens=64)
+    made.layout = Layout(slots=torch.tensor([0]), spans=())
+    return made
+
+
+def call(attention: PagedAttention, module=MODULE, mask=None, kv_heads: int = 2, **keywords):
+    query = torch.randn(1, 4, 1, 8)
+    keys = torch.randn(1, kv_heads, 1, 8)
+    return attention.attend(module, query, keys, keys, mask, scaling=None, **keywords)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"softcap": 30.0},
+        {"s_aux": torch.zeros(4)},
+        {"head_mask": torch.ones(4)},
+        {"position_bias": torch.zeros(1)},
+        {"sliding_window": 32},
+        {"dropout": 0.1},
+        {"is_causal": False},
+        {"output_attentions": True},
+        {"something_new": 1},
+        {"something_new": False},
+        {"cu_seq_lens_q": torch.zeros(2)},
+    ],
+    ids=lambda keywords: next(iter(keywords)),
+)
+def test_keyword_that_is_not_implemented_raises(attention, keywords) -> None:
+    with pytest.raises(UnsupportedModel, match=next(iter(keywords))):
+        call(attention, **keywords)
+
+
+def test_keywords_that_ask_for_nothing_pass(attention) -> None:
+    call(attention, softcap=None, s_aux=None, dropout=0.0, is_causal=True, use_cache=False)
+    call(attention, sliding_window=64, position_ids=torch.zeros(1, 1))
+
+
+def test_mask_of_the_models_own_raises(attention) -> None:
+    with pytest.raises(UnsupportedModel, match="mask"):
+        call(attention, mask=torch.zeros(1, 1, 1, 1))
+
+
+def test_attention_that_is_not_causal_raises(attention) -> None:
+    with pytest.raises(UnsupportedModel, match="causal"):
+        call(attention, module=SimpleNamespace(layer_idx=0, is_causal=False))
+
+
+def test_layers_of_another_shape_raise(attention) -> None:
+    with pytest.raises(UnsupportedModel, match="shapes"):
+        call(attention, kv_heads=1)
+
+
+def test_call_outside_of_a_step_fails(attention) -> None:
+    attention.layout = None
+    with pytest.raises(EngineFailed):
+        call(attention)
+
+
+def test_two_requests_in_one_step_see_only_their_own_blocks(tiny) -> None:
+    """The step takes a list: together and alone give the same logits."""
+    from inference.step import Rows
+
+    step = tiny.core._parts.step
+
+    def rows(seed: int, blocks: list[int]) -> Rows:
+        ids = [(seed * n) % 250 + 2 for n in range(40)]
+        return Rows(token_ids=ids, start=0, blocks=blocks, decode=False, logits=True)
+
+    (alone_a,) = step.run([rows(3, [0, 1, 2])])
+    (alone_b,) = step.run([rows(7, [5, 4, 3])])
+    both = step.run([rows(3, [8, 6, 9]), rows(7, [7, 11, 10])])
+    assert torch.allclose(alone_a, both[0], atol=1e-5)
+    assert torch.allclose(alone_b, both[1], atol=1e-5)
+    decode = [
+        Rows(token_ids=[9], start=40, blocks=[8, 6, 9], decode=True, logits=True),
+        Rows(token_ids=[9], start=40, blocks=[7, 11, 10], decode=True, logits=True),
+    ]
+    together = step.run(decode)
+    for each, given in zip(decode, together, strict=True):
+        assert torch.allclose(step.run([each])[0], given, atol=1e-5)
+
+
+def test_prefill_chunks_end_at_absolute_multiples() -> None:
+    assert [chunk_end(start, 600) for start in (0, 16, 255, 256, 500, 512)] == [
+        256,
+        256,
+        256,
+        512,
+        512,
+        600,
+    ]
+
+
+def test_slots_follow_the_block_table() -> None:
+    assert slot_numbers([3, 1], 14, 18) == [62, 63, 16, 17]
+
+
+def test_single_row_equals_plain_attention() -> None:
+    from inference.attention import _attend_one
+
+    torch.manual_seed(0)
+    rows, keys, values = torch.randn(6, 1, 8), torch.randn(1, 2, 20, 8), torch.randn(1, 2, 20, 8)
+    expected = scaled_dot_product_attention(rows[None], keys, values, enable_gqa=True)
+    given = _attend_one(rows, keys, values, None)
+    assert torch.allclose(given, expected[0].transpose(0, 1), atol=1e-6)
