@@ -9,7 +9,7 @@ SIMULATION_EPOCH_UNIX_S = 1_800_000_000.0
 
 
 class VirtualClock:
-    """``overlay.ports.Clock`` under ``trio.testing.MockClock``; each peer may be off by an offset."""
+    """``overlay.ports.Clock`` under ``trio.testing.MockClock``; a peer may be off by an offset."""
 
     def __init__(self, offset_s: float = 0.0) -> None:
         self.offset_s = offset_s

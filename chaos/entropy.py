@@ -17,7 +17,7 @@ def stream_seed(seed: int, purpose: str, subject: str) -> int:
 
 
 class SeededEntropy:
-    """``overlay.ports.Entropy`` whose secrets and choices follow from a seed. Never for real use."""
+    """``overlay.ports.Entropy`` whose draws all follow from a seed. Never for real use."""
 
     def __init__(self, seed: int, subject: str) -> None:
         self._secrets = random.Random(stream_seed(seed, "secret", subject))

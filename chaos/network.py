@@ -66,6 +66,7 @@ class Pipe:
             due_s = max(due_s, self._queue[-1][0])
         self._queue.append((due_s, data))
         self._size_bytes += len(data)
+        self._network.trace.add_chunk(self.source, self.target, len(data))
         self.wake()
 
     async def receive(self) -> bytes:
@@ -201,6 +202,7 @@ class Network:
         return not self.link(source, target).cut
 
     def connect(self, source: str, target: str) -> tuple[SimChannel, SimChannel]:
+        self.trace.add(source, "connected", target)
         there, back = Pipe(self, source, target), Pipe(self, target, source)
         self._pipes += [there, back]
         return SimChannel(there, back), SimChannel(back, there)

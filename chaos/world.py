@@ -6,7 +6,7 @@ them. Hosts can be killed, restarted, frozen and partitioned through :class:`Wor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from chaos.entropy import SeededEntropy
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.storage import SimStorage
 from chaos.trace import Trace
+from inference.none import no_engine
 from inference.toy import ToyConfig, ToyEngine
 from inference.worker import EngineWorker
 from overlay.address import Address
@@ -37,7 +38,7 @@ from security.authority import Authority
 from security.keys import HostKeys
 
 PORT = 7401
-TOKEN_ID = "test"
+CLIENT_ID = "test"
 REQUEST_TIMEOUT_S = 120.0
 
 
@@ -49,7 +50,7 @@ class Host:
     identity: Identity
     epochs: tuple[bytes, ...]
     storage: SimStorage
-    engine: ToyConfig
+    engine: ToyConfig | None
     node: Node | None = None
     scope: trio.CancelScope | None = None
     starts: int = 0
@@ -79,6 +80,7 @@ class World:
     hosts: list[Host] = field(default_factory=list)
     nursery: trio.Nursery | None = None
     node_settings: dict[str, object] = field(default_factory=dict)
+    authority: Authority | None = None
 
     def __post_init__(self) -> None:
         self.network = Network(self.trace)
@@ -87,15 +89,24 @@ class World:
         """A stream of its own for every purpose, so that one more draw moves no other."""
         return SeededEntropy(self.seed, purpose)
 
-    def found(self, engines: Sequence[ToyConfig], tenants: Sequence[str]) -> None:
-        """Makes the overlay and its hosts; every host is a member of every tenant."""
+    def found(
+        self,
+        engines: Sequence[ToyConfig | None],
+        tenants: Sequence[str],
+        outside: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
+        """Makes the overlay and its hosts; an engine of None makes an ingress only.
+
+        Every host is a member of every tenant but those that ``outside`` names for its index.
+        """
         entropy, clock = self.entropy("authority"), VirtualClock()
         now_unix_s = clock.unix_s()
         authority = Authority.create(entropy.secret, now_unix_s, tenants)
-        ids = tuple(authority.tenants)
         members = []
         for number, engine in enumerate(engines, start=1):
             name = f"10.0.0.{number}"
+            without = (outside or {}).get(number - 1, ())
+            ids = tuple(authority.tenant_id(tenant) for tenant in tenants if tenant not in without)
             keys = HostKeys.generate(self.entropy(f"keys {name}").secret)
             authority, grant = authority.enrol(
                 keys.peer_id, keys.sealing_public, ids, entropy.secret, now_unix_s
@@ -106,6 +117,8 @@ class World:
                 keys=keys, leaf=grant.leaf, issuer=grant.issuer, trust=authority.trust
             )
             self.hosts.append(Host(name, identity, authority.epochs, SimStorage(), engine))
+
+        self.authority = authority
 
     async def start(self, host: Host) -> Node:
         """Starts a host's peer; returns when it listens."""
@@ -125,7 +138,11 @@ class World:
             transport=transport,
             discovery=SimDiscovery(self.network, host.name),
             storage=host.storage,
-            engine=EngineWorker(ToyEngine(host.engine), in_thread=False),
+            engine=(
+                no_engine()
+                if host.engine is None
+                else EngineWorker(ToyEngine(host.engine), in_thread=False)
+            ),
         )
         config = NodeConfig(
             identity=host.identity,
@@ -164,7 +181,7 @@ class World:
         submission = Submission(
             request_id=RequestId(node.ports.entropy.secret(16).hex()),
             principal=Principal(
-                tenant=epoch.tenant_id, token_id=TOKEN_ID, scopes=frozenset({Scope.INFER})
+                tenant=epoch.tenant_id, token_id=CLIENT_ID, scopes=frozenset({Scope.INFER})
             ),
             call=parse_chat(body),
             deadline_s=trio.current_time() + REQUEST_TIMEOUT_S,
@@ -199,14 +216,15 @@ class World:
 @asynccontextmanager
 async def world_of(
     seed: int,
-    engines: Sequence[ToyConfig],
+    engines: Sequence[ToyConfig | None],
     *,
     tenants: Sequence[str] = ("default",),
+    outside: Mapping[int, Sequence[str]] | None = None,
     **node_settings: object,
 ) -> AsyncIterator[World]:
     """A running overlay with one host for each engine; everything ends with the block."""
     world = World(seed, node_settings=node_settings)
-    world.found(engines, tenants)
+    world.found(engines, tenants, outside)
     async with trio.open_nursery() as nursery:
         world.nursery = nursery
         for host in world.hosts:

@@ -91,6 +91,7 @@ class Knowledge:
         self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
         self._models: dict[PeerId, tuple[Advertised, ...]] = {}
         self._nursery: trio.Nursery | None = None
+        self._unstored: dict[str, dict[bytes, bytes | None]] = {}
         self.sent_bytes = 0
         self.dropped = 0
         self.gossip = Gossip(
@@ -127,6 +128,8 @@ class Knowledge:
                 self.fold()
                 self.gossip.set_load(self._load_here())
                 self._do(self.gossip.on_timer(self._now_s(), self._now_unix_s()))
+                for table in list(self._unstored):
+                    self._persist(Persist(table, {}))
 
     # -- what is known
 
@@ -247,9 +250,11 @@ class Knowledge:
             self.dropped += 1
 
     def _persist(self, effect: Persist) -> None:
+        rows = {**self._unstored.pop(effect.table, {}), **effect.rows}
         try:
-            self._ports.storage.write(effect.table, effect.rows)
+            self._ports.storage.write(effect.table, rows)
         except StorageError as error:
+            self._unstored[effect.table] = rows
             log.warning("not stored, and tried again later: %s", error)
 
     def _on_record(self, record: Record) -> None:

@@ -27,7 +27,8 @@ class Digest:
         # Ordered, so that what goes on the wire does not depend on hashing.
         self._ends: dict[BlockHash, None] = {}
         self._strides: dict[BlockHash, None] = {}
-        self._left_out: dict[BlockHash, bool] = {}
+        self._waiting_ends: dict[BlockHash, None] = {}
+        self._waiting_strides: dict[BlockHash, None] = {}
         self._added: dict[BlockHash, None] = {}
         self._removed: dict[BlockHash, None] = {}
 
@@ -39,7 +40,7 @@ class Digest:
 
     @property
     def truncated(self) -> bool:
-        return bool(self._left_out)
+        return bool(self._waiting_ends or self._waiting_strides)
 
     def blocks(self) -> list[BlockHash]:
         """Everything that is published."""
@@ -51,23 +52,26 @@ class Digest:
             self._ends.pop(block, None)
             self._strides.pop(block, None)
         elif len(self) >= self._budget and not (end and self._make_room()):
-            self._left_out[block] = end
+            self._forget_waiting(block)
+            (self._waiting_ends if end else self._waiting_strides)[block] = None
             return
         else:
             self._note_added(block)
-        self._left_out.pop(block, None)
+        self._forget_waiting(block)
         (self._ends if end else self._strides)[block] = None
+        if not end and self._waiting_ends:
+            self.publish(next(iter(self._waiting_ends)), end=True)
 
     def withdraw(self, block: BlockHash) -> None:
         """Wants a block not published; one that is not is passed over."""
-        self._left_out.pop(block, None)
+        self._forget_waiting(block)
         if block not in self:
             return
         self._drop(block)
-        if self._left_out:
-            waiting = next((b for b, end in self._left_out.items() if end), None)
-            chosen = next(iter(self._left_out)) if waiting is None else waiting
-            self.publish(chosen, end=self._left_out.pop(chosen))
+        if self._waiting_ends:
+            self.publish(next(iter(self._waiting_ends)), end=True)
+        elif self._waiting_strides:
+            self.publish(next(iter(self._waiting_strides)), end=False)
 
     def take_changes(self) -> tuple[list[BlockHash], list[BlockHash]]:
         """What was added and removed since the last call."""
@@ -81,8 +85,12 @@ class Digest:
             return False
         victim = next(iter(self._strides))
         self._drop(victim)
-        self._left_out[victim] = False
+        self._waiting_strides[victim] = None
         return True
+
+    def _forget_waiting(self, block: BlockHash) -> None:
+        self._waiting_ends.pop(block, None)
+        self._waiting_strides.pop(block, None)
 
     def _drop(self, block: BlockHash) -> None:
         self._ends.pop(block, None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from inference.events import BlockHash, CacheEvent
 from inference.request import Namespace
 from overlay.errors import ProtocolError
+from overlay.gossip.antientropy import Allowance, lacks, repair_of
 from overlay.gossip.blocktree import BlockForest
 from overlay.gossip.effects import (
     Effect,
@@ -27,12 +28,10 @@ from overlay.gossip.effects import (
     Send,
 )
 from overlay.gossip.messages import (
-    FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     ORIGINS_MAX,
     Bundle,
     Heads,
-    Known,
     LoadHint,
     Repair,
     decode_message,
@@ -49,9 +48,6 @@ from security.peer_id import PeerId
 from security.record import Record
 from security.revocation import RevocationSet
 
-REPAIR_BYTES_MAX = MESSAGE_BYTES_MAX - FRAME_BYTES_MAX - 4096
-"""A repair message is closed when it has grown beyond this; the rest comes with the next round."""
-
 ASK_AGAIN_S = 0.5
 """A peer whose head tells of more than is here is asked at most so often."""
 
@@ -61,10 +57,14 @@ EPOCHS = "epochs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GossipConfig:
-    """Seconds. ``period_s`` between bundles, ``anti_entropy_s`` between rounds of comparing."""
+    """Seconds. ``period_s`` between bundles, ``anti_entropy_s`` between rounds of comparing.
+
+    A peer that is not connected and of which nothing new was heard for ``forget_s`` is forgotten.
+    """
 
     period_s: float = 2.0
     anti_entropy_s: float = 4.0
+    forget_s: float = 900.0
 
 
 @dataclass(slots=True)
@@ -101,6 +101,7 @@ class Gossip:
         self.epochs = Epochs(trust=identity.trust, keys=identity.keys)
         self.publisher = Publisher(identity, generation, boot_salt)
         self._connected: dict[PeerId, None] = {}
+        self._allowance = Allowance()
         self._timer = _Timer(
             period_s=now_s + config.period_s, anti_entropy_s=now_s + config.anti_entropy_s
         )
@@ -142,6 +143,16 @@ class Gossip:
             return None
         return origin.head.load, origin.taken_s
 
+    def digest_as_of(self, peer_id: PeerId) -> float | None:
+        """When, by our clock, all that a peer published had come; None where it never had.
+
+        It stands still while something is lacking, and moves on with every head once that has come.
+        """
+        origin = self.origins.known.get(peer_id)
+        if origin is None or origin.current_s == float("-inf"):
+            return None
+        return origin.current_s
+
     def record_of(self, peer_id: PeerId) -> Record | None:
         """A peer's record."""
         origin = self.origins.known.get(peer_id)
@@ -160,6 +171,7 @@ class Gossip:
         """A peer is down; what it told stays known."""
         self._connected.pop(peer_id, None)
         self._timer.asked_s.pop(peer_id, None)
+        self._allowance.forget(peer_id)
 
     def next_deadline_s(self) -> float:
         """When :meth:`on_timer` has something to do."""
@@ -171,6 +183,9 @@ class Gossip:
         if now_s >= self._timer.period_s:
             self._timer.period_s = now_s + self._config.period_s
             effects += self._tell(now_unix_s)
+            silent_s = self._config.forget_s
+            for peer_id in self.origins.forget_silent(now_s, self._connected, silent_s):
+                self.reader.forget(peer_id)
         if now_s >= self._timer.anti_entropy_s:
             pause_s = self._config.anti_entropy_s * (0.75 + self._rng.random() / 2)
             self._timer.anti_entropy_s = now_s + pause_s
@@ -181,26 +196,23 @@ class Gossip:
 
     def _tell(self, now_unix_s: float) -> list[Effect]:
         self.publisher.sync(self.epochs.mine, self.forest)
-        bundle = self._bundle(now_unix_s, frames=self.publisher.frames())
+        changed = self.publisher.record_changed()
+        bundle = self._bundle(now_unix_s, frames=self.publisher.frames(), with_record=changed)
         effects: list[Effect] = [Send(peer_id, bundle) for peer_id in sorted(self._connected)]
         floors = self.reader.take_floors()
         if floors:
             effects.append(Persist(FLOORS, floors))
         return effects
 
-    def _bundle(
-        self, now_unix_s: float, *, frames: list[bytes], with_record: bool = False
-    ) -> bytes:
-        changed = self.publisher.record_changed()
-        record = self.publisher.record() if with_record or changed else None
+    def _bundle(self, now_unix_s: float, *, frames: list[bytes], with_record: bool) -> bytes:
+        record = self.publisher.record() if with_record else None
         return padded(record, self.publisher.head(now_unix_s), frames)
 
     def _heads(self, *, answer: bool) -> bytes:
-        known = [origin.known(peer_id) for peer_id, origin in self.origins]
         mine = self.publisher.known()
-        return encode(
-            Heads(known=[mine, *known][:ORIGINS_MAX], epochs=self.epochs.known(), answer=answer)
-        )
+        known = [origin.known(peer_id) for peer_id, origin in self.origins]
+        told = [mine, *known, *self.origins.graves.known()][:ORIGINS_MAX]
+        return encode(Heads(known=told, epochs=self.epochs.known(), answer=answer))
 
     # -- what comes in
 
@@ -228,14 +240,17 @@ class Gossip:
             raise ProtocolError("a gossip message is too large")
         match decode_message(data):
             case Bundle() as bundle:
+                self.origins.graves.open_for([bundle.head])
                 records = [] if bundle.record is None else [bundle.record]
                 effects = self._take_records(records, now_unix_s)
+                effects += self._tell_of_another(sender, records)
                 effects += self._take_heads([bundle.head], sender, now_s, now_unix_s)
                 self._take_frames(bundle.frames)
                 return effects + self._ask_if_lacking(sender, now_s)
             case Heads() as heads:
-                return self._answer(sender, heads)
+                return self._answer(sender, heads, now_s)
             case Repair() as repair:
+                self.origins.graves.open_for(repair.heads)
                 effects = []
                 for epoch in repair.epochs:
                     effects += self.learn_epoch(epoch, now_unix_s)
@@ -257,6 +272,14 @@ class Gossip:
                 effects.append(NewGeneration(record.generation))
         return effects
 
+    def _tell_of_another(self, sender: PeerId, records: Sequence[bytes]) -> list[Effect]:
+        """A sender whose record was not taken learns which one of its name is known here."""
+        origin = self.origins.known.get(sender)
+        if origin is None or all(data == origin.record_bytes for data in records):
+            return []
+        known = Repair(epochs=[], records=[origin.record_bytes], heads=[], frames=[])
+        return [Send(sender, encode(known))]
+
     def _take_heads(
         self, heads: Sequence[bytes], sender: PeerId, now_s: float, now_unix_s: float
     ) -> list[Effect]:
@@ -266,8 +289,13 @@ class Gossip:
             if taken is None:
                 continue
             peer_id, head = taken
+            origin = self.origins.known[peer_id]
             age_s = 0.0 if peer_id == sender else max(0.0, now_unix_s - head.unix_ms / 1000)
-            self.origins.known[peer_id].taken_s = now_s - age_s
+            origin.taken_s = now_s - age_s
+            ended = origin.drop_ended()
+            if ended:
+                self.reader.on_ended(peer_id, ended)
+            self._note_current(peer_id)
             effects.append(LoadLearned(peer_id, now_s - age_s))
         return effects
 
@@ -277,6 +305,12 @@ class Gossip:
             if taken is not None:
                 peer_id, frame = taken
                 self.reader.catch_up(self.epochs, self.origins, peer_id, frame.stream)
+                self._note_current(peer_id)
+
+    def _note_current(self, peer_id: PeerId) -> None:
+        origin = self.origins.known[peer_id]
+        if origin.head is not None and self.reader.is_current(self.epochs, peer_id, origin.head):
+            origin.current_s = origin.taken_s
 
     def _ask_if_lacking(self, sender: PeerId, now_s: float) -> list[Effect]:
         origin = self.origins.known.get(sender)
@@ -286,63 +320,15 @@ class Gossip:
         self._timer.asked_s[sender] = now_s
         return [Send(sender, self._heads(answer=True))]
 
-    def _answer(self, sender: PeerId, heads: Heads) -> list[Effect]:
-        theirs = {PeerId(known.origin): known for known in heads.known}
-        effects: list[Effect] = [
-            Send(sender, encode(repair)) for repair in self._repairs(sender, theirs, heads)
-        ]
-        if not heads.answer and self._lacks(theirs, heads):
+    def _answer(self, sender: PeerId, heads: Heads, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._allowance.is_left(sender, now_s):
+            origins = [(self._me, self.publisher.as_origin()), *self.origins]
+            repair = repair_of(sender, heads, self.epochs, self._me, origins)
+            if repair is not None:
+                data = encode(repair)
+                self._allowance.spend(sender, len(data), now_s)
+                effects.append(Send(sender, data))
+        if not heads.answer and lacks(heads, self.epochs, self._me, self.origins):
             effects.append(Send(sender, self._heads(answer=True)))
         return effects
-
-    def _repairs(
-        self, sender: PeerId, theirs: Mapping[PeerId, Known], heads: Heads
-    ) -> list[Repair]:
-        """One message of what the far side lacks; none when it lacks nothing."""
-        epochs = self.epochs.newer_than(heads.epochs)
-        records: list[bytes] = []
-        newer_heads: list[bytes] = []
-        frames: list[bytes] = []
-        size = sum(map(len, epochs))
-        carried = [(self._me, self.publisher.as_origin()), *self.origins]
-        for peer_id, origin in carried:
-            if peer_id == sender or size > REPAIR_BYTES_MAX:
-                continue
-            known = theirs.get(peer_id)
-            have = (known.record_generation, known.record_seq) if known else (0, -1)
-            if (origin.record.generation, origin.record.seq) > have:
-                records.append(origin.record_bytes)
-            same = known is not None and known.record_generation == origin.record.generation
-            hseq = known.hseq if known is not None and same else -1
-            if origin.head is not None and origin.head.hseq > hseq and peer_id != self._me:
-                newer_heads.append(origin.head_bytes)
-            seqs = dict(known.streams) if known is not None and same else {}
-            for name, stream in sorted(origin.streams.items()):
-                for _, _, data in stream.after(seqs.get(name, 0)):
-                    if size <= REPAIR_BYTES_MAX:
-                        frames.append(data)
-                        size += len(data)
-        if not (epochs or records or newer_heads or frames):
-            return []
-        return [Repair(epochs=epochs, records=records, heads=newer_heads, frames=frames)]
-
-    def _lacks(self, theirs: Mapping[PeerId, Known], heads: Heads) -> bool:
-        """Whether the far side knows something that is not known here."""
-        if self.epochs.lacks(heads.epochs):
-            return True
-        for peer_id, known in theirs.items():
-            origin = self.origins.known.get(peer_id)
-            if peer_id == self._me:
-                continue
-            if origin is None:
-                return True
-            mine = origin.known(peer_id)
-            if (known.record_generation, known.record_seq) > (
-                mine.record_generation,
-                mine.record_seq,
-            ):
-                return True
-            seqs = dict(mine.streams)
-            if any(seq > seqs.get(name, 0) for name, seq in known.streams):
-                return True
-        return False

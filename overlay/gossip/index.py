@@ -8,7 +8,7 @@ from security.peer_id import PeerId
 from security.tenant import TenantId
 
 ENTRIES_MAX = 4_000_000
-"""Tags of all tenants together; about 100 bytes each."""
+"""Tags of all tenants together, about 100 bytes each; what goes beyond is not taken in."""
 
 
 class Index:
@@ -18,32 +18,43 @@ class Index:
         self._tags: dict[TenantId, dict[int, int]] = {}
         self._bits: dict[PeerId, int] = {}
         self._peers: list[PeerId | None] = []
+        self._everybody = 0
+        self._size = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._tags.values()))
+        return self._size
 
     def add(self, tenant: TenantId, peer_id: PeerId, tags: Iterable[int]) -> None:
         """The peer holds these prefixes."""
         bit = self._bit(peer_id)
         table = self._tags.setdefault(tenant, {})
         for tag in tags:
-            table[tag] = table.get(tag, 0) | bit
+            before = table.get(tag)
+            if before is not None:
+                table[tag] = before | bit
+            elif self._size < ENTRIES_MAX:
+                table[tag] = bit
+                self._size += 1
 
     def remove(self, tenant: TenantId, peer_id: PeerId, tags: Iterable[int]) -> None:
         """The peer holds them no more."""
         keep = ~self._bit(peer_id)
         table = self._tags.get(tenant, {})
         for tag in tags:
-            left = table.get(tag, 0) & keep
-            if left:
-                table[tag] = left
+            before = table.get(tag)
+            if before is None:
+                continue
+            if before & keep:
+                table[tag] = before & keep
             else:
-                table.pop(tag, None)
+                del table[tag]
+                self._size -= 1
 
     def forget(self, peer_id: PeerId) -> None:
         """Frees a peer's bit; its tags must have been removed."""
         bit = self._bits.pop(peer_id, None)
         if bit is not None:
+            self._everybody ^= bit
             self._peers[bit.bit_length() - 1] = None
 
     def lookup(self, tenant: TenantId, tags: Sequence[int]) -> list[tuple[int, int]]:
@@ -61,14 +72,13 @@ class Index:
         if not table:
             return found
         seen = 0
-        everybody = sum(self._bits.values())
         get = table.get
         for depth in range(len(tags), 0, -1):
             mask = get(tags[depth - 1])
             if mask is not None and mask & ~seen:
                 found.append((depth, mask & ~seen))
                 seen |= mask
-                if seen == everybody:
+                if seen == self._everybody:
                     break
         return found
 
@@ -92,4 +102,5 @@ class Index:
             else:
                 self._peers[place] = peer_id
             bit = self._bits[peer_id] = 1 << place
+            self._everybody |= bit
         return bit

@@ -174,13 +174,11 @@ def padded(record: bytes | None, head: bytes, frames: list[bytes]) -> bytes:
     """A bundle whose size says only its power of two."""
     bare = encode(Bundle(record=record, head=head, frames=frames, pad=b""))
     size = PADDED_MIN_BYTES
-    while size < len(bare):
+    while True:
+        # msgpack's own length field grows with the pad, so a few pads have no exact size.
+        for overhead in (0, 1, 3):
+            pad = bytes(max(0, size - len(bare) - overhead))
+            data = encode(Bundle(record=record, head=head, frames=frames, pad=pad))
+            if len(data) == size:
+                return data
         size *= 2
-    pad = max(0, size - len(bare))
-    for overhead in (0, 1, 3):  # msgpack's own length field grows with the pad
-        data = encode(
-            Bundle(record=record, head=head, frames=frames, pad=bytes(max(0, pad - overhead)))
-        )
-        if len(data) <= size:
-            return data
-    return bare

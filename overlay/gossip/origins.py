@@ -6,12 +6,13 @@ origin backwards: not its generation, nor its record's or head's number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from overlay.errors import ProtocolError
-from overlay.gossip.messages import ORIGINS_MAX, Frame, Head, decode_frame, decode_head
-from overlay.gossip.relay import Origin
+from overlay.gossip.graves import Graves
+from overlay.gossip.messages import ORIGINS_MAX, Frame, Head, Known, decode_frame, decode_head
+from overlay.gossip.relay import CARRIED_BYTES_MAX, ORIGIN_BYTES_MAX, Origin
 from security.certificate import OverlayId
 from security.errors import SecurityError
 from security.peer_id import PeerId
@@ -28,7 +29,7 @@ class GossipCounters:
     accepted: int = 0
     old: int = 0
     refused: int = 0
-    unreadable: int = 0
+    forgotten: int = 0
 
 
 @dataclass(slots=True)
@@ -40,6 +41,12 @@ class Origins:
     floors: Mapping[PeerId, int]
     counters: GossipCounters = field(default_factory=GossipCounters)
     known: dict[PeerId, Origin] = field(default_factory=dict)
+    graves: Graves = field(init=False)
+    carried_bytes: int = 0
+    _moved: dict[PeerId, tuple[tuple[int, int], float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.graves = Graves(self.trust.overlay_id)
 
     def __iter__(self) -> Iterator[tuple[PeerId, Origin]]:
         return iter(sorted(self.known.items()))
@@ -48,10 +55,42 @@ class Origins:
     def overlay_id(self) -> OverlayId:
         return self.trust.overlay_id
 
+    def known_of(self, peer_id: PeerId) -> Known | None:
+        """How far an origin is known here, or was before it fell silent."""
+        origin = self.known.get(peer_id)
+        return self.graves.known_of(peer_id) if origin is None else origin.known(peer_id)
+
+    def forget_silent(
+        self, now_s: float, connected: Container[PeerId], silent_s: float
+    ) -> list[PeerId]:
+        """Forgets the origins that have signed nothing new for so long; returns which.
+
+        A connected one is not silent: the transport knows better.
+        """
+        forgotten = []
+        self.carried_bytes = 0
+        for peer_id, origin in self:
+            mark = (origin.record.generation, -1 if origin.head is None else origin.head.hseq)
+            before = self._moved.get(peer_id)
+            if before is None or before[0] != mark or peer_id in connected:
+                self._moved[peer_id] = (mark, now_s)
+            elif now_s - before[1] >= silent_s:
+                self.graves.dig(peer_id, origin.known(peer_id), now_s)
+                del self.known[peer_id], self._moved[peer_id]
+                self.counters.forgotten += 1
+                forgotten.append(peer_id)
+                continue
+            self.carried_bytes += origin.size_bytes
+        self.graves.expire(now_s)
+        return forgotten
+
     def take_record(
         self, data: bytes, now_unix_s: float, revocations: RevocationSet
     ) -> Record | None:
-        """A record that is newer than what was known; this host's own is returned too."""
+        """A record that is newer than what was known; this host's own is returned too.
+
+        Of two processes with one generation, the one that was known first is believed.
+        """
         if any(data == origin.record_bytes for origin in self.known.values()):
             return None
         try:
@@ -65,8 +104,13 @@ class Origins:
         if record.generation < self.floors.get(record.peer_id, 0):
             self.counters.refused += 1
             return None
-        if before is not None and not record.supersedes(before.record):
+        if self.graves.bars(record) or (
+            before is not None and not record.supersedes(before.record)
+        ):
             self.counters.old += 1
+            return None
+        if before is not None and _is_clone(record, before.record):
+            self.counters.refused += 1
             return None
         if before is None and len(self.known) >= ORIGINS_MAX:
             self.counters.refused += 1
@@ -88,7 +132,11 @@ class Origins:
             return None
         peer_id = PeerId(signed.signer)
         origin = self.known.get(peer_id)
-        if origin is None or head.generation != origin.record.generation:
+        if (
+            origin is None
+            or head.generation != origin.record.generation
+            or self.graves.bars_head(peer_id, head)
+        ):
             self.counters.old += 1
             return None
         before = origin.head
@@ -96,6 +144,7 @@ class Origins:
             self.counters.old += 1
             return None
         self.counters.accepted += 1
+        self.graves.close(peer_id)
         origin.head, origin.head_bytes = head, data
         return peer_id, head
 
@@ -112,9 +161,20 @@ class Origins:
         if origin is None or frame.generation != origin.record.generation:
             self.counters.old += 1
             return None
+        if (
+            origin.size_bytes + len(data) > ORIGIN_BYTES_MAX
+            or self.carried_bytes + len(data) > CARRIED_BYTES_MAX
+        ):
+            self.counters.refused += 1
+            return None
         stream = origin.stream(frame.stream)
         if stream is None or not stream.add(frame.seq, data, checkpoint=frame.checkpoint):
             self.counters.old += 1
             return None
         self.counters.accepted += 1
+        self.carried_bytes += len(data)
         return peer_id, frame
+
+
+def _is_clone(record: Record, known: Record) -> bool:
+    return record.generation == known.generation and record.boot_salt != known.boot_salt

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from inference.request import Namespace
 from overlay.gossip.blocktree import BlockForest
-from overlay.gossip.messages import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Head, Known, LoadHint
+from overlay.gossip.messages import (
+    FRAME_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    STREAMS_MAX,
+    Head,
+    Known,
+    LoadHint,
+)
 from overlay.gossip.messages import encode as encode_gossip
 from overlay.gossip.relay import CarriedStream, Origin
 from overlay.gossip.stream import OriginStream
@@ -88,10 +95,11 @@ class Publisher:
     # -- the streams
 
     def sync(self, tenants: Mapping[TenantId, TenantEpoch], forest: BlockForest) -> None:
-        """One stream for each tenant, in its present epoch."""
+        """One stream for each tenant, in its present epoch; the first ones where they are many."""
+        tenants = dict(sorted(tenants.items())[:STREAMS_MAX])
         for tenant in [tenant for tenant in self._streams if tenant not in tenants]:
             del self._carried[self._streams.pop(tenant).stream]
-        for tenant_id, epoch in sorted(tenants.items()):
+        for tenant_id, epoch in tenants.items():
             stream = self._streams.get(tenant_id)
             if stream is not None and stream.tenant.epoch == epoch.epoch:
                 stream.tenant = epoch
@@ -116,7 +124,8 @@ class Publisher:
         for _, stream in sorted(self._streams.items()):
             for data, checkpoint in stream.frames():
                 self._carried[stream.stream].add(stream.seq, data, checkpoint=checkpoint)
-                if sum(map(len, told)) + len(data) <= BUNDLE_BYTES_MAX:
+                size = sum(map(len, told)) + len(data)
+                if size <= BUNDLE_BYTES_MAX and len(told) < STREAMS_MAX:
                     told.append(data)
         return told
 

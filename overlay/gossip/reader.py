@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from inference.events import BlockHash
 from overlay.errors import ProtocolError
 from overlay.gossip.index import Index
-from overlay.gossip.messages import Frame, decode_content, decode_frame
+from overlay.gossip.messages import Frame, Head, decode_content, decode_frame
 from overlay.gossip.origins import Origins
 from overlay.gossip.relay import Origin
 from overlay.gossip.replica import Replica
@@ -27,7 +27,8 @@ from security.signed import Kind, verify_peer
 from security.tags import tags_of
 from security.tenant import TenantId
 
-_FLOOR = struct.Struct(">QQ")
+_FLOOR = struct.Struct(">QQQ")
+"""Generation, epoch and number: each epoch's stream is numbered anew."""
 
 Place = tuple[PeerId, TenantId]
 
@@ -48,7 +49,7 @@ class Reader:
     rows: Mapping[bytes, bytes]
     index: Index = field(default_factory=Index)
     unreadable: int = 0
-    _floors: dict[Place, tuple[int, int]] = field(init=False)
+    _floors: dict[Place, tuple[int, int, int]] = field(init=False)
     _generations: dict[PeerId, int] = field(init=False)
     _reads: dict[Place, _Read] = field(default_factory=dict)
     _moved: dict[Place, None] = field(default_factory=dict)
@@ -59,8 +60,8 @@ class Reader:
         for key, value in self.rows.items():
             origin, _, tenant = key.decode("ascii", "replace").partition("|")
             if len(value) == _FLOOR.size:
-                generation, seq = _FLOOR.unpack(value)
-                self._floors[PeerId(origin), TenantId(tenant)] = (generation, seq)
+                generation, epoch, seq = _FLOOR.unpack(value)
+                self._floors[PeerId(origin), TenantId(tenant)] = (generation, epoch, seq)
                 before = self._generations.get(PeerId(origin), 0)
                 self._generations[PeerId(origin)] = max(before, generation)
 
@@ -99,6 +100,31 @@ class Reader:
             if self._reads[place].generation < generation:
                 self._drop(place)
 
+    def on_ended(self, peer_id: PeerId, names: Sequence[bytes]) -> None:
+        """Streams of an origin have ended: it publishes nothing more for those tenants."""
+        for place in [place for place in self._reads if place[0] == peer_id]:
+            if self._reads[place].stream in names:
+                self._drop(place)
+
+    def forget(self, peer_id: PeerId) -> None:
+        """An origin has been silent for long. Its floors stay."""
+        for place in [place for place in self._reads if place[0] == peer_id]:
+            self._drop(place)
+        self.index.forget(peer_id)
+
+    def is_current(self, epochs: Epochs, peer_id: PeerId, head: Head) -> bool:
+        """Whether everything has come of which a head tells and which this host can read."""
+        seqs = {stream.stream: stream.seq for stream in head.streams}
+        for tenant in epochs.of_origin(peer_id):
+            read = self._reads.get((peer_id, tenant.tenant_id))
+            if read is None or read.generation != head.generation:
+                name, seq = tenant.keys.stream_id(peer_id, head.generation), 0
+            else:
+                name, seq = read.stream, read.replica.seq if read.replica.visible else 0
+            if seqs.get(name, 0) > seq:
+                return False
+        return True
+
     def sync(self, epochs: Epochs, origins: Origins) -> None:
         """Rosters have changed: drops what may no longer be read, reads what now may."""
         for place, read in list(self._reads.items()):
@@ -133,13 +159,15 @@ class Reader:
             if read is not None and read.generation == generation and read.stream == name:
                 return place, read
             if tenant.keys.stream_id(peer_id, generation) == name:
-                floor_generation, floor_seq = self._floors.get(place, (0, 0))
+                floor = self._floors.get(place, (0, 0, 0))
                 read = _Read(
                     generation=generation,
                     epoch=tenant.epoch,
                     stream=name,
                     opener=Opener(tenant.keys, peer_id, generation, origin.record.boot_salt),
-                    replica=Replica(floor=floor_seq if floor_generation == generation else 0),
+                    replica=Replica(
+                        floor=floor[2] if floor[:2] == (generation, tenant.epoch) else 0
+                    ),
                 )
                 self._reads[place] = read
                 return place, read
@@ -159,7 +187,7 @@ class Reader:
         self.index.remove(tenant_id, peer_id, change.removed)
         self.index.add(tenant_id, peer_id, change.added)
         if read.replica.visible:
-            self._floors[place] = (read.generation, read.replica.seq)
+            self._floors[place] = (read.generation, read.epoch, read.replica.seq)
             self._moved[place] = None
         return True
 

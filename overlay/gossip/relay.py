@@ -16,6 +16,12 @@ TAIL_FRAMES_MAX = 128
 STREAM_BYTES_MAX = 2 << 20
 """A checkpoint of a full budget, and a tail as large."""
 
+ORIGIN_BYTES_MAX = 32 << 20
+"""The streams of an honest host with the most tenants and full budgets; others have far less."""
+
+CARRIED_BYTES_MAX = 256 << 20
+"""All origins together."""
+
 
 @dataclass(slots=True)
 class CarriedStream:
@@ -24,18 +30,22 @@ class CarriedStream:
     checkpoint_seq: int = 0
     checkpoint: bytes | None = None
     tail: dict[int, bytes] = field(default_factory=dict)
+    size_bytes: int = 0
+    let_go: bool = False
 
     @property
     def seq(self) -> int:
         """The last number up to which nothing is missing; 0 when nothing is there."""
-        return max(self.tail) if self.tail else self.checkpoint_seq
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.checkpoint or b"") + sum(map(len, self.tail.values()))
+        if self.let_go:
+            return 0
+        return self.checkpoint_seq + len(self.tail)
 
     def add(self, seq: int, data: bytes, *, checkpoint: bool) -> bool:
-        """Takes a frame in; False where it is old, leaves a gap, or is over the bounds."""
+        """Takes a frame in; False where it is old, leaves a gap, or is over the bounds.
+
+        A tail at its bounds lacks a checkpoint: all is let go, so that the next repair brings one;
+        nothing else is taken before, so that the old deltas cannot be played again.
+        """
         if checkpoint:
             if seq <= self.checkpoint_seq or len(data) > STREAM_BYTES_MAX:
                 return False
@@ -43,12 +53,16 @@ class CarriedStream:
                 self.tail = {number: kept for number, kept in self.tail.items() if number > seq}
             else:
                 self.tail = {}
-            self.checkpoint_seq, self.checkpoint = seq, data
+            self.checkpoint_seq, self.checkpoint, self.let_go = seq, data, False
+            self.size_bytes = len(data) + sum(map(len, self.tail.values()))
             return True
-        full = len(self.tail) >= TAIL_FRAMES_MAX or self.size_bytes + len(data) > STREAM_BYTES_MAX
-        if seq != self.seq + 1 or full:
+        if self.let_go or seq != self.seq + 1:
+            return False
+        if len(self.tail) >= TAIL_FRAMES_MAX or self.size_bytes + len(data) > STREAM_BYTES_MAX:
+            self.checkpoint, self.tail, self.size_bytes, self.let_go = None, {}, 0, True
             return False
         self.tail[seq] = data
+        self.size_bytes += len(data)
         return True
 
     def after(self, seq: int) -> list[tuple[int, bool, bytes]]:
@@ -62,14 +76,33 @@ class CarriedStream:
 
 @dataclass(slots=True)
 class Origin:
-    """One peer as this one knows it from gossip. ``taken_s`` is when its head was made, by us."""
+    """One peer as this one knows it from gossip.
+
+    By our clock, ``taken_s`` is when its head was made, and ``current_s`` when the last head was
+    made of which everything that can be read here had come.
+    """
 
     record: Record
     record_bytes: bytes
     head: Head | None = None
     head_bytes: bytes = b""
     taken_s: float = 0.0
+    current_s: float = float("-inf")
     streams: dict[bytes, CarriedStream] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(stream.size_bytes for stream in self.streams.values())
+
+    def drop_ended(self) -> list[bytes]:
+        """Lets go the streams that its head tells of no more, and names them."""
+        if self.head is None:
+            return []
+        going_on = {head.stream for head in self.head.streams}
+        ended = sorted(name for name in self.streams if name not in going_on)
+        for name in ended:
+            del self.streams[name]
+        return ended
 
     def stream(self, name: bytes) -> CarriedStream | None:
         """The stream of that name, made where there is room for one more."""

@@ -54,20 +54,23 @@ class Replica:
             ProtocolError: For malformed tags; then nothing has changed.
         """
         added, removed = unpack_tags(content.added), unpack_tags(content.removed)
-        before = set(self.tags) if self.visible and self.seq else set()
-        if checkpoint:
-            self.tags = set(added[:TAGS_MAX])
-        else:
-            self.tags.difference_update(removed)
-            room = max(0, TAGS_MAX - len(self.tags))
-            self.tags.update(added[:room])
+        was_visible = self.visible
+        change = self._replace(added) if checkpoint else self._amend(added, removed)
         self.seq = seq
         self.truncated = content.truncated
-        if not self.visible:
-            return Change()
-        if not checkpoint and before:
-            return Change(
-                [tag for tag in added if tag in self.tags and tag not in before],
-                [tag for tag in removed if tag in before and tag not in self.tags],
-            )
+        if was_visible:
+            return change
+        return Change(sorted(self.tags), []) if self.visible else Change()
+
+    def _replace(self, tags: list[int]) -> Change:
+        before, self.tags = self.tags, set(tags[:TAGS_MAX])
         return Change(sorted(self.tags - before), sorted(before - self.tags))
+
+    def _amend(self, added: list[int], removed: list[int]) -> Change:
+        again = set(added)
+        gone = [tag for tag in removed if tag in self.tags and tag not in again]
+        self.tags.difference_update(gone)
+        room = max(0, TAGS_MAX - len(self.tags))
+        new = sorted(again - self.tags)[:room]
+        self.tags.update(new)
+        return Change(new, gone)
