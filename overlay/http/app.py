@@ -1,0 +1,198 @@
+"""The OpenAI-compatible API as an ASGI application."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from overlay.body import parse_chat, parse_completion
+from overlay.errors import RequestError
+from overlay.http.front import Front
+from overlay.http.openai import Json, Shape, error_of, model_of, models_of
+from overlay.request import (
+    AnswerEvent,
+    Delta,
+    Finished,
+    Principal,
+    RequestId,
+    Scope,
+    Started,
+    Submission,
+)
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+SERVED_BY = "x-rhizome-served-by"
+
+Endpoint = Callable[[Request, RequestId], Awaitable[Response]]
+
+
+def make_app(front: Front) -> Starlette:
+    """The application of one peer."""
+    face = _Face(front)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", face.guarded(face.chat), methods=["POST"]),
+            Route("/v1/completions", face.guarded(face.completion), methods=["POST"]),
+            Route("/v1/models", face.guarded(face.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", face.guarded(face.model), methods=["GET"]),
+            Route("/health", face.guarded(face.health), methods=["GET"]),
+            Route("/metrics", face.guarded(face.metrics), methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: face.unknown},
+    )
+
+
+class _Face:
+    """The endpoints."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """Draws the request's id, and turns refusals into OpenAI's form."""
+
+        async def serve(request: Request) -> Response:
+            request_id = RequestId(self._front.entropy.secret(16).hex())
+            try:
+                response = await endpoint(request, request_id)
+            except RequestError as error:
+                response = refusal(error)
+            response.headers[REQUEST_ID] = request_id
+            return response
+
+        return serve
+
+    async def unknown(self, request: Request, error: Exception) -> Response:
+        """A path or method that is not served."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        message = f"{request.method} {request.url.path[:100]} is not served here"
+        return refusal(RequestError(message, code="not_found", status=status))
+
+    # -- endpoints
+
+    async def chat(self, request: Request, request_id: RequestId) -> Response:
+        return await self._complete(request, request_id, chat=True)
+
+    async def completion(self, request: Request, request_id: RequestId) -> Response:
+        return await self._complete(request, request_id, chat=False)
+
+    async def models(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        self._principal(request)
+        return JSONResponse(models_of(self._front.models()))
+
+    async def model(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        self._principal(request)
+        name = request.path_params["name"]
+        if name not in set(self._front.models()):
+            raise RequestError(
+                "that model is not served", code="model_not_found", status=404, param="model"
+            )
+        return JSONResponse(model_of(name))
+
+    async def health(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        return JSONResponse(dict(self._front.health()))
+
+    async def metrics(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        client = request.client
+        if client is None or not ipaddress.ip_address(client.host.partition("%")[0]).is_loopback:
+            raise RequestError("metrics are for this host alone", code="forbidden", status=403)
+        content_type, body = self._front.metrics()
+        return Response(body, headers={"content-type": content_type})
+
+    def _principal(self, request: Request) -> Principal:
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        principal = self._front.authenticate(bearer.strip() if scheme.lower() == "bearer" else "")
+        if Scope.INFER not in principal.scopes:
+            raise RequestError("the token may not infer", code="forbidden", status=403)
+        return principal
+
+    async def _complete(self, request: Request, request_id: RequestId, *, chat: bool) -> Response:
+        principal = self._principal(request)
+        self._front.check_open()
+        raw = await request.body()
+        call = parse_chat(raw) if chat else parse_completion(raw)
+        submission = Submission(
+            request_id=request_id,
+            principal=principal,
+            call=call,
+            deadline_s=self._front.clock.now_s() + self._front.request_timeout_s,
+        )
+        async with AsyncExitStack() as stack:
+            events = await stack.enter_async_context(self._front.ingress.open(submission))
+            started = await anext(events)
+            assert isinstance(started, Started), "an answer begins with Started"
+            shape = Shape(
+                request_id=request_id,
+                model=started.model,
+                chat=chat,
+                created_unix_s=int(self._front.clock.unix_s()),
+            )
+            headers = {SERVED_BY: started.served_by}
+            if not call.stream:
+                return JSONResponse(await whole(shape, events), headers=headers)
+            chunks = stream(shape, events, stack.pop_all(), include_usage=call.include_usage)
+            return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+        raise AssertionError("the stack swallows no exception")
+
+
+async def whole(shape: Shape, events: AsyncIterator[AnswerEvent]) -> Json:
+    """The answer in one piece."""
+    parts: list[str] = []
+    async for event in events:
+        if isinstance(event, Delta):
+            parts.append(event.text)
+        elif isinstance(event, Finished):
+            return shape.whole("".join(parts), event)
+    raise AssertionError("an answer ends with Finished")
+
+
+async def stream(
+    shape: Shape,
+    events: AsyncIterator[AnswerEvent],
+    stack: AsyncExitStack,
+    *,
+    include_usage: bool,
+) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; a failure half way is an event too, and no [DONE]."""
+    async with stack:
+        if shape.chat:
+            yield line(shape.first())
+        try:
+            async for event in events:
+                if isinstance(event, Delta) and event.text:
+                    yield line(shape.piece(event.text))
+                elif isinstance(event, Finished):
+                    yield line(shape.last(event))
+                    if include_usage:
+                        yield line(shape.usage(event))
+        except RequestError as error:
+            yield line(error_of(error))
+            return
+    yield b"data: [DONE]\n\n"
+
+
+def line(value: Json) -> bytes:
+    """One server-sent event."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
+
+
+def refusal(error: RequestError) -> Response:
+    """A refusal in OpenAI's form."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_of(error), status_code=error.status, headers=headers)

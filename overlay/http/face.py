@@ -1,0 +1,122 @@
+"""Opens the HTTP face of one peer."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from overlay.config import PeerConfig
+from overlay.errors import ConfigError, RequestError
+from overlay.http.app import make_app
+from overlay.http.server import serve_http
+from overlay.node import Node
+from overlay.ports import Clock, Entropy
+from overlay.request import Ingress, Principal
+
+BACKLOG = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFront:
+    """``overlay.http.front.Front`` of a node."""
+
+    node: Node
+    request_timeout_s: float
+
+    @property
+    def ingress(self) -> Ingress:
+        return self.node.ingress
+
+    @property
+    def clock(self) -> Clock:
+        return self.node.ports.clock
+
+    @property
+    def entropy(self) -> Entropy:
+        return self.node.ports.entropy
+
+    def authenticate(self, bearer: str) -> Principal:
+        return self.node.principals.of_token(bearer)
+
+    def check_open(self) -> None:
+        if self.node.draining:
+            raise RequestError(
+                "this peer is draining", code="draining", status=503, retry_after_s=5.0
+            )
+
+    def models(self) -> Iterable[str]:
+        return self.node.router.models()
+
+    def health(self) -> Mapping[str, object]:
+        return {
+            "status": "draining" if self.node.draining else "ok",
+            "peer_id": self.node.peer_id,
+            "peers": len(self.node.peers.up()),
+        }
+
+    def metrics(self) -> tuple[str, bytes]:
+        return self.node.metrics.text()
+
+
+async def serve_http_face(
+    node: Node,
+    config: PeerConfig,
+    *,
+    task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves until cancelled; started with the base URLs.
+
+    Raises:
+        ConfigError: When the address or the certificate cannot be used.
+    """
+    tls = tls_context(config)
+    listeners = await open_listeners(config)
+    app = make_app(PeerFront(node, config.request_timeout_s))
+    scheme = "http" if tls is None else "https"
+    urls = []
+    for listener in listeners:
+        host, port = listener.socket.getsockname()[:2]
+        urls.append(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            lambda task_status: serve_http(
+                app,
+                listeners,
+                tls=tls,
+                draining=lambda: node.draining,
+                task_status=task_status,
+            )
+        )
+        task_status.started(tuple(urls))
+
+
+async def open_listeners(config: PeerConfig) -> list[trio.SocketListener]:
+    """The socket of the HTTP face."""
+    address = config.http
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    except OSError as error:
+        inner = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if inner.errno == errno.EADDRINUSE or "in use" in str(error):
+            raise ConfigError(
+                f"port {address.port} of {address.host} is taken: give the HTTP API another one "
+                "with --http, or stop what uses it"
+            ) from None
+        raise ConfigError(f"cannot serve HTTP on {address}: {error}") from None
+
+
+def tls_context(config: PeerConfig) -> ssl.SSLContext | None:
+    """The operator's certificate; None for plain HTTP."""
+    if config.http_cert is None or config.http_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.http_cert, config.http_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"http_cert or http_key cannot be used: {error}") from None
+    return context

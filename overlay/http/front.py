@@ -1,0 +1,41 @@
+"""What the HTTP application needs of a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from overlay.ports import Clock, Entropy
+from overlay.request import Ingress, Principal
+
+
+class Front(Protocol):
+    """A peer, as its HTTP clients see it."""
+
+    @property
+    def ingress(self) -> Ingress: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def entropy(self) -> Entropy: ...
+
+    @property
+    def request_timeout_s(self) -> float: ...
+
+    def authenticate(self, bearer: str) -> Principal:
+        """Raises RequestError 401."""
+        ...
+
+    def check_open(self) -> None:
+        """Raises RequestError 503 while the peer takes nothing new."""
+        ...
+
+    def models(self) -> Iterable[str]: ...
+
+    def health(self) -> Mapping[str, object]: ...
+
+    def metrics(self) -> tuple[str, bytes]:
+        """Content type and body."""
+        ...

@@ -1,0 +1,28 @@
+"""Limits of the HTTP face, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """What one client, and all of them together, can hold.
+
+    Args:
+        header_bytes: Request line and headers; nginx takes 32 KiB, a bearer token is 0.5 KiB.
+        body_bytes: A 128k-token prompt is about half of this.
+        header_s: From the first byte (or the connection's start) to the end of the headers.
+        body_s: For the whole body.
+        idle_s: Between two requests of a kept connection.
+        write_s: A client that reads nothing for so long is gone.
+        connections: All together; more are closed at once.
+    """
+
+    header_bytes: int = 16 << 10
+    body_bytes: int = 1 << 20
+    header_s: float = 10.0
+    body_s: float = 30.0
+    idle_s: float = 60.0
+    write_s: float = 30.0
+    connections: int = 256

@@ -1,0 +1,113 @@
+"""Answers in the forms of OpenAI's API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from overlay.errors import RequestError
+from overlay.request import Finished, Usage
+
+Json = dict[str, Any]
+"""JSON objects hold values of every type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One answer's constant parts. ``created_unix_s`` is whole seconds."""
+
+    request_id: str
+    model: str
+    chat: bool
+    created_unix_s: int
+
+    @property
+    def _id(self) -> str:
+        return ("chatcmpl-" if self.chat else "cmpl-") + self.request_id
+
+    def whole(self, text: str, finished: Finished) -> Json:
+        """The answer in one piece."""
+        choice: Json = {"index": 0, "finish_reason": finished.reason.value, "logprobs": None}
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        else:
+            choice["text"] = text
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {
+            **self._base(kind),
+            "choices": [choice],
+            "usage": usage_of(finished.usage),
+            "rhizome": {
+                "served_by": finished.served_by,
+                "hops": finished.hops,
+                "resumes": finished.resumes,
+            },
+        }
+
+    def first(self) -> Json:
+        """The chunk that says who speaks; only chats have one."""
+        return self._chunk({"role": "assistant", "content": ""}, "", None)
+
+    def piece(self, text: str) -> Json:
+        """A chunk of text."""
+        return self._chunk({"content": text}, text, None)
+
+    def last(self, finished: Finished) -> Json:
+        """The chunk with the finish reason."""
+        return self._chunk({}, "", finished.reason.value)
+
+    def usage(self, finished: Finished) -> Json:
+        """The chunk that ``stream_options.include_usage`` asks for."""
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return {**self._base(kind), "choices": [], "usage": usage_of(finished.usage)}
+
+    def _chunk(self, delta: Json, text: str, reason: str | None) -> Json:
+        choice: Json = {"index": 0, "finish_reason": reason, "logprobs": None}
+        choice |= {"delta": delta} if self.chat else {"text": text}
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return {**self._base(kind), "choices": [choice]}
+
+    def _base(self, kind: str) -> Json:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self.created_unix_s,
+            "model": self.model,
+        }
+
+
+def usage_of(usage: Usage) -> Json:
+    """Token counts."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def error_of(error: RequestError) -> Json:
+    """A refusal or failure."""
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+    kind = kinds.get(
+        error.status, "server_error" if error.status >= 500 else "invalid_request_error"
+    )
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def model_of(name: str) -> Json:
+    """One entry of the list of models; its time of making is not known."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rhizome"}
+
+
+def models_of(names: Iterable[str]) -> Json:
+    """The list of models."""
+    return {"object": "list", "data": [model_of(name) for name in sorted(names)]}
