@@ -34,7 +34,8 @@ async def measure(cluster: Cluster, seconds: float) -> None:
         rate = (await sent_bytes(peer) - bytes_before) / took_s
         core = 100 * (cpu_s(peer.pids[-1]) - cpu_before) / took_s
         print(
-            f"  {peer.name}: {rate:7.0f} B/s sent (target 2,000), {core:5.2f} % of a core (target 0.5)"
+            f"  {peer.name}: {rate:7.0f} B/s sent (target 2,000), "
+            f"{core:5.2f} % of a core (target 0.5)"
         )
 
 

@@ -16,6 +16,9 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import overload
+
+from inference.events import BlockHash
 
 OVERLAY_BLOCK_TOKENS = 16
 SEED = 1
@@ -35,7 +38,7 @@ class Request:
     """One request. ``at`` is in units of the mean gap; ``hashes`` are chained, one for a block."""
 
     at: float
-    hashes: tuple[bytes, ...]
+    hashes: tuple[BlockHash, ...]
     output_tokens: int
 
 
@@ -71,40 +74,40 @@ SOURCES = (
         trace="mmlu.jsonl.gz",
         block_tokens=16,
         cache_tokens=4_000,
-        requests=5_000,
-        quick_requests=1_200,
+        requests=4_000,
+        quick_requests=1_000,
     ),
     Source(
         name="mmlu_z0.6",
         trace="mmlu.jsonl.gz",
         block_tokens=16,
         cache_tokens=4_000,
-        requests=5_000,
-        quick_requests=1_200,
+        requests=4_000,
+        quick_requests=1_000,
     ),
     Source(
         name="mooncake_conversation",
         trace="mooncake_conversation.jsonl.gz",
         block_tokens=512,
         cache_tokens=500_000,
-        requests=5_000,
-        quick_requests=1_200,
+        requests=4_000,
+        quick_requests=1_000,
     ),
     Source(
         name="hot90",
         trace=None,
         block_tokens=16,
         cache_tokens=12_800,
-        requests=5_000,
-        quick_requests=1_200,
+        requests=4_000,
+        quick_requests=1_000,
     ),
     Source(
         name="uniform",
         trace=None,
         block_tokens=16,
         cache_tokens=12_800,
-        requests=5_000,
-        quick_requests=1_200,
+        requests=4_000,
+        quick_requests=1_000,
     ),
 )
 
@@ -129,20 +132,31 @@ def load(source: Source, data: Path, *, quick: bool) -> Workload:
     )
 
 
-Row = tuple[float, tuple[bytes, ...], int]
+Row = tuple[float, tuple[BlockHash, ...], int]
+
+
+def require(source: Source, data: Path) -> None:
+    """Checks that a workload's files are there.
+
+    Raises:
+        MissingTrace: When one is not in ``data``.
+    """
+    for needed in () if source.trace is None else ("trace_readers.py", source.trace):
+        if not (data / needed).exists():
+            raise MissingTrace(
+                f"{data / needed} is missing; point --data at the folder that has it"
+            )
 
 
 def _traced(source: Source, data: Path, count: int) -> Iterator[Row]:
-    for needed in ("trace_readers.py", source.trace or ""):
-        if not (data / needed).exists():
-            raise MissingTrace(f"{data / needed} is missing; point --data at the folder that has it")
+    require(source, data)
     readers = _readers(data / "trace_readers.py")
     if source.name.startswith("mmlu"):
         rows = readers.fewshot("mmlu", n=count, zipf=float(source.name.removeprefix("mmlu_z")))
     else:
         rows = readers.mooncake("conversation")
     for at, _, ids, output_tokens in rows:
-        yield at, tuple(each.to_bytes(16, "big") for each in ids), output_tokens
+        yield at, tuple(BlockHash(each.to_bytes(16, "big")) for each in ids), output_tokens
 
 
 def _readers(path: Path) -> ModuleType:
@@ -170,8 +184,8 @@ def _families(name: str, count: int) -> Iterator[Row]:
         yield at, (*shared, *own), 16
 
 
-def _named(name: str) -> bytes:
-    return blake2b(name.encode(), digest_size=16).digest()
+def _named(name: str) -> BlockHash:
+    return BlockHash(blake2b(name.encode(), digest_size=16).digest())
 
 
 class Expanded(Sequence[bytes]):
@@ -186,7 +200,13 @@ class Expanded(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._hashes) * self._ratio
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # one int or a slice, as Sequence
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         length = len(self)
