@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,10 +82,9 @@ def _convert(gguf_file: Path, digest: str, folder: Path, progress: Progress) -> 
     progress(title, 0.0)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        with no_progress_bars():
-            _write_tokenizer(gguf_file, made)
-            progress(title, 0.25)
-            _write_weights(gguf_file, made, lambda part: progress(title, 0.25 + 0.75 * part))
+        _write_tokenizer(gguf_file, made)
+        progress(title, 0.25)
+        _write_weights(gguf_file, made)
         source = Source(name=name, quantisation=quantisation, sha256=digest)
         (made / SOURCE_FILE).write_text(json.dumps(asdict(source), indent=1))
         made.rename(folder)
@@ -96,37 +96,42 @@ def _convert(gguf_file: Path, digest: str, folder: Path, progress: Progress) -> 
 def _write_tokenizer(gguf_file: Path, made: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True
-    )
-    tokenizer.save_pretrained(made)
+    with no_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True
+        )
+        tokenizer.save_pretrained(made)
 
 
-def _write_weights(gguf_file: Path, made: Path, progress: Callable[[float], None]) -> None:
+def _write_weights(gguf_file: Path, made: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    # float32 holds every value of a quantised file exactly; a smaller type would round them.
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True, dtype=torch.float32
-    )
-    progress(0.9)
-    # transformers refuses to save what it loaded from GGUF while these two are set.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(made)
+    with no_progress_bars():
+        # float32 holds a quantised file's values exactly; a smaller type would round them.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True, dtype=torch.float32
+        )
+        # transformers refuses to save what it loaded from GGUF while these two are set.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(made)
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """No progress bars of other libraries on the terminal: ours is the callback."""
+    """No progress bars of other libraries on the terminal: ours is the callback.
+
+    transformers draws some of them past its own switch, so what it writes to stderr is dropped.
+    """
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -238,12 +238,14 @@ class RadixTree:
         run.locks += 1
 
     def _split(self, run: Run, at: int) -> Run:
-        """Cuts a run in two; ``run`` stays the lower part, so that its locks mean the same."""
+        """Cuts a run in two; ``run`` stays the lower part, so that its locks mean the same.
+
+        The upper part is locked next, so it gets its time of last use when that lock is given back.
+        """
         assert 0 < at < len(run.hashes)
         parent = _parent_of(run)
         upper = Run(self, parent, run.hashes[:at], run.block_ids[:at])
         upper.locks = run.locks
-        upper.used_at = run.used_at
         parent.children[upper.hashes[0]] = upper
         del run.hashes[:at]
         del run.block_ids[:at]

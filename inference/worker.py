@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -211,10 +211,14 @@ class EngineWorker:
         finally:
             self._settle()
         if result is not None:
+            # Whose they are is settled before time passes: an id may be left and used again.
+            streams = {
+                name: self._streams.get(name) for name, _ in (*result.events, *result.failed)
+            }
             if not self._in_thread:
                 await trio.sleep(result.virtual_s)
             self._failures = 0
-            self._deliver(result)
+            _deliver(result, streams)
 
     def _settle(self) -> None:
         """After a step: cancellations that waited for it, and its cache events when some wait."""
@@ -227,14 +231,6 @@ class EngineWorker:
             # The rest stays with the core, which bounds it.
             self._events.extend(self._core.cache_events())
         self._settled.set()
-
-    def _deliver(self, result: StepResult) -> None:
-        for request_id, event in result.events:
-            if (stream := self._streams.get(request_id)) is not None:
-                stream.put(event)
-        for request_id, failure in result.failed:
-            if (stream := self._streams.get(request_id)) is not None:
-                stream.fail(failure)
 
     def _break(self, error: Exception) -> None:
         """A step raised: every request fails, and the core starts again with an empty cache."""
@@ -262,3 +258,13 @@ class EngineWorker:
     def _fail_all(self, reason: str) -> None:
         for request_id in sorted(self._streams):
             self._streams[request_id].fail(EngineFailed(reason))
+
+
+def _deliver(result: StepResult, streams: Mapping[str, AnswerStream | None]) -> None:
+    """Hands a step's events to those who were waiting when it was made."""
+    for request_id, event in result.events:
+        if (stream := streams[request_id]) is not None:
+            stream.put(event)
+    for request_id, failure in result.failed:
+        if (stream := streams[request_id]) is not None:
+            stream.fail(failure)

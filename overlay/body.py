@@ -7,7 +7,6 @@ dropped in silence. The whole body is kept in ``Call.raw`` for engines that pass
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -103,13 +102,14 @@ def _decode(raw: bytes) -> dict[str, Any]:
             f"the body is larger than {BODY_BYTES_MAX} bytes", code="body_too_large", status=413
         )
     try:
-        body = json.loads(raw, object_pairs_hook=_object, parse_constant=_constant)
+        # Decoded here: json.loads would guess UTF-16 and let halves of surrogate pairs through.
+        body = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_constant)
     except RequestError:
         raise
     except UnicodeDecodeError:
         refuse(None, "the body is not UTF-8", code="invalid_json")
     except (ValueError, RecursionError) as error:
-        where = f" at byte {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         refuse(None, f"the body is not valid JSON{where}", code="invalid_json")
     if not isinstance(body, dict):
         refuse(None, "the body must be a JSON object", code="invalid_json")
@@ -131,11 +131,21 @@ def _check_fields(body: Mapping[str, Any], prompt_field: str) -> None:
     for name, value in body.items():
         if name in SAMPLING or name in HARMLESS or name == prompt_field or value is None:
             continue
-        shown = name[:64]
+        shown = _shown(name)
         if name not in NEUTRAL:
             refuse(shown, f"unknown field: {shown}", code="unknown_parameter")
-        if not any(value == neutral for neutral in NEUTRAL[name]):
+        if not any(_same(value, neutral) for neutral in NEUTRAL[name]):
             refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
+
+
+def _shown(name: str) -> str:
+    """A client's field name as an error may carry it: short, and text that can be encoded."""
+    return name[:64].encode(errors="replace").decode()
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Equality as JSON has it: ``true`` is not 1."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def _model(body: Mapping[str, Any]) -> str:
@@ -166,7 +176,7 @@ def _message(value: object, where: str) -> Message:
         refuse(f"{where}.role", f"{where}.role must be one of {', '.join(ROLES)}")
     for name, given in value.items():
         if name not in {"role", "content", "name"} and given not in (None, []):
-            shown = f"{where}.{name[:64]}"
+            shown = f"{where}.{_shown(name)}"
             refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
     return Message(role=role, content=_content(value.get("content"), f"{where}.content"))
 
@@ -218,7 +228,8 @@ def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> fl
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(name, f"{name} must be a number", code="invalid_type")
-    if not math.isfinite(value) or not least <= value <= most:
+    # The comparison alone: a whole number too large for a float compares, and NaN is in no range.
+    if not least <= value <= most:
         refuse(name, f"{name} must be between {least:g} and {most:g}")
     return float(value)
 
@@ -282,7 +293,7 @@ def _include_usage(body: Mapping[str, Any], *, stream: bool) -> bool:
         refuse("stream_options", "stream_options must be an object", code="invalid_type")
     for name, value in options.items():
         if name not in {"include_usage", "include_obfuscation"} or not isinstance(value, bool):
-            shown = f"stream_options.{name[:64]}"
+            shown = f"stream_options.{_shown(name)}"
             refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
     if options.get("include_obfuscation"):
         shown = "stream_options.include_obfuscation"

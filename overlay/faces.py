@@ -21,10 +21,10 @@ from overlay.node import Node
 from overlay.ports import SecureChannel
 from overlay.posture import posture
 from overlay.transport.connection import Connection, Handler
-from overlay.transport.stream import Stream
 from overlay.transport.enrolment import serve_enrolment
 from overlay.transport.link import establish
 from overlay.transport.local import listen_local
+from overlay.transport.stream import Stream
 
 log = logging.getLogger(__name__)
 

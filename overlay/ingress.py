@@ -135,6 +135,8 @@ class PeerIngress:
             self._decisions.ended(submission.request_id, Outcome(state=state))
             raise
         finally:
+            if state == "cancelled":
+                self._decisions.ended(submission.request_id, Outcome(state=state))
             self._metrics.ended(state)
 
     def _prepare(self, submission: Submission, began_s: float) -> Progressed:

@@ -28,10 +28,10 @@ from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
-from overlay.transport.stream import Stream
 from overlay.transport.hello import Hello, Role
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
+from overlay.transport.stream import Stream
 from overlay.zone import ZoneRule
 from security.judge import judge_leaf
 from security.peer_id import PeerId

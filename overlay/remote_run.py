@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from overlay.errors import PeerGone, ProtocolError, RequestError, StreamReset
+from overlay.errors import LocalFault, PeerGone, ProtocolError, RequestError, StreamReset
 from overlay.forward import (
     PROTOCOL,
     VERSION,
@@ -117,7 +117,43 @@ async def run_there(
         Refused: The peer will not; Silent: it did not answer within the budget; Broken: it failed.
         RequestError: When the peer found the request itself wrong.
     """
-    opening = encode(
+    opening = opening_of(work, token_id=token_id, chat=chat, attempt=attempt, deadline_s=deadline_s)
+    try:
+        async with AsyncExitStack() as stack:
+            stream = None
+            with trio.move_on_after(budget_s) as scope:
+                # In the budget too: it waits while the peer takes no more streams.
+                stream = await stack.enter_async_context(
+                    connection.open(PROTOCOL, opening, deadline_s=deadline_s)
+                )
+                answer = await receive(stream)
+            if stream is None:
+                raise Refused("no_free_stream")
+            if scope.cancelled_caught:
+                raise Silent("budget")
+            match answer:
+                case Accept():
+                    yield RemoteRun(stream, answer, silence_s=silence_s)
+                case Refuse():
+                    raise refusal(answer)
+                case Failed():
+                    raise failure(answer)
+                case _:
+                    raise Broken("protocol_error")
+    except PeerGone as error:
+        raise Broken("peer_gone", dead=True) from error
+    except StreamReset as error:
+        raise Broken("stream_reset") from error
+    except RequestError:
+        raise
+    except LocalFault as error:
+        # Too large for one message, or a connection that is only just coming up.
+        raise Refused("cannot_send") from error
+
+
+def opening_of(work: Work, *, token_id: str, chat: bool, attempt: int, deadline_s: float) -> bytes:
+    """The opening message that asks a peer to run ``work``; arguments as in ``run_there``."""
+    return encode(
         ForwardRequest(
             v=VERSION,
             request_id=work.request_id,
@@ -134,25 +170,6 @@ async def run_there(
             hops=1,
         )
     )
-    try:
-        async with connection.open(PROTOCOL, opening, deadline_s=deadline_s) as stream:
-            with trio.move_on_after(budget_s) as scope:
-                answer = await receive(stream)
-            if scope.cancelled_caught:
-                raise Silent("budget")
-            match answer:
-                case Accept():
-                    yield RemoteRun(stream, answer, silence_s=silence_s)
-                case Refuse():
-                    raise refusal(answer)
-                case Failed():
-                    raise failure(answer)
-                case _:
-                    raise Broken("protocol_error")
-    except PeerGone as error:
-        raise Broken("peer_gone", dead=True) from error
-    except StreamReset as error:
-        raise Broken("stream_reset") from error
 
 
 def refusal(answer: Refuse) -> Refused | RequestError:

@@ -1,7 +1,8 @@
 """A served model as a peer's record tells it: one short line of text, the same for everybody.
 
 Name, context in tokens, digest of the prefix identity, digest of weights and quantisation, and
-dtype, separated by tabs. Peers compare digests; only the engine's own host knows what is behind them.
+dtype, separated by tabs. Peers compare digests; only the engine's own host knows what is behind
+them.
 """
 
 from __future__ import annotations

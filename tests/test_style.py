@@ -91,7 +91,11 @@ def test_no_exception_is_swallowed_and_nothing_is_left_open(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             pytest.fail(f"{relative(path)}:{node.lineno} bare except")
-        if isinstance(node, ast.Raise) and node.exc and "NotImplementedError" in ast.unparse(node.exc):
+        if (
+            isinstance(node, ast.Raise)
+            and node.exc
+            and "NotImplementedError" in ast.unparse(node.exc)
+        ):
             pytest.fail(f"{relative(path)}:{node.lineno} NotImplementedError")
 
 
@@ -100,7 +104,9 @@ def test_sans_io_cores_import_no_trio() -> None:
     cores += [*(ROOT / "overlay" / "routing").rglob("*.py")]
     cores += [p for p in (ROOT / "inference").glob("*.py") if p.name != "worker.py"]
     cores += [ROOT / "overlay/transport" / name for name in ("frame.py", "mux.py")]
-    offenders = [relative(p) for p in cores if "trio" in set(imported_roots(ast.parse(p.read_text())))]
+    offenders = [
+        relative(p) for p in cores if "trio" in set(imported_roots(ast.parse(p.read_text())))
+    ]
     assert offenders == []
 
 

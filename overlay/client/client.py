@@ -34,8 +34,8 @@ from overlay.errors import Deadline, RequestError
 from overlay.home import Home, home_path
 from overlay.request import AnswerEvent, Delta, Finished, RequestId, Started, Usage
 from overlay.transport.connection import Connection
-from overlay.transport.stream import Stream
 from overlay.transport.dial import dial_peer, dial_socket
+from overlay.transport.stream import Stream
 from security.peer_id import PeerId
 
 REQUEST_TIMEOUT_S = 600.0

@@ -46,7 +46,7 @@ from overlay.units import parse_duration
     help="Same seed, same answer.  [default: random]",
 )
 @click.option(
-    "--timeout", default="10m", show_default=True, metavar="DURATION", help="Longest wait."
+    "--timeout", default="10min", show_default=True, metavar="DURATION", help="Longest wait."
 )
 @home_option
 @json_option

@@ -14,7 +14,6 @@ import trio
 
 from overlay.client import PeerClient
 from overlay.demo.checks import (
-    Tokens,
     all_requests_ended_once,
     no_cross_tenant_hit,
     outputs_equal_cold_run,

@@ -103,10 +103,7 @@ def decide(
 
 def _probe(costed: list[Costed]) -> PeerId | None:
     """The cheapest suspected peer whose probe is due, if this request can afford it."""
-    limit_s = costed[0][0] + PROBE_SLOWER_S
-    for total_s, peer_id, _, candidate in costed:
-        if total_s > limit_s:
-            return None
-        if candidate.view.standing is Standing.PROBE_DUE:
-            return peer_id
+    due = [each for each in costed if each[3].view.standing is Standing.PROBE_DUE]
+    if due and due[0][0] <= costed[0][0] + PROBE_SLOWER_S:
+        return due[0][1]
     return None

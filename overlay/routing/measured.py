@@ -190,4 +190,7 @@ class Measured:
         peer.trust += WEIGHT * (kept - peer.trust)
 
     def _peer(self, peer_id: PeerId) -> _Peer:
-        return self._peers.setdefault(peer_id, _Peer())
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            peer = self._peers[peer_id] = _Peer()
+        return peer

@@ -34,7 +34,9 @@ class Survival:
         self._kept[each] += WEIGHT * (min(1.0, max(0.0, kept)) - self._kept[each])
 
     def expect(self, age_s: float) -> float:
-        """The share that is expected of a promise of that age."""
+        """The share that is expected of a promise of that age; 0 of one never made (infinity)."""
+        if age_s == math.inf:
+            return 0.0
         return float(self._kept[_bin(age_s)])
 
 

@@ -39,7 +39,7 @@ from inference.request import (
 from inference.toy import ToyConfig, ToyEngine
 from inference.worker import EngineWorker
 from overlay.ports import Engine
-from tests.inference.conftest import save_tiny_llama
+from tests.inference.bench import save_tiny_llama
 
 QUEUE_MAX = 2
 TEXT = "Blocks of sixteen tokens each are kept for whoever asks next, and evicted at last. "

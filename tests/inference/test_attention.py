@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from inference.attention import Layout, PagedAttention
 from inference.errors import EngineFailed, UnsupportedModel
 from inference.pool import BlockPool, KVShape, slot_numbers
 from inference.step import chunk_end
+from tests.inference.bench import Bench
 
 MODULE = SimpleNamespace(layer_idx=0, is_causal=True)
 
@@ -29,10 +31,16 @@ def attention() -> PagedAttention:
     return made
 
 
-def call(attention: PagedAttention, module=MODULE, mask=None, kv_heads: int = 2, **keywords):
+def call(
+    attention: PagedAttention,
+    module: Any = MODULE,
+    mask: torch.Tensor | None = None,
+    kv_heads: int = 2,
+    **keywords: Any,
+) -> None:
     query = torch.randn(1, 4, 1, 8)
     keys = torch.randn(1, kv_heads, 1, 8)
-    return attention.attend(module, query, keys, keys, mask, scaling=None, **keywords)
+    attention.attend(module, query, keys, keys, mask, scaling=None, **keywords)
 
 
 @pytest.mark.parametrize(
@@ -52,38 +60,40 @@ def call(attention: PagedAttention, module=MODULE, mask=None, kv_heads: int = 2,
     ],
     ids=lambda keywords: next(iter(keywords)),
 )
-def test_keyword_that_is_not_implemented_raises(attention, keywords) -> None:
+def test_keyword_that_is_not_implemented_raises(
+    attention: PagedAttention, keywords: dict[str, Any]
+) -> None:
     with pytest.raises(UnsupportedModel, match=next(iter(keywords))):
         call(attention, **keywords)
 
 
-def test_keywords_that_ask_for_nothing_pass(attention) -> None:
+def test_keywords_that_ask_for_nothing_pass(attention: PagedAttention) -> None:
     call(attention, softcap=None, s_aux=None, dropout=0.0, is_causal=True, use_cache=False)
     call(attention, sliding_window=64, position_ids=torch.zeros(1, 1))
 
 
-def test_mask_of_the_models_own_raises(attention) -> None:
+def test_mask_of_the_models_own_raises(attention: PagedAttention) -> None:
     with pytest.raises(UnsupportedModel, match="mask"):
         call(attention, mask=torch.zeros(1, 1, 1, 1))
 
 
-def test_attention_that_is_not_causal_raises(attention) -> None:
+def test_attention_that_is_not_causal_raises(attention: PagedAttention) -> None:
     with pytest.raises(UnsupportedModel, match="causal"):
         call(attention, module=SimpleNamespace(layer_idx=0, is_causal=False))
 
 
-def test_layers_of_another_shape_raise(attention) -> None:
+def test_layers_of_another_shape_raise(attention: PagedAttention) -> None:
     with pytest.raises(UnsupportedModel, match="shapes"):
         call(attention, kv_heads=1)
 
 
-def test_call_outside_of_a_step_fails(attention) -> None:
+def test_call_outside_of_a_step_fails(attention: PagedAttention) -> None:
     attention.layout = None
     with pytest.raises(EngineFailed):
         call(attention)
 
 
-def test_two_requests_in_one_step_see_only_their_own_blocks(tiny) -> None:
+def test_two_requests_in_one_step_see_only_their_own_blocks(tiny: Bench) -> None:
     """The step takes a list: together and alone give the same logits."""
     from inference.step import Rows
 

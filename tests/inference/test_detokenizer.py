@@ -57,6 +57,13 @@ def test_text_ends_at_the_stop_string_that_ends_first(text: str, stop: list[str]
     assert said(text.encode(), stop) == cut(text, stop)
 
 
+@given(st.lists(st.text("abc", max_size=5), max_size=5), st.lists(st.text("abc", max_size=4)))
+@example(["cabcb"], ["abcb", "bc"])
+def test_long_tokens_are_cut_where_short_ones_would_be(words: list[str], stop: list[str]) -> None:
+    stream = TextStream(vocabulary_of(words), stop=stop)
+    assert stream.push(range(len(words))) + stream.flush() == cut("".join(words), stop)
+
+
 @given(texts, stops)
 def test_text_that_may_still_be_cut_is_held_back(text: str, stop: list[str]) -> None:
     stream = TextStream(decode, stop=stop)

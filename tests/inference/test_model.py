@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,20 +23,22 @@ def silent(what: str, done: float) -> None:
     """No progress is shown."""
 
 
-def test_missing_package_is_named_with_the_command(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_missing_package_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelMissing) as caught:
         find_model(None, tmp_path, silent)
     assert MODEL_COMMAND in str(caught.value)
     assert "--model" in str(caught.value)
 
 
-def test_folder_is_a_model_named_after_it(tiny_folder, tmp_path) -> None:
+def test_folder_is_a_model_named_after_it(tiny_folder: Path, tmp_path: Path) -> None:
     files = find_model(str(tiny_folder), tmp_path, silent)
     assert (files.name, files.folder, files.tokenizer) == ("tiny", tiny_folder, None)
 
 
-def test_weights_digest_tells_weights_apart(tiny_folder, tmp_path) -> None:
+def test_weights_digest_tells_weights_apart(tiny_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "tiny"
     shutil.copytree(tiny_folder, other)
     first = find_model(str(tiny_folder), tmp_path, silent).weights
@@ -48,12 +51,14 @@ def test_weights_digest_tells_weights_apart(tiny_folder, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["/nowhere/at/all", "./no such thing", "no-such-folder"])
-def test_what_is_no_model_is_refused_with_what_would_be_one(wanted: str, tmp_path) -> None:
+def test_what_is_no_model_is_refused_with_what_would_be_one(wanted: str, tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="--model takes"):
         find_model(wanted, tmp_path, silent)
 
 
-def test_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch, tmp_path) -> None:
+def test_hub_that_cannot_be_reached_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import huggingface_hub
 
     def unreachable(*_args: object, **options: object) -> str:
@@ -71,20 +76,22 @@ def test_cache_folder_comes_from_the_environment_or_the_platform() -> None:
     assert default_cache_dir({}).name == "rhizome"
 
 
-def fake_conversion(monkeypatch) -> list[Path]:
+def fake_conversion(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Conversions that write next to nothing, and what they wrote."""
     made: list[Path] = []
 
-    def write(gguf_file: Path, folder: Path, progress) -> None:
+    def write(gguf_file: Path, folder: Path) -> None:
         made.append(folder)
         (folder / "model.safetensors").write_bytes(gguf_file.read_bytes())
 
-    monkeypatch.setattr(convert, "_write_tokenizer", lambda gguf_file, folder: None)
+    monkeypatch.setattr(convert, "_write_tokenizer", lambda *_: None)
     monkeypatch.setattr(convert, "_write_weights", write)
     return made
 
 
-def test_conversion_happens_once_and_shows_progress(monkeypatch, tmp_path) -> None:
+def test_conversion_happens_once_and_shows_progress(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     made = fake_conversion(monkeypatch)
     file = tmp_path / "Small-1B.Q4_K_M.gguf"
     file.write_bytes(b"weights")
@@ -96,12 +103,14 @@ def test_conversion_happens_once_and_shows_progress(monkeypatch, tmp_path) -> No
     source = read_source(folder)
     assert source is not None
     assert (source.name, source.quantisation) == ("Small-1B", "Q4_K_M")
-    again = convert.convert(file, tmp_path / "cache", lambda _, done: pytest.fail("again"))
+    again = convert.convert(file, tmp_path / "cache", lambda *_: pytest.fail("again"))
     assert (again, len(made)) == (folder, 1)
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.name.startswith(".")] == []
 
 
-def test_broken_conversion_leaves_nothing_that_looks_whole(monkeypatch, tmp_path) -> None:
+def test_broken_conversion_leaves_nothing_that_looks_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fake_conversion(monkeypatch)
 
     def disk_full(*_args: object) -> None:
@@ -116,7 +125,7 @@ def test_broken_conversion_leaves_nothing_that_looks_whole(monkeypatch, tmp_path
 
 
 def test_generation_config_gives_the_sampling_defaults() -> None:
-    def defaults(**values):
+    def defaults(**values: Any) -> SamplingDefaults:
         config = SimpleNamespace(**{"do_sample": None, "temperature": None, "top_p": None} | values)
         config.top_k = values.get("top_k")
         files = SimpleNamespace(sampling=None)
@@ -136,7 +145,7 @@ def test_end_tokens_are_all_that_are_named() -> None:
     assert model.end_tokens(one, None) == {3}
 
 
-def test_cuda_that_torch_cannot_use_is_said(monkeypatch) -> None:
+def test_cuda_that_torch_cannot_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("inference.hardware._gpu_visible", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)

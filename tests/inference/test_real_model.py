@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os.path
+import itertools
 
 import pytest
 
 from inference.events import BlocksEvicted, BlocksStored
 from inference.request import ChatPrompt, Message
+from tests.inference.bench import Bench
 
 pytestmark = pytest.mark.model
 
@@ -19,20 +20,19 @@ TEXT = (
 )
 
 
-def words(bench, count: int, *, start: int = 0) -> list[int]:
+def words(bench: Bench, count: int, *, start: int = 0) -> list[int]:
     """So many tokens of running text."""
     ids = bench.core._tokenizer._backend.encode(TEXT * (count // 60 + 2)).ids
     return ids[start : start + count]
 
 
-def prompts(bench) -> list[tuple[list[int], list[int], int]]:
+def prompts(bench: Bench) -> list[tuple[list[int], list[int], int]]:
     """(what was asked before, the prompt, how much of it is cached then)."""
     base = words(bench, 128)
     other = [token + 1 for token in base]
-    cases = []
     # Sharing that ends at a block's edge, one before it, one after it, and in mid-block.
-    for shared in (16, 31, 32, 33, 48, 64, 65, 80):
-        cases.append((base, base[:shared] + other[:24], shared // 16 * 16))
+    edges = (16, 31, 32, 33, 48, 64, 65, 80)
+    cases = [(base, base[:shared] + other[:24], shared // 16 * 16) for shared in edges]
     # Nothing shared at all, and less than a block.
     cases += [(base, other[:40], 0), (base, base[:15] + other[:20], 0)]
     # The whole prompt cached: its last token is computed all the same.
@@ -44,7 +44,7 @@ def prompts(bench) -> list[tuple[list[int], list[int], int]]:
     return cases
 
 
-def test_warm_answers_equal_cold_ones_for_twenty_prompts(real) -> None:
+def test_warm_answers_equal_cold_ones_for_twenty_prompts(real: Bench) -> None:
     cases = prompts(real)
     assert len(cases) == 20
     for before, prompt, cached in cases:
@@ -57,7 +57,7 @@ def test_warm_answers_equal_cold_ones_for_twenty_prompts(real) -> None:
         assert warm.token_ids == cold.token_ids
 
 
-def test_answers_stay_the_same_after_eviction(real) -> None:
+def test_answers_stay_the_same_after_eviction(real: Bench) -> None:
     """A cache of few blocks: the prefix goes, is computed again, and the answer is the cold one."""
     real.core.reset()
     total = real.core.load().total_blocks
@@ -75,7 +75,13 @@ def test_answers_stay_the_same_after_eviction(real) -> None:
     assert real.ask(prompt).token_ids == cold.token_ids
 
 
-def test_third_turn_of_a_chat_finds_the_earlier_answers_cached(real) -> None:
+def common(first: list[int], second: list[int]) -> int:
+    """How many leading tokens are the same."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def test_third_turn_of_a_chat_finds_the_earlier_answers_cached(real: Bench) -> None:
     real.core.reset()
     messages: list[Message] = []
     computed: list[int] = []
@@ -84,7 +90,7 @@ def test_third_turn_of_a_chat_finds_the_earlier_answers_cached(real) -> None:
         messages.append(Message(role="user", content=question))
         ids = real.core.tokenize(real.model, ChatPrompt(messages=tuple(messages)))
         answer = real.ask(ids, max_tokens=40)
-        same = len(os.path.commonprefix([computed, list(ids)]))
+        same = common(computed, list(ids))
         assert answer.cached_tokens == same // 16 * 16
         assert answer.cached_tokens > asked or not computed
         asked, computed = len(ids), [*ids, *answer.token_ids[:-1]]
@@ -93,7 +99,7 @@ def test_third_turn_of_a_chat_finds_the_earlier_answers_cached(real) -> None:
     assert sum(len(event.blocks) for event in stored) == len(computed) // 16
 
 
-def test_resumed_answer_equals_the_undisturbed_one(real) -> None:
+def test_resumed_answer_equals_the_undisturbed_one(real: Bench) -> None:
     ids = real.core.tokenize(
         real.model, ChatPrompt(messages=(Message(role="user", content="Name three fruits."),))
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import transformers
 
@@ -20,11 +24,11 @@ SMALL = {
 }
 
 
-def config(kind: str, **changes):
+def config(kind: str, **changes: Any) -> Any:
     return getattr(transformers, kind)(**(SMALL | changes))
 
 
-def rope(kind: str, **more):
+def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0} | more}
 
 
@@ -76,7 +80,7 @@ def test_plain_model_is_not_refused(number: int) -> None:
     check_supported(SERVED[number](), context_tokens=512)
 
 
-def saved(folder, model, save_tokenizer):
+def saved(folder: Path, model: Any, save_tokenizer: Callable[[Path], None]) -> EngineSettings:
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return EngineSettings(
@@ -85,7 +89,9 @@ def saved(folder, model, save_tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Mistral", "Phi3", "Olmo2", "GPT2"])
-def test_other_architectures_pass_the_proof_at_start(kind, tmp_path, save_tokenizer) -> None:
+def test_other_architectures_pass_the_proof_at_start(
+    kind: str, tmp_path: Path, save_tokenizer: Callable[[Path], None]
+) -> None:
     """Their own attention and ours give the same numbers, so the engine serves them."""
     changes = {"vocab_size": 258, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
     if kind in {"Mistral", "Phi3"}:
@@ -103,7 +109,9 @@ def test_other_architectures_pass_the_proof_at_start(kind, tmp_path, save_tokeni
     core.close()
 
 
-def test_model_whose_attention_cannot_be_replaced_fails_the_proof(tmp_path, save_tokenizer) -> None:
+def test_model_whose_attention_cannot_be_replaced_fails_the_proof(
+    tmp_path: Path, save_tokenizer: Callable[[Path], None]
+) -> None:
     made = transformers.BloomConfig(vocab_size=258, hidden_size=32, n_layer=2, n_head=4)
     made.max_position_embeddings = 512
     settings = saved(tmp_path, transformers.BloomForCausalLM(made), save_tokenizer)
@@ -111,7 +119,9 @@ def test_model_whose_attention_cannot_be_replaced_fails_the_proof(tmp_path, save
         load_engine(settings)
 
 
-def test_recurrent_model_is_refused_before_its_weights_are_read(tmp_path, save_tokenizer) -> None:
+def test_recurrent_model_is_refused_before_its_weights_are_read(
+    tmp_path: Path, save_tokenizer: Callable[[Path], None]
+) -> None:
     made = transformers.MambaConfig(vocab_size=258, hidden_size=32, num_hidden_layers=2)
     settings = saved(tmp_path, transformers.MambaForCausalLM(made), save_tokenizer)
     with pytest.raises(UnsupportedModel, match="recurrent"):

@@ -1,8 +1,9 @@
-"""The worker's rules: streams, cancellation, failure, shutdown; on a scripted core and real ones."""
+"""The worker: streams, cancellation, failure, shutdown; on a scripted core and a real one."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -10,7 +11,7 @@ import trio.testing
 
 from inference.core import StepResult
 from inference.errors import EngineFailed, EngineOverloaded, InvalidRequest, UnknownModel
-from inference.events import BlockHash, BlocksStored, Cleared
+from inference.events import BlockHash, BlocksStored, CacheEvent, Cleared
 from inference.none import NoCore, no_engine
 from inference.request import (
     EngineLoad,
@@ -22,9 +23,12 @@ from inference.request import (
     TokenEvent,
 )
 from inference.worker import FAILURES_MAX, STREAM_EVENTS_MAX, EngineWorker
+from tests.inference.bench import Bench
 
 
-def request(name: str, max_tokens: int = 3, token_ids=(1, 2, 3), model: str = "m") -> EngineRequest:
+def request(
+    name: str, max_tokens: int = 3, token_ids: Sequence[int] = (1, 2, 3), model: str = "m"
+) -> EngineRequest:
     return EngineRequest(
         request_id=name,
         namespace=Namespace("a"),
@@ -38,7 +42,9 @@ def request(name: str, max_tokens: int = 3, token_ids=(1, 2, 3), model: str = "m
 class ScriptedCore(NoCore):
     """Counts up for each request, a token a step; breaks when told to."""
 
-    def __init__(self, *, step_s: float = 1.0, fail: int = 0, refuse: Exception | None = None):
+    def __init__(
+        self, *, step_s: float = 1.0, fail: int = 0, refuse: Exception | None = None
+    ) -> None:
         self.running: dict[str, list[int]] = {}
         self.cancelled: list[str] = []
         self.step_s = step_s
@@ -97,7 +103,7 @@ class ScriptedCore(NoCore):
             )
         return StepResult(events=tuple(events), failed=(), virtual_s=self.step_s)
 
-    def cache_events(self):
+    def cache_events(self) -> tuple[CacheEvent, ...]:
         stored = BlocksStored(
             namespace=Namespace("a"), parent=None, depth=0, blocks=(BlockHash(bytes(16)),)
         )
@@ -116,7 +122,7 @@ async def collect(worker: EngineWorker, name: str, max_tokens: int = 3) -> list[
         return [event async for event in stream]
 
 
-async def test_events_come_after_their_virtual_time(autojump_clock) -> None:
+async def test_events_come_after_their_virtual_time(autojump_clock: trio.testing.MockClock) -> None:
     worker = EngineWorker(ScriptedCore(step_s=2.0), in_thread=False)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
@@ -127,7 +133,7 @@ async def test_events_come_after_their_virtual_time(autojump_clock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_many_requests_share_the_steps(autojump_clock) -> None:
+async def test_many_requests_share_the_steps(autojump_clock: trio.testing.MockClock) -> None:
     worker = EngineWorker(ScriptedCore(), in_thread=False)
     answers: dict[str, list[TokenEvent]] = {}
 
@@ -145,7 +151,9 @@ async def test_many_requests_share_the_steps(autojump_clock) -> None:
         assert ids == list(range(1, number + 1))
 
 
-async def test_leaving_early_cancels_and_frees_the_slot(autojump_clock) -> None:
+async def test_leaving_early_cancels_and_frees_the_slot(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     core = ScriptedCore()
     worker = EngineWorker(core, in_thread=False)
     async with trio.open_nursery() as nursery:
@@ -158,7 +166,7 @@ async def test_leaving_early_cancels_and_frees_the_slot(autojump_clock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_finished_request_is_not_cancelled(autojump_clock) -> None:
+async def test_finished_request_is_not_cancelled(autojump_clock: trio.testing.MockClock) -> None:
     core = ScriptedCore()
     worker = EngineWorker(core, in_thread=False)
     async with trio.open_nursery() as nursery:
@@ -168,20 +176,22 @@ async def test_finished_request_is_not_cancelled(autojump_clock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_cancel_from_elsewhere_ends_the_stream_with_an_error(autojump_clock) -> None:
+async def test_cancel_from_elsewhere_ends_the_stream_with_an_error(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     worker = EngineWorker(ScriptedCore(), in_thread=False)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        with pytest.raises(EngineFailed, match="cancelled"):
-            async with worker.submit(request("r", 100)) as stream:
-                await anext(stream)
-                worker.cancel("r")
-                worker.cancel("unknown")
+        async with worker.submit(request("r", 100)) as stream:
+            await anext(stream)
+            worker.cancel("r")
+            worker.cancel("unknown")
+            with pytest.raises(EngineFailed, match="cancelled"):
                 await anext(stream)
         nursery.cancel_scope.cancel()
 
 
-async def test_cancelling_a_wait_loses_no_event(autojump_clock) -> None:
+async def test_cancelling_a_wait_loses_no_event(autojump_clock: trio.testing.MockClock) -> None:
     worker = EngineWorker(ScriptedCore(), in_thread=False)
     got: list[TokenEvent] = []
     async with trio.open_nursery() as nursery:
@@ -194,7 +204,9 @@ async def test_cancelling_a_wait_loses_no_event(autojump_clock) -> None:
     assert [event.token_ids for event in got] == [(n,) for n in range(1, 11)]
 
 
-async def test_slow_reader_gets_everything_in_bounded_memory(autojump_clock) -> None:
+async def test_slow_reader_gets_everything_in_bounded_memory(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     worker = EngineWorker(ScriptedCore(), in_thread=False)
     count = STREAM_EVENTS_MAX * 4
     async with trio.open_nursery() as nursery:
@@ -219,7 +231,7 @@ async def test_refusals_are_raised_on_entering(error: Exception) -> None:
             pass
 
 
-async def test_two_requests_of_one_id_are_refused(autojump_clock) -> None:
+async def test_two_requests_of_one_id_are_refused(autojump_clock: trio.testing.MockClock) -> None:
     worker = EngineWorker(ScriptedCore(), in_thread=False)
     async with worker.submit(request("r")):
         with pytest.raises(InvalidRequest):
@@ -227,7 +239,9 @@ async def test_two_requests_of_one_id_are_refused(autojump_clock) -> None:
                 pass
 
 
-async def test_failed_step_fails_all_and_the_engine_goes_on_clean(autojump_clock) -> None:
+async def test_failed_step_fails_all_and_the_engine_goes_on_clean(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     core = ScriptedCore(fail=1)
     worker = EngineWorker(core, in_thread=False)
     failures: list[str] = []
@@ -250,7 +264,7 @@ async def test_failed_step_fails_all_and_the_engine_goes_on_clean(autojump_clock
 
 
 async def test_engine_that_fails_again_and_again_is_given_up_with_the_reason(
-    autojump_clock,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     core = ScriptedCore(fail=FAILURES_MAX)
     worker = EngineWorker(core, in_thread=False)
@@ -259,7 +273,7 @@ async def test_engine_that_fails_again_and_again_is_given_up_with_the_reason(
         for number in range(FAILURES_MAX):
             with pytest.raises(EngineFailed):
                 await collect(worker, f"r{number}")
-        with pytest.raises(EngineFailed, match="in a row.*device lost"):
+        with pytest.raises(EngineFailed, match=r"in a row.*device lost"):
             await collect(worker, "again")
         assert core.closed == 1
         assert worker.cache_events() == [Cleared()]
@@ -267,7 +281,9 @@ async def test_engine_that_fails_again_and_again_is_given_up_with_the_reason(
         nursery.cancel_scope.cancel()
 
 
-async def test_engine_that_cannot_restart_is_given_up(autojump_clock) -> None:
+async def test_engine_that_cannot_restart_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     core = ScriptedCore(fail=1)
 
     def broken() -> None:
@@ -284,7 +300,9 @@ async def test_engine_that_cannot_restart_is_given_up(autojump_clock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_stopping_ends_every_stream_and_closes_the_core(autojump_clock) -> None:
+async def test_stopping_ends_every_stream_and_closes_the_core(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     core = ScriptedCore()
     worker = EngineWorker(core, in_thread=False)
     async with trio.open_nursery() as asking:
@@ -374,7 +392,7 @@ async def test_stopping_waits_for_the_step_in_flight() -> None:
     assert ended == ["ask"]
 
 
-async def test_tiny_model_answers_through_the_worker(tiny) -> None:
+async def test_tiny_model_answers_through_the_worker(tiny: Bench) -> None:
     alone = tiny.cold(range(2, 60), max_tokens=12)
     tiny.core.reset()
     worker = EngineWorker(tiny.core, in_thread=True)

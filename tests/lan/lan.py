@@ -112,7 +112,7 @@ class Host:
 
 @contextlib.contextmanager
 def lan(folder: Path) -> Iterator[dict[str, Host]]:
-    """Hosts ``first`` and ``dual`` (IPv4 and IPv6) and ``quiet``, which multicast does not reach."""
+    """Hosts ``first`` and ``dual`` (IPv4 and IPv6) and ``quiet``, behind a wall for multicast."""
     tag = f"rz{os.getpid()}"
     bridge = f"{tag}br"
     hosts: dict[str, Host] = {}
@@ -126,7 +126,7 @@ def lan(folder: Path) -> Iterator[dict[str, Host]]:
             namespace = f"{tag}{name}"
             run("ip", "netns", "add", namespace)
             made.append(namespace)
-            join_bridge(bridge, namespace, number, dual=name == "dual" or name == "first")
+            join_bridge(bridge, namespace, number, dual=name in {"dual", "first"})
             if name == "quiet":
                 block_multicast(bridge, namespace, number)
             address = f"{SUBNET}.{number}"
