@@ -2,7 +2,7 @@
 
 Steps of :func:`load_engine`: find (and convert) the files; choose device, dtype and threads; size
 the pool; refuse by config; load weights and tokenizer; compare a short forward pass with
-transformers' own; put the scheduler on top.
+transformers' own; put the scheduler on top; compute one made-up request to know the rates.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from inference.blocks import KEY_BYTES
 from inference.convert import Progress
 from inference.errors import UnsupportedModel
 from inference.hardware import choose_device, choose_dtype, choose_threads, dtype_name
@@ -28,7 +29,15 @@ from inference.model import (
     sampling_defaults,
 )
 from inference.pool import BlockPool
-from inference.request import BLOCK_TOKENS, OutputIdentity, PrefixIdentity, ServedModel
+from inference.request import (
+    BLOCK_TOKENS,
+    EngineRequest,
+    Namespace,
+    OutputIdentity,
+    PrefixIdentity,
+    Sampling,
+    ServedModel,
+)
 from inference.scheduler import EmbeddedCore, ModelParts, Posture
 from inference.step import CHUNK_TOKENS, ModelStep
 from inference.support import check_supported, context_of, kv_shape_of, prove, reference_logits
@@ -36,6 +45,10 @@ from inference.tokenizer import PromptTokenizer
 
 BLOCKS_MIN = CHUNK_TOKENS // BLOCK_TOKENS
 """Blocks of the smallest cache: a context shorter than one prefill chunk answers nothing useful."""
+
+WARM_UP_TOKENS = CHUNK_TOKENS
+WARM_UP_ANSWER = 4
+"""One whole chunk and a few tokens: under a second for a small model on one thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +118,38 @@ def load_engine(settings: EngineSettings, progress: Progress = no_progress) -> E
         sampling=sampling_defaults(files, model),
         posture=posture,
     )
-    return EmbeddedCore(
+    core = EmbeddedCore(
         parts,
         reuse_decoded=settings.reuse_decoded,
         prefix_cache=settings.prefix_cache,
         queue_max=settings.queue_max,
         now_s=time.monotonic,
     )
+    warm_up(core)
+    return core
+
+
+def warm_up(core: EmbeddedCore) -> None:
+    """Computes one made-up request, so that the engine knows its rates before the first real one.
+
+    A peer that could not tell its rates would be taken for as fast as any other. Nothing of it
+    stays in the cache.
+    """
+    served = core.capabilities().models[0]
+    tokens = min(WARM_UP_TOKENS, served.context_tokens // 2)
+    request = EngineRequest(
+        request_id="warm-up",
+        namespace=Namespace(""),
+        chain_key=bytes(KEY_BYTES),
+        model=served.name,
+        token_ids=tuple(range(tokens)),
+        sampling=Sampling(seed=0, temperature=0, max_tokens=WARM_UP_ANSWER),
+    )
+    core.add(request)
+    while core.has_work():
+        core.step()
+    core.reset()
+    core.cache_events()
 
 
 def _blocks_of(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:

@@ -78,6 +78,7 @@ class Progressed:
     attempt_answered: bool = False
     attempt_first_s: float = 0.0
     attempt_tokens: int = 0
+    attempt_cached: int = 0
     expected_start_s: float = 0.0
 
 
@@ -231,7 +232,7 @@ class PeerIngress:
         began_s = self._clock.now_s()
         booking = self._router.began(route, began_s)
         code = "cancelled"
-        request.attempt_answered, request.attempt_tokens = False, 0
+        request.attempt_answered, request.attempt_tokens, request.attempt_cached = False, 0, 0
         request.attempt_first_s = began_s
         try:
             async with self._run(request, route) as run:
@@ -292,8 +293,10 @@ class PeerIngress:
             request.resumable = request.resumable and not piece.text
         else:
             request.emitted += piece.token_ids
-        if piece.cached_tokens is not None and request.cached_tokens is None:
-            request.cached_tokens = piece.cached_tokens
+        if piece.cached_tokens is not None:
+            request.attempt_cached = piece.cached_tokens
+            if request.cached_tokens is None:
+                request.cached_tokens = piece.cached_tokens
         if request.first_token_s is None and (piece.token_ids or piece.text):
             request.first_token_s = now_s
             self._metrics.first_token(now_s - request.began_s)
@@ -301,11 +304,12 @@ class PeerIngress:
             request.attempt_answered = True
             request.attempt_first_s = now_s
             self._router.first_token(
+                request.work,
                 route,
                 booking,
                 elapsed_s=now_s - began_s,
                 start_s=request.expected_start_s,
-                cached=request.cached_tokens or 0,
+                cached=request.attempt_cached,
             )
         request.attempt_tokens += len(piece.token_ids or ())
         return Delta(

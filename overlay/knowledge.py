@@ -196,6 +196,8 @@ class Knowledge:
         outbox, messages = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
         self._outboxes[peer_id] = outbox
         self._nursery.start_soon(self._send_all, connection, messages)
+        # What it is told first must not look like an engine that knows nothing of itself.
+        self.gossip.set_load(self._load_here())
         self._do(self.gossip.on_connected(peer_id, self._now_s(), self._now_unix_s()))
 
     def on_down(self, peer_id: PeerId) -> None:

@@ -23,6 +23,7 @@ from overlay.metrics import Metrics
 from overlay.peers import Peers
 from overlay.ports import PeerHint, Ports, SecureChannel
 from overlay.principals import Principals
+from overlay.request import Principal
 from overlay.router import Router
 from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
@@ -154,11 +155,12 @@ class Node:
             on_self=self._on_self,
         )
 
-    def client_handler(self, authenticate: Callable[[str], object]) -> ClientHandler:
+    def client_handler(self, authenticate: Callable[[str], Principal]) -> ClientHandler:
         """Serves ``/rhizome/client/1`` for callers that ``authenticate`` knows."""
         return ClientHandler(
             ingress=self.ingress,
-            authenticate=authenticate,  # type: ignore[arg-type]  # narrowed by the caller
+            authenticate=authenticate,
+            draining=lambda: self.draining,
             clock=self.ports.clock,
             entropy=self.ports.entropy,
         )
@@ -198,7 +200,7 @@ class Node:
         if abs(connection.remote.clock_ahead_s) > CLOCKS_APART_S:
             log.warning(
                 "the clock of %s is %.0f s away from ours: set one of them",
-                connection.remote.peer_id,
+                connection.remote.peer_id or connection.remote.address,
                 connection.remote.clock_ahead_s,
             )
         return connection
@@ -223,7 +225,7 @@ class Node:
     def _on_up(self, connection: Connection) -> None:
         peer_id = connection.remote.peer_id
         if peer_id is not None:
-            self.router.on_up(peer_id)
+            self.router.on_up(peer_id, connection.remote.hello.generation)
             self.knowledge.on_up(connection)
 
     def _on_down(self, peer_id: PeerId) -> None:

@@ -7,21 +7,22 @@ the connections that are up.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inference.events import BlockHash
-from inference.request import BLOCK_TOKENS, ServedModel
+from inference.request import BLOCK_TOKENS, EngineLoad, ServedModel
 from overlay.knowledge import Knowledge, LoadPicture
 from overlay.peers import Peers
 from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
 from overlay.routing.booking import BookingId, Bookings
-from overlay.routing.candidate import Candidate, PeerView, Query, freshness
+from overlay.routing.candidate import PeerView, Query, candidates_of
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
 from overlay.routing.measured import FirstToken, Measured
-from overlay.routing.place import Places
+from overlay.routing.memory import Memory, Recall, Sent
 from overlay.routing.policies import Policy, Reason
 from overlay.routing.probation import Probation
 from overlay.routing.ring import EMPTY_RING, Ring
@@ -34,30 +35,26 @@ from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 from security.tenant import TenantId
 
-DIGEST_HALF_LIFE_S = 60.0
-"""Cached prefixes stay for minutes; news of them fades slowly."""
-
-LOAD_HALF_LIFE_S = 4.0
-"""Queues change within seconds."""
-
 CHARS_PER_TOKEN = 4
 """Guess of a prompt's length where it cannot be tokenised here."""
 
-PLACES_MAX = 4096
-"""Pairs of tenant and model whose common prefixes are counted."""
+MEMORIES_MAX = 32
+"""Pairs of tenant and model whose prompts are remembered, the last used ones; 4 MB each at most."""
+
+UNHEARD_AGE_S = 3600.0
+"""Age of what is known of a peer that has told nothing yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a request goes, and the decision behind it."""
+    """Where a request goes, the decision behind it, and what is expected there."""
 
     peer_id: PeerId
     decision: Decision
     rtt_s: float
-    prompt_tokens: int | None
-    matched_tokens: int
     promised_tokens: float
     found_idle: bool
+    sent: Sent
 
 
 class Router:
@@ -91,7 +88,8 @@ class Router:
         self.measured = Measured()
         self.probation = Probation()
         self._expected = ExpectedOutput()
-        self._places: dict[tuple[TenantId, str], Places] = {}
+        self._memories: OrderedDict[tuple[TenantId, str], Memory] = OrderedDict()
+        self._generations: dict[PeerId, int] = {}
         self._ring_slots: tuple[tuple[PeerId, int], ...] = ()
         self._ring = EMPTY_RING
         self._turn = 0
@@ -172,31 +170,39 @@ class Router:
         """
         now_s = self._clock.now_s()
         hashes = self._hashes(work, tenant)
+        memory = self._memory(work)
+        recall = memory.recall(hashes, now_s)
         matched = self._matches(tenant, hashes)
-        views = self._views(work, tenant, now_s)
+        views = self._views(work, tenant, memory, now_s)
         held = {peer_id: blocks * BLOCK_TOKENS for peer_id, blocks in matched.items()}
-        candidates = [Candidate(view, held.get(view.peer_id, 0)) for view in views]
-        query = self._query(work, hashes, views, excluded)
+        query = self._query(work, recall, views, excluded)
+        # Of this host's own cache we know, so nothing is inferred.
+        inferred = {each: t for each, t in recall.inferred_tokens.items() if each != self._me}
+        candidates = candidates_of(views, held, inferred)
         decision = decide(query, candidates, self.policy, self._entropy.rng)
         chosen = decision.chosen
         if chosen is None:
             raise request_error("no_capable_peer", "no peer can run this request at present")
         if prefer_here and self._me in decision.ordered:
             chosen = self._me
-        return self._route_of(chosen, decision, work)
-
-    def _route_of(self, chosen: PeerId, decision: Decision, work: Work) -> Route:
         candidate = next(c for c in decision.candidates if c.peer_id == chosen)
         view = candidate.view
         return Route(
             peer_id=chosen,
             decision=decision,
             rtt_s=view.rtt_s,
-            prompt_tokens=None if work.token_ids is None else len(work.token_ids),
-            matched_tokens=candidate.matched_tokens,
-            promised_tokens=candidate.matched_tokens * view.claim_weight,
+            promised_tokens=candidate.matched_tokens * view.freshness,
             found_idle=view.load == 0,
+            sent=memory.sent(recall, decision, chosen, now_s),
         )
+
+    def _memory(self, work: Work) -> Memory:
+        key = (work.tenant, work.model)
+        memory = self._memories.pop(key, None) or Memory()
+        self._memories[key] = memory
+        if len(self._memories) > MEMORIES_MAX:
+            self._memories.popitem(last=False)
+        return memory
 
     def expected_cached_tokens(self, tenant: TenantEpoch, work: Work) -> int:
         """Prompt tokens of ``work`` that this host's cache holds now."""
@@ -218,7 +224,7 @@ class Router:
     def _query(
         self,
         work: Work,
-        hashes: Sequence[BlockHash],
+        recall: Recall,
         views: Sequence[PeerView],
         excluded: frozenset[PeerId],
     ) -> Query:
@@ -233,36 +239,30 @@ class Router:
         return Query(
             prompt_tokens=tokens,
             expected_output_tokens=max(0.0, expected - len(work.emitted)),
-            place=self._place(work, hashes),
+            place=recall.place,
             ring=self._ring,
             turn=self._turn,
             tried=excluded,
+            home_share=recall.home_share,
         )
-
-    def _place(self, work: Work, hashes: Sequence[BlockHash]) -> bytes:
-        key = (work.tenant, work.model)
-        places = self._places.get(key)
-        if places is None:
-            if len(self._places) >= PLACES_MAX:
-                self._places.clear()
-            places = self._places[key] = Places()
-        places.observe(hashes)
-        return places.key(hashes)
 
     # -- views
 
-    def _views(self, work: Work, tenant: TenantEpoch, now_s: float) -> list[PeerView]:
+    def _views(
+        self, work: Work, tenant: TenantEpoch, memory: Memory, now_s: float
+    ) -> list[PeerView]:
+        load = self._engine.load()
+        self.measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
         views = [
-            self._view_there(peer_id, work.model, now_s)
+            self._view_there(peer_id, work.model, memory, now_s)
             for peer_id in self._peers.up()
             if peer_id in tenant.members
         ]
         if self.serves_here(work):
-            views.append(self._view_here(now_s))
+            views.append(self._view_here(load, now_s))
         return views
 
-    def _view_here(self, now_s: float) -> PeerView:
-        load = self._engine.load()
+    def _view_here(self, load: EngineLoad, now_s: float) -> PeerView:
         capabilities = self._engine.capabilities()
         return PeerView(
             peer_id=self._me,
@@ -281,15 +281,16 @@ class Router:
             standing=self.probation.standing(self._me, now_s),
         )
 
-    def _view_there(self, peer_id: PeerId, model: str, now_s: float) -> PeerView:
+    def _view_there(self, peer_id: PeerId, model: str, memory: Memory, now_s: float) -> PeerView:
         picture = self._knowledge.load(peer_id)
         connection = self._peers.connection(peer_id)
         zone = None if connection is None else connection.remote.hello.zone
         rtt_s = None if connection is None else connection.rtt_s
+        heard_s = now_s if connection is None else connection.last_heard_s
         if rtt_s is not None:
             self.measured.on_rtt(peer_id, rtt_s)
         booked = self.bookings.booked(peer_id, now_s)
-        hint = LoadPicture(taken_s=now_s) if picture is None else picture
+        hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
         age_s = now_s - hint.taken_s
         return PeerView(
             peer_id=peer_id,
@@ -305,8 +306,9 @@ class Router:
                 peer_id, hint.decode_s_per_token, now_s
             ),
             rtt_s=self.measured.rtt_s(peer_id),
-            freshness=freshness(age_s, DIGEST_HALF_LIFE_S),
-            load_freshness=freshness(age_s, LOAD_HALF_LIFE_S),
+            age_s=age_s,
+            freshness=memory.freshness(age_s),
+            load_freshness=self.measured.load_freshness(age_s),
             trust=self.measured.trust(peer_id),
             observed_wait_s=self.measured.observed_wait_s(peer_id, now_s),
             booked_requests=booked.requests,
@@ -314,29 +316,36 @@ class Router:
             in_flight=booked.in_flight,
             zone_allowed=may_forward(self._zone_rules, self._zone, zone, rtt_s),
             capable=self._serves_alike(peer_id, model),
-            standing=self.probation.standing(peer_id, now_s),
+            standing=self.probation.standing(peer_id, now_s, heard_s),
         )
 
     # -- what came true
 
     def began(self, route: Route, now_s: float) -> BookingId:
         """A request is being sent there."""
-        prompt_tokens = route.decision.query.prompt_tokens
-        uncached = max(0.0, prompt_tokens - route.promised_tokens)
+        uncached = max(0.0, route.sent.prompt_tokens - route.sent.counted_tokens)
         self.probation.on_sent(route.peer_id, now_s)
         return self.bookings.begin(route.peer_id, uncached_tokens=uncached, now_s=now_s)
 
     def first_token(
-        self, route: Route, booking: BookingId, *, elapsed_s: float, start_s: float, cached: int
+        self,
+        work: Work,
+        route: Route,
+        booking: BookingId,
+        *,
+        elapsed_s: float,
+        start_s: float,
+        cached: int,
     ) -> None:
         """Its first token came ``elapsed_s`` after it was sent."""
         now_s = self._clock.now_s()
         self.bookings.first_token(booking, now_s)
+        self._memory(work).found(route.sent, cached)
         self.probation.on_success(route.peer_id)
         seen = FirstToken(
             elapsed_s=elapsed_s,
             start_s=start_s,
-            prompt_tokens=route.decision.query.prompt_tokens,
+            prompt_tokens=route.sent.prompt_tokens,
             promised_tokens=route.promised_tokens,
             reported_tokens=cached,
             found_idle=route.found_idle,
@@ -364,9 +373,16 @@ class Router:
     def on_load(self, peer_id: PeerId, taken_s: float) -> None:
         """A load hint came in."""
         self.bookings.on_hint(peer_id, taken_s)
+        hint = self._knowledge.load(peer_id)
+        if hint is not None:
+            self.measured.on_claim(peer_id, hint.prefill_tokens_per_s, hint.decode_s_per_token)
 
-    def on_up(self, peer_id: PeerId) -> None:
-        """A peer connected."""
+    def on_up(self, peer_id: PeerId, generation: int) -> None:
+        """A peer connected; a new generation of it has an empty cache."""
+        if self._generations.get(peer_id, generation) != generation:
+            for memory in self._memories.values():
+                memory.forget(peer_id)
+        self._generations[peer_id] = generation
         self.probation.on_sign_of_life(peer_id, self._clock.now_s())
 
     def on_down(self, peer_id: PeerId) -> None:

@@ -11,6 +11,23 @@ from overlay.commands.options import existing_home, home_option, json_option, pr
 from overlay.control.client import call
 from overlay.control.messages import CandidateReply, Explain, ExplainReply, RouteReply
 
+COLUMNS = (
+    "",
+    "candidate",
+    "matched",
+    "counted",
+    "queue",
+    "round trip",
+    "prefill",
+    "decode",
+    "total",
+    "compared",
+)
+"""``compared`` is the total and what the choice costs those who come after (policy ``cost``)."""
+
+COLUMNS_MIN = 120
+"""A narrower place (a pipe has 80) would cut names and numbers; long lines can be scrolled."""
+
 
 @click.command("explain")
 @click.argument("request_id", default="")
@@ -33,6 +50,7 @@ def command(request_id: str, home: str | None, as_json: bool) -> None:  # noqa: 
 def show(explained: ExplainReply) -> None:
     """Prints an explanation for people."""
     console = Console(highlight=False)
+    console.width = max(console.width, COLUMNS_MIN)
     console.print(f"request {explained.request_id}, {explained.age_s:.1f} s ago")
     for number, route in enumerate(explained.routes, start=1):
         console.print()
@@ -42,6 +60,9 @@ def show(explained: ExplainReply) -> None:
     outcome = explained.outcome
     if outcome is None:
         console.print("still running")
+        return
+    if outcome.completion_tokens is None:
+        console.print(f"came true: {outcome.state}")
         return
     ttft = "-" if outcome.ttft_ms is None else f"{outcome.ttft_ms:.1f} ms"
     total = "-" if outcome.total_ms is None else f"{outcome.total_ms:.1f} ms"
@@ -55,17 +76,17 @@ def show(explained: ExplainReply) -> None:
 
 def heading(number: int, route: RouteReply) -> str:
     """What was decided, in one line."""
-    prompt = "an unknown number of" if route.prompt_tokens is None else str(route.prompt_tokens)
     return (
         f"decision {number} ({route.policy}): {route.chosen[-8:]}, {route.reason}; "
-        f"{prompt} prompt tokens, {route.expected_output_tokens:.0f} answer tokens expected"
+        f"{route.prompt_tokens} prompt tokens, "
+        f"{route.expected_output_tokens:.0f} answer tokens expected"
     )
 
 
 def table_of(route: RouteReply) -> Table:
     """Each candidate's terms."""
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in ("", "candidate", "matched", "queue", "round trip", "prefill", "decode", "total"):
+    for name in COLUMNS:
         table.add_column(name, justify="left" if name in {"", "candidate"} else "right")
     for candidate in route.candidates:
         mark = "->" if candidate.peer_id == route.chosen else ""
@@ -84,5 +105,7 @@ def cells(candidate: CandidateReply) -> tuple[str, ...]:
         candidate.prefill_ms,
         candidate.decode_ms,
         candidate.total_ms,
+        candidate.score_ms,
     )
-    return name, str(candidate.matched_tokens), *(f"{term:.1f} ms" for term in terms)
+    tokens = str(candidate.matched_tokens), f"{candidate.counted_tokens:.0f}"
+    return name, *tokens, *(f"{term:.1f} ms" for term in terms)

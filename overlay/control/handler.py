@@ -25,7 +25,7 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.decisions import Explained, Outcome
-from overlay.errors import OverlayError
+from overlay.errors import OverlayError, ProtocolError
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.router import Route
@@ -35,6 +35,11 @@ from security.errors import SecurityError
 from security.peer_id import PeerId
 
 NOT_AN_ISSUER = "only the issuer's host can do that: run it where 'rhizome init' was run"
+
+NOT_A_COMMAND = (
+    "the running peer does not know that command, or a value in it is too large; "
+    "if rhizome was updated, restart the peer"
+)
 
 
 class ControlHandler:
@@ -55,9 +60,10 @@ class ControlHandler:
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:  # noqa: ARG002 - a handler
         """Answers one command."""
-        command = decode_command(stream.body)
         try:
-            reply = self._reply(command)
+            reply = self._reply(decode_command(stream.body))
+        except ProtocolError:
+            reply = ControlRefusal(message=NOT_A_COMMAND)
         except (OverlayError, SecurityError) as error:
             reply = ControlRefusal(message=str(error))
         await stream.send(encode(reply))
@@ -198,18 +204,20 @@ def route_of(route: Route) -> RouteReply:
         chosen=route.peer_id,
         policy=decision.policy,
         reason=decision.reason.value,
-        prompt_tokens=route.prompt_tokens,
+        prompt_tokens=decision.query.prompt_tokens,
         expected_output_tokens=decision.query.expected_output_tokens,
         candidates=[
             CandidateReply(
                 peer_id=candidate.peer_id,
                 here=candidate.local,
                 matched_tokens=candidate.matched_tokens,
+                counted_tokens=terms[candidate.peer_id].matched_tokens,
                 queue_ms=terms[candidate.peer_id].queue_s * 1000,
                 rtt_ms=terms[candidate.peer_id].rtt_s * 1000,
                 prefill_ms=terms[candidate.peer_id].prefill_s * 1000,
                 decode_ms=terms[candidate.peer_id].decode_s * 1000,
                 total_ms=terms[candidate.peer_id].total_s * 1000,
+                score_ms=terms[candidate.peer_id].score_s * 1000,
                 excluded=None
                 if candidate.peer_id not in excluded
                 else excluded[candidate.peer_id].value,

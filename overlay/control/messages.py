@@ -94,26 +94,32 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 
 
 class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate of a decision; milliseconds. ``excluded`` says why it was not eligible."""
+    """One candidate of a decision; milliseconds. ``excluded`` says why it was not eligible.
+
+    ``matched_tokens`` is what its digest (or this host's cache) has, ``counted_tokens`` what was
+    counted on after age, trust and our own placements. ``score_ms`` is what the policy compared.
+    """
 
     peer_id: str
     here: bool
     matched_tokens: int
+    counted_tokens: float
     queue_ms: float
     rtt_ms: float
     prefill_ms: float
     decode_ms: float
     total_ms: float
+    score_ms: float
     excluded: str | None
 
 
 class RouteReply(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision."""
+    """One decision; ``prompt_tokens`` is a guess where this host has no tokenizer."""
 
     chosen: str
     policy: str
     reason: str
-    prompt_tokens: int | None
+    prompt_tokens: int
     expected_output_tokens: float
     candidates: list[CandidateReply]
 

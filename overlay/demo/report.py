@@ -37,20 +37,20 @@ def table_of(summaries: Mapping[str, Summary]) -> Table:
     """One row a policy; times at the client."""
     table = Table(box=None, pad_edge=False, show_edge=False)
     peers = list(next(iter(summaries.values())).served) if summaries else []
-    columns = ("policy", "n", "hit rate", "TTFT p50", "TTFT p99", "completion p50", "req/s", "hops")
-    for name in (*columns, *(f"at {peer}" for peer in peers)):
-        table.add_column(name, justify="left" if name == "policy" else "right")
+    columns = ("policy", "n", "hit\nrate", "TTFT ms\np50", "\np99", "all ms\np50", "req/s", "hops")
+    for name in (*columns, "served by\n" + " / ".join(peers)):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for policy, summary in summaries.items():
         table.add_row(
             policy,
             str(summary.requests),
             f"{summary.hit_rate:.2f}",
-            f"{summary.ttft_ms_p50:.0f} ms",
-            f"{summary.ttft_ms_p99:.0f} ms",
-            f"{summary.completion_ms_p50:.0f} ms",
+            f"{summary.ttft_ms_p50:.0f}",
+            f"{summary.ttft_ms_p99:.0f}",
+            f"{summary.completion_ms_p50:.0f}",
             f"{summary.requests_per_s:.2f}",
             str(summary.forwarded),
-            *(str(served) for served in summary.served.values()),
+            " / ".join(str(served) for served in summary.served.values()),
         )
     return table
 

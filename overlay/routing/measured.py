@@ -2,7 +2,8 @@
 
 Rules:
 1. A peer's claim can only make it less attractive than what was measured of it, or, before that,
-   than the fastest peer that was measured (the prior).
+   than the fastest peer that was measured (the prior; the fastest claim while nothing was measured,
+   so that a peer that says nothing is no better than those that do).
 2. A measurement fades towards the prior, halved every two minutes, so that a peer that was slow
    once is tried again some day.
 3. A prefill rate is taken from a request that met an idle peer; with others in front the same
@@ -71,6 +72,8 @@ class _Peer:
     decode: _Average = field(default_factory=_Average)
     wait: _Average = field(default_factory=_Average)
     trust: float = 1.0
+    claimed_prefill: float = 0.0
+    claimed_decode: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ class Measured:
         self._peers: dict[PeerId, _Peer] = {}
         self._fastest_prefill: float | None = None
         self._fastest_decode: float | None = None
+        self._claimed_prefill = PREFILL_DEFAULT_TOKENS_PER_S
+        self._claimed_decode = DECODE_DEFAULT_S_PER_TOKEN
         self._wait = _Average()
         self._prefill_s = _Average()
         self._decode_s = _Average()
@@ -109,6 +114,22 @@ class Measured:
         """A round trip was measured."""
         peer = self._peer(peer_id)
         peer.rtt_s = rtt_s if peer.rtt_s is None else peer.rtt_s + WEIGHT * (rtt_s - peer.rtt_s)
+
+    def on_claim(
+        self, peer_id: PeerId, prefill_tokens_per_s: float, decode_s_per_token: float
+    ) -> None:
+        """A peer tells its own rates; 0 where it knows none."""
+        peer = self._peer(peer_id)
+        if (peer.claimed_prefill, peer.claimed_decode) == (
+            prefill_tokens_per_s,
+            decode_s_per_token,
+        ):
+            return
+        peer.claimed_prefill, peer.claimed_decode = prefill_tokens_per_s, decode_s_per_token
+        rates = [each.claimed_prefill for each in self._peers.values()]
+        times = [each.claimed_decode for each in self._peers.values() if each.claimed_decode > 0]
+        self._claimed_prefill = max(rates) or PREFILL_DEFAULT_TOKENS_PER_S
+        self._claimed_decode = min(times, default=DECODE_DEFAULT_S_PER_TOKEN)
 
     def on_first_token(self, peer_id: PeerId, seen: FirstToken, now_s: float) -> None:
         """A request's first token came: learns the prefill rate, the wait and the trust."""
@@ -146,14 +167,14 @@ class Measured:
 
     def prefill_tokens_per_s(self, peer_id: PeerId, claimed: float, now_s: float) -> float:
         """Its prefill rate; ``claimed`` is its own word, 0 when it gives none."""
-        fastest = self._fastest_prefill or claimed or PREFILL_DEFAULT_TOKENS_PER_S
+        fastest = self._fastest_prefill or self._claimed_prefill
         prior = min(claimed, fastest) if claimed > 0 else fastest
         rate = self._peer(peer_id).prefill.faded(prior, now_s, FADE_HALF_LIFE_S)
         return min(rate, claimed) if claimed > 0 else rate
 
     def decode_s_per_token(self, peer_id: PeerId, claimed: float, now_s: float) -> float:
         """Its time for an output token; ``claimed`` is its own word, 0 when it gives none."""
-        fastest = self._fastest_decode or claimed or DECODE_DEFAULT_S_PER_TOKEN
+        fastest = self._fastest_decode or self._claimed_decode
         prior = max(claimed, fastest)
         return max(self._peer(peer_id).decode.faded(prior, now_s, FADE_HALF_LIFE_S), claimed)
 
@@ -182,8 +203,11 @@ class Measured:
         if seen.promised_tokens < SAMPLE_TOKENS_MIN:
             return
         delivered = float(seen.reported_tokens)
-        if peer.prefill.samples:
-            computed = max(0.0, working_s - seen.start_s) * peer.prefill.value
+        # One that says of everything that it was cached is never measured: then its own word about
+        # its speed must do, or the fastest of the others.
+        rate = peer.prefill.value or peer.claimed_prefill or self._fastest_prefill
+        if rate:
+            computed = max(0.0, working_s - seen.start_s) * rate
             slack = SLACK_SHARE * seen.promised_tokens
             delivered = min(delivered, max(0.0, seen.prompt_tokens - computed) + slack)
         kept = min(1.0, delivered / seen.promised_tokens)

@@ -2,7 +2,8 @@
 
 Rules:
 1. A failure (silence, a broken answer) makes a peer suspected: no new request goes there.
-2. After a pause one request may go there as a probe; while it is under way no other may.
+2. After a pause, and once anything was heard from it since, one request may go there as a probe;
+   while it is under way no other may. A host that is stopped gets none.
 3. The pause doubles with each failure in a row, from 1 s to 8 s, and a failure counts half after
    30 s without another: so a peer that is back is tried again within 8 s, used within 15.
 4. A sign of life after the failure (a new connection, a pong) makes the probe due at once.
@@ -11,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from overlay.routing.candidate import Standing
@@ -18,6 +20,9 @@ from security.peer_id import PeerId
 
 PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 8.0
+DOUBLINGS_MAX = 16
+"""More change nothing; without a bound a thousand requests that fail at once overflow a float."""
+
 HALF_LIFE_S = 30.0
 PROBE_LIFETIME_S = 10.0
 """A probe whose end is never told holds its place this long."""
@@ -38,15 +43,16 @@ class Probation:
         self._suspicions: dict[PeerId, _Suspicion] = {}
         self._past: dict[PeerId, tuple[float, float]] = {}
 
-    def standing(self, peer_id: PeerId, now_s: float) -> Standing:
-        """How the peer stands now."""
+    def standing(self, peer_id: PeerId, now_s: float, heard_s: float = math.inf) -> Standing:
+        """How the peer stands now; ``heard_s`` is when it last sent anything at all."""
         suspicion = self._suspicions.get(peer_id)
         if suspicion is None:
             return Standing.CLEAR
         since_s = suspicion.probe_since_s
         if since_s is not None and now_s - since_s < PROBE_LIFETIME_S:
             return Standing.SUSPECTED
-        return Standing.PROBE_DUE if now_s >= suspicion.due_s else Standing.SUSPECTED
+        due = now_s >= suspicion.due_s and heard_s > suspicion.failed_s
+        return Standing.PROBE_DUE if due else Standing.SUSPECTED
 
     def suspected(self, peer_id: PeerId) -> bool:
         """True from a failure to the next success."""
@@ -55,7 +61,8 @@ class Probation:
     def on_failure(self, peer_id: PeerId, now_s: float) -> None:
         """It was silent too long, or broke an answer, or failed its probe."""
         failures = 1.0 + self._failures(peer_id, now_s)
-        pause_s = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** (failures - 1))
+        doublings = min(failures - 1, DOUBLINGS_MAX)
+        pause_s = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2**doublings)
         self._suspicions[peer_id] = _Suspicion(failures, now_s, now_s + pause_s)
         self._past[peer_id] = (failures, now_s)
 

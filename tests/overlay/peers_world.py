@@ -39,8 +39,9 @@ async def everybody_ready(world: World) -> None:
             if len(node.peers.up()) != len(others):
                 return False
             for other in others:
-                known = node.knowledge.models(other.identity.peer_id)
-                if other.engine is not None and not known:
+                peer_id = other.identity.peer_id
+                told = node.knowledge.models(peer_id) and node.knowledge.load(peer_id)
+                if other.engine is not None and not told:
                     return False
         return True
 
