@@ -30,6 +30,11 @@ TOKENS_MAX = 1 << 18
 
 PROGRESS_EVERY_S = 0.5
 
+START_MS_MAX = 86_400_000
+"""No request waits longer than its deadline can be."""
+
+Count = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+
 Text = Annotated[str, Meta(max_length=256)]
 TokenIds = Annotated[
     list[Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]], Meta(max_length=TOKENS_MAX)
@@ -65,8 +70,8 @@ class ForwardRequest(
 class Accept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="accept"):
     """The request is queued or running. ``cached_tokens`` and the start are what we expect."""
 
-    cached_tokens: Annotated[int, Meta(ge=0)]
-    expected_start_ms: Annotated[int, Meta(ge=0)]
+    cached_tokens: Count
+    expected_start_ms: Annotated[int, Meta(ge=0, le=START_MS_MAX)]
 
 
 class Refuse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="refuse"):
@@ -80,7 +85,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     token_ids: TokenIds | None
     text: str
-    cached_tokens: Annotated[int, Meta(ge=0)] | None = None
+    cached_tokens: Count | None = None
 
 
 class Progress(
@@ -93,13 +98,16 @@ class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """The answer is complete."""
 
     finish_reason: Annotated[str, Meta(pattern="^(stop|length)$")]
-    prompt_tokens: Annotated[int, Meta(ge=0)]
-    completion_tokens: Annotated[int, Meta(ge=0)]
-    cached_tokens: Annotated[int, Meta(ge=0)]
+    prompt_tokens: Count
+    completion_tokens: Count
+    cached_tokens: Count
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
-    """It broke after ACCEPT. ``retryable`` says that another peer may do better."""
+    """It broke, or the request itself was found wrong (then in place of ACCEPT, too).
+
+    ``retryable`` says that another peer may do better.
+    """
 
     code: Text
     message: Text

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -232,7 +233,9 @@ class Home:
             return short
         runtime = self._runtime
         if runtime is None:
-            runtime = Path(platformdirs.user_runtime_dir(APPLICATION, appauthor=False))
+            with warnings.catch_warnings(category=UserWarning, action="ignore"):
+                # It warns where the session has no such folder, and gives one in /tmp that will do.
+                runtime = Path(platformdirs.user_runtime_dir(APPLICATION, appauthor=False))
         with _reported(runtime):
             runtime.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         _check_runtime(runtime)

@@ -40,6 +40,10 @@ ATTEMPTS_MAX = 8
 """Tries of one request, the first included, before it fails for good."""
 
 
+PIECES_EXTRA = 64
+"""Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
+
+
 class Run(Protocol):
     """An answer under way, here or elsewhere."""
 
@@ -65,6 +69,7 @@ class Progressed:
     tenant: TenantEpoch
     work: Work
     began_s: float
+    tokens_max: int
     emitted: list[int] = field(default_factory=list)
     resumable: bool = True
     started: bool = False
@@ -79,6 +84,7 @@ class Progressed:
     attempt_first_s: float = 0.0
     attempt_tokens: int = 0
     attempt_cached: int = 0
+    attempt_pieces: int = 0
     expected_start_s: float = 0.0
 
 
@@ -151,10 +157,12 @@ class PeerIngress:
             )
         call = submission.call
         model = self._router.model_name(call.model)
+        context_tokens = self._router.models()[model].context_tokens
         return Progressed(
             submission=submission,
             tenant=tenant,
             began_s=began_s,
+            tokens_max=min(call.max_tokens or context_tokens, context_tokens),
             work=Work(
                 request_id=submission.request_id,
                 tenant=tenant.tenant_id,
@@ -232,7 +240,8 @@ class PeerIngress:
         began_s = self._clock.now_s()
         booking = self._router.began(route, began_s)
         code = "cancelled"
-        request.attempt_answered, request.attempt_tokens, request.attempt_cached = False, 0, 0
+        request.attempt_answered = False
+        request.attempt_tokens = request.attempt_cached = request.attempt_pieces = 0
         request.attempt_first_s = began_s
         try:
             async with self._run(request, route) as run:
@@ -289,10 +298,15 @@ class PeerIngress:
         self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
     ) -> Delta:
         now_s = self._clock.now_s()
+        request.attempt_pieces += 1
         if piece.token_ids is None:
             request.resumable = request.resumable and not piece.text
+        elif len(request.emitted) + len(piece.token_ids) > request.tokens_max:
+            raise Broken("too_many_tokens")
         else:
             request.emitted += piece.token_ids
+        if request.attempt_pieces > request.tokens_max + PIECES_EXTRA:
+            raise Broken("too_many_tokens")
         if piece.cached_tokens is not None:
             request.attempt_cached = piece.cached_tokens
             if request.cached_tokens is None:
@@ -321,10 +335,14 @@ class PeerIngress:
         now_s = self._clock.now_s()
         cached_tokens = request.cached_tokens if request.cached_tokens is not None else 0
         first_s = now_s if request.first_token_s is None else request.first_token_s
+        ids = request.work.token_ids
+        # Where we can count ourselves we do; a peer's word is for what we cannot see.
+        prompt_tokens = end.prompt_tokens if ids is None else len(ids)
+        completion_tokens = len(request.emitted) if request.resumable else end.completion_tokens
         usage = Usage(
-            prompt_tokens=end.prompt_tokens,
-            completion_tokens=end.completion_tokens,
-            cached_tokens=min(cached_tokens, end.prompt_tokens),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=min(completion_tokens, request.tokens_max),
+            cached_tokens=min(cached_tokens, prompt_tokens),
         )
         self._router.finished(
             request.work,

@@ -10,6 +10,7 @@ import trio
 from overlay.errors import LocalFault, PeerGone, ProtocolError, RequestError, StreamReset
 from overlay.forward import (
     PROTOCOL,
+    REFUSALS,
     VERSION,
     Accept,
     Answer,
@@ -176,4 +177,4 @@ def refusal(answer: Refuse) -> Refused | RequestError:
     """A refusal, or the client's own error where no other peer would take the request either."""
     if answer.code in CLIENT_ERRORS:
         return request_error(CLIENT_ERRORS[answer.code], "the serving peer cannot read this body")
-    return Refused(answer.code)
+    return Refused(answer.code if answer.code in REFUSALS else "refused")

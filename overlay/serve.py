@@ -12,6 +12,7 @@ from overlay.body import parse_chat, parse_completion
 from overlay.errors import ProtocolError, RequestError
 from overlay.forward import (
     PROGRESS_EVERY_S,
+    START_MS_MAX,
     Accept,
     Answer,
     End,
@@ -152,7 +153,7 @@ def expected_start_ms(engine: Engine) -> int:
     load = engine.load()
     if load.running < engine.capabilities().slots or load.prefill_tokens_per_s <= 0:
         return 0
-    return int(1000 * load.queued_tokens / load.prefill_tokens_per_s)
+    return min(START_MS_MAX, int(1000 * load.queued_tokens / load.prefill_tokens_per_s))
 
 
 async def pump(run: LocalRun, stream: Stream) -> None:

@@ -140,7 +140,8 @@ class Measured:
         if peer.prefill.samples:
             prefill_s = computed / peer.prefill.value
             self._prefill_s.add(prefill_s, now_s)
-            wait_s = max(seen.start_s, working_s - prefill_s, 0.0)
+            # What it said of its start counts up to the time that really passed.
+            wait_s = min(working_s, max(seen.start_s, working_s - prefill_s, 0.0))
             peer.wait.add(wait_s, now_s)
             self._wait.add(wait_s, now_s)
         rate = computed / working_s

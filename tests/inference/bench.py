@@ -36,7 +36,7 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_tiny_llama(folder: Path) -> None:
+def save_tiny_llama(folder: Path, *, context_tokens: int = 2048) -> None:
     """Two layers with random weights: the real model's arithmetic, a thousandth of its size."""
 
     torch.manual_seed(7)
@@ -47,7 +47,7 @@ def save_tiny_llama(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=context_tokens,
         bos_token_id=0,
         eos_token_id=1,
         tie_word_embeddings=False,

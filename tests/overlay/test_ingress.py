@@ -88,6 +88,7 @@ REFUSED_OR_BROKEN: dict[str, tuple[Script, float]] = {
     "PROGRESS before ACCEPT": (saying(encode(Progress())), 0.1),
     "END before ACCEPT": (saying(END), 0.1),
     "ACCEPT twice": (saying(ACCEPT, ACCEPT), 0.1),
+    "more tokens than were asked for": (saying(ACCEPT, tokens(65, 66, 67)), 0.1),
     "REFUSE after ACCEPT": (saying(ACCEPT, encode(Refuse(code="overloaded"))), 0.1),
     "engine failed": (failing("engine_failed", 502, retryable=True), 0.1),
     "failed, not retryable, its own fault": (failing("engine_failed", 502, retryable=False), 0.1),
@@ -114,6 +115,7 @@ def test_a_peer_that_refuses_or_breaks_is_replaced_by_this_host(name: str) -> No
             prompt_tokens = answered.finished.usage.prompt_tokens
             assert elapsed_s < prompt_tokens / 50 + 2 * 0.5 + extra_s + 0.05
             assert ended_states(here) == {"length": 1.0}
+            assert "moon_phase" not in here.running.metrics.text()[1].decode()
             await until(lambda: nothing_runs(here) and streams_open(here) == 0)
             broke = "refused" not in name
             assert here.running.router.probation.suspected(there.identity.peer_id) == broke
@@ -144,6 +146,43 @@ def test_a_fault_of_the_request_itself_is_not_tried_elsewhere(
             assert nothing_runs(here)
 
     simulate(12, main)
+
+
+def test_usage_is_counted_here_where_it_can_be() -> None:
+    async def main() -> None:
+        async with world_of(15, [SLOW, FAST]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            bill = End(
+                finish_reason="stop", prompt_tokens=1, completion_tokens=99_999, cached_tokens=9
+            )
+            Misbehaving(there, saying(ACCEPT, tokens(65, 66), encode(bill)))
+            answered = await world.ask(here, QUESTION, max_tokens=8)
+            assert answered.finished.served_by == there.identity.peer_id
+            usage = answered.finished.usage
+            assert usage.completion_tokens == 2
+            assert usage.prompt_tokens > len(QUESTION) // 8
+
+    simulate(15, main)
+
+
+def test_pieces_without_an_end_are_not_taken_for_ever() -> None:
+    async def babble(stream: Stream, request: ForwardRequest) -> None:
+        del request
+        await stream.send(ACCEPT)
+        while True:
+            await stream.send(encode(Tokens(token_ids=[], text="", cached_tokens=None)))
+
+    async def main() -> None:
+        async with world_of(16, [SLOW, FAST]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            Misbehaving(there, babble)
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            assert answered.finished.served_by == here.identity.peer_id
+            await until(lambda: nothing_runs(here) and streams_open(here) == 0)
+
+    simulate(16, main)
 
 
 async def whole(world: World, host: int) -> Answered:
