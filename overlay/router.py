@@ -12,25 +12,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inference.events import BlockHash
-from inference.request import BLOCK_TOKENS, EngineLoad, ServedModel
-from overlay.knowledge import Knowledge, LoadPicture
+from inference.request import BLOCK_TOKENS
+from overlay.knowledge import Knowledge
 from overlay.peers import Peers
 from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
-from overlay.routing.booking import BookingId, Bookings
+from overlay.routing.booking import BookingId
 from overlay.routing.candidate import PeerView, Query, candidates_of
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
-from overlay.routing.measured import FirstToken, Measured
+from overlay.routing.measured import FirstToken
 from overlay.routing.memory import Memory, Recall, Sent
 from overlay.routing.policies import Policy, Reason
-from overlay.routing.probation import Probation
 from overlay.routing.ring import EMPTY_RING, Ring
 from overlay.served import Advertised, advertised
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
+from overlay.views import Views
 from overlay.work import Work, request_error
-from overlay.zone import ZoneRule, may_forward
+from overlay.zone import ZoneRule
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 from security.tenant import TenantId
@@ -40,9 +40,6 @@ CHARS_PER_TOKEN = 4
 
 MEMORIES_MAX = 32
 """Pairs of tenant and model whose prompts are remembered, the last used ones; 4 MB each at most."""
-
-UNHEARD_AGE_S = 3600.0
-"""Age of what is known of a peer that has told nothing yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +79,17 @@ class Router:
         self._knowledge = knowledge
         self._peers = peers
         self.policy = policy
-        self._zone = zone
-        self._zone_rules = zone_rules
-        self.bookings = Bookings()
-        self.measured = Measured()
-        self.probation = Probation()
+        self._views = Views(
+            me=me,
+            engine=engine,
+            knowledge=knowledge,
+            peers=peers,
+            zone=zone,
+            zone_rules=zone_rules,
+        )
+        self.bookings = self._views.bookings
+        self.measured = self._views.measured
+        self.probation = self._views.probation
         self._expected = ExpectedOutput()
         self._memories: OrderedDict[tuple[TenantId, str], Memory] = OrderedDict()
         self._generations: dict[PeerId, int] = {}
@@ -128,20 +131,7 @@ class Router:
 
     def serves_here(self, work: Work) -> bool:
         """Whether this host's own engine serves the model."""
-        return self._served_here(work.model) is not None
-
-    def _served_here(self, name: str) -> ServedModel | None:
-        models = self._engine.capabilities().models
-        return next((model for model in models if model.name == name), None)
-
-    def _serves_alike(self, peer_id: PeerId, name: str) -> bool:
-        """Whether a peer serves that model, and where it is served here too, the same one."""
-        theirs = next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
-        ours = self._served_here(name)
-        if theirs is None or ours is None:
-            return theirs is not None
-        own = advertised(ours)
-        return (theirs.prefix, theirs.weights) == (own.prefix, own.weights)
+        return self._views.served_here(work.model) is not None
 
     def connection(self, peer_id: PeerId) -> Connection | None:
         """The connection to a peer that is up."""
@@ -173,7 +163,7 @@ class Router:
         memory = self._memory(work)
         recall = memory.recall(hashes, now_s)
         matched = self._matches(tenant, hashes)
-        views = self._views(work, tenant, memory, now_s)
+        views = self._views.of(tenant, work.model, memory, now_s)
         held = {peer_id: blocks * BLOCK_TOKENS for peer_id, blocks in matched.items()}
         query = self._query(work, recall, views, excluded)
         # Of this host's own cache we know, so nothing is inferred.
@@ -209,7 +199,7 @@ class Router:
         return self._knowledge.match_here(tenant, self._hashes(work, tenant)) * BLOCK_TOKENS
 
     def _hashes(self, work: Work, tenant: TenantEpoch) -> Sequence[BlockHash]:
-        model = self._served_here(work.model)
+        model = self._views.served_here(work.model)
         if work.token_ids is None or model is None:
             return ()
         return self._tenants.chain(tenant, model.prefix).hashes(work.token_ids)
@@ -246,85 +236,13 @@ class Router:
             home_share=recall.home_share,
         )
 
-    # -- views
-
-    def _views(
-        self, work: Work, tenant: TenantEpoch, memory: Memory, now_s: float
-    ) -> list[PeerView]:
-        load = self._engine.load()
-        self.measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
-        views = [
-            self._view_there(peer_id, work.model, memory, now_s)
-            for peer_id in self._peers.up()
-            if peer_id in tenant.members
-        ]
-        if self.serves_here(work):
-            views.append(self._view_here(load, now_s))
-        return views
-
-    def _view_here(self, load: EngineLoad, now_s: float) -> PeerView:
-        capabilities = self._engine.capabilities()
-        return PeerView(
-            peer_id=self._me,
-            local=True,
-            slots=max(1, capabilities.slots),
-            running=load.running,
-            queued=load.queued,
-            queued_tokens=load.queued_tokens,
-            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
-                self._me, load.prefill_tokens_per_s, now_s
-            ),
-            decode_s_per_token=self.measured.decode_s_per_token(
-                self._me, load.decode_s_per_token, now_s
-            ),
-            rtt_s=0.0,
-            standing=self.probation.standing(self._me, now_s),
-        )
-
-    def _view_there(self, peer_id: PeerId, model: str, memory: Memory, now_s: float) -> PeerView:
-        picture = self._knowledge.load(peer_id)
-        connection = self._peers.connection(peer_id)
-        zone = None if connection is None else connection.remote.hello.zone
-        rtt_s = None if connection is None else connection.rtt_s
-        heard_s = now_s if connection is None else connection.last_heard_s
-        if rtt_s is not None:
-            self.measured.on_rtt(peer_id, rtt_s)
-        booked = self.bookings.booked(peer_id, now_s)
-        hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
-        age_s = now_s - hint.taken_s
-        return PeerView(
-            peer_id=peer_id,
-            local=False,
-            slots=max(1, hint.slots),
-            running=hint.running,
-            queued=hint.queued,
-            queued_tokens=hint.queued_tokens,
-            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
-                peer_id, hint.prefill_tokens_per_s, now_s
-            ),
-            decode_s_per_token=self.measured.decode_s_per_token(
-                peer_id, hint.decode_s_per_token, now_s
-            ),
-            rtt_s=self.measured.rtt_s(peer_id),
-            age_s=age_s,
-            freshness=memory.freshness(age_s),
-            load_freshness=self.measured.load_freshness(age_s),
-            trust=self.measured.trust(peer_id),
-            observed_wait_s=self.measured.observed_wait_s(peer_id, now_s),
-            booked_requests=booked.requests,
-            booked_tokens=booked.queued_tokens,
-            in_flight=booked.in_flight,
-            zone_allowed=may_forward(self._zone_rules, self._zone, zone, rtt_s),
-            capable=self._serves_alike(peer_id, model),
-            standing=self.probation.standing(peer_id, now_s, heard_s),
-        )
-
     # -- what came true
 
     def began(self, route: Route, now_s: float) -> BookingId:
         """A request is being sent there."""
         uncached = max(0.0, route.sent.prompt_tokens - route.sent.counted_tokens)
         self.probation.on_sent(route.peer_id, now_s)
+        self._views.changed(route.peer_id)
         return self.bookings.begin(route.peer_id, uncached_tokens=uncached, now_s=now_s)
 
     def first_token(
@@ -351,6 +269,7 @@ class Router:
             found_idle=route.found_idle,
         )
         self.measured.on_first_token(route.peer_id, seen, now_s)
+        self._views.changed(route.peer_id)
 
     def finished(
         self, work: Work, route: Route, usage: Usage, *, tokens: int, decode_s: float
@@ -364,15 +283,19 @@ class Router:
         """It fell silent or broke."""
         if peer_id != self._me:
             self.probation.on_failure(peer_id, now_s)
+            self._views.changed(peer_id)
 
     def ended(self, route: Route, booking: BookingId, now_s: float) -> None:
         """It is over, whatever became of it."""
         self.bookings.end(booking, now_s)
-        self.probation.on_unfinished(route.peer_id)
+        if route.decision.reason is Reason.PROBE:
+            self.probation.on_unfinished(route.peer_id)
+        self._views.changed(route.peer_id)
 
     def on_load(self, peer_id: PeerId, taken_s: float) -> None:
         """A load hint came in."""
         self.bookings.on_hint(peer_id, taken_s)
+        self._views.changed(peer_id)
         hint = self._knowledge.load(peer_id)
         if hint is not None:
             self.measured.on_claim(peer_id, hint.prefill_tokens_per_s, hint.decode_s_per_token)
@@ -384,12 +307,9 @@ class Router:
                 memory.forget(peer_id)
         self._generations[peer_id] = generation
         self.probation.on_sign_of_life(peer_id, self._clock.now_s())
+        self._views.changed(peer_id)
 
     def on_down(self, peer_id: PeerId) -> None:
         """A peer's connection ended."""
         self.bookings.forget(peer_id)
-
-
-def was_probe(route: Route) -> bool:
-    """Whether the request was given to a suspected peer to see whether it is back."""
-    return route.decision.reason is Reason.PROBE
+        self._views.changed(peer_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress, count
 
 from security.peer_id import PeerId
 from security.tenant import TenantId
@@ -71,13 +72,15 @@ class Index:
         found: list[tuple[int, int]] = []
         if not table:
             return found
-        seen = 0
-        get = table.get
-        for depth in range(len(tags), 0, -1):
-            mask = get(tags[depth - 1])
-            if mask is not None and mask & ~seen:
-                found.append((depth, mask & ~seen))
-                seen |= mask
+        # Most tags are in nobody's digest: they are passed over without a step of Python's own.
+        masks = list(map(table.get, tags))
+        masks.reverse()
+        seen, deepest = 0, len(masks)
+        for above, mask in zip(compress(count(), masks), filter(None, masks), strict=False):
+            fresh = mask & ~seen
+            if fresh:
+                found.append((deepest - above, fresh))
+                seen |= fresh
                 if seen == self._everybody:
                     break
         return found

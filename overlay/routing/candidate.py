@@ -19,6 +19,10 @@ import msgspec
 from overlay.routing.ring import EMPTY_RING, Ring
 from security.peer_id import PeerId
 
+PREFILL_MIN_TOKENS_PER_S = 1e-3
+"""A slower claim counts as this one: the inverse of the least float is infinite, and infinite costs
+cannot be compared."""
+
 PLACE_KEY_NONE = b""
 """Key of a prompt of which no whole block is known (too short, or not tokenised)."""
 
@@ -74,6 +78,8 @@ class PeerView:
         output_factor_s: Seconds per expected output token: its own, and of those in the way.
         prefill_s_per_token: The inverse of its prefill rate.
         claim_weight: Share of a claimed match that counts.
+        terms: What the cost is made of, in one piece for the loop over all candidates; None when
+            it may run no request.
     """
 
     peer_id: PeerId
@@ -103,24 +109,34 @@ class PeerView:
     output_factor_s: float = field(init=False)
     prefill_s_per_token: float = field(init=False)
     claim_weight: float = field(init=False)
+    terms: tuple[PeerId, float, float, float, float] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or self.prefill_tokens_per_s <= 0:
+        if not (self.slots >= 1 and self.prefill_tokens_per_s > 0):
             raise ValueError("a candidate has at least one slot and a rate above 0")
-        shares = (self.freshness, self.trust, self.load_freshness)
-        if min(shares) < 0 or max(shares) > 1:
+        if not (
+            0 <= self.freshness <= 1 and 0 <= self.trust <= 1 and 0 <= self.load_freshness <= 1
+        ):
             raise ValueError("freshness and trust are between 0 and 1")
-        requests, wait_s = self._load()
+        rate_per_s = max(self.prefill_tokens_per_s, PREFILL_MIN_TOKENS_PER_S)
+        requests, wait_s = self._load(rate_per_s)
         in_the_way = max(0.0, (requests + 1 - self.slots) / self.slots)
         put = object.__setattr__  # frozen from here on
-        put(self, "exclusion", self._exclusion())
+        exclusion = self._exclusion()
+        fixed_s = self.rtt_s + wait_s
+        output_factor_s = self.decode_s_per_token * (1 + in_the_way)
+        prefill_s_per_token = 1.0 / rate_per_s
+        claim_weight = 1.0 if self.local else self.freshness * self.trust
+        terms = (self.peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight)
+        put(self, "exclusion", exclusion)
         put(self, "load", requests / self.slots)
-        put(self, "fixed_s", self.rtt_s + wait_s)
-        put(self, "output_factor_s", self.decode_s_per_token * (1 + in_the_way))
-        put(self, "prefill_s_per_token", 1.0 / self.prefill_tokens_per_s)
-        put(self, "claim_weight", 1.0 if self.local else self.freshness * self.trust)
+        put(self, "fixed_s", fixed_s)
+        put(self, "output_factor_s", output_factor_s)
+        put(self, "prefill_s_per_token", prefill_s_per_token)
+        put(self, "claim_weight", claim_weight)
+        put(self, "terms", terms if exclusion is None else None)
 
-    def _load(self) -> tuple[float, float]:
+    def _load(self, rate_per_s: float) -> tuple[float, float]:
         """Requests there and seconds of prefill in front of a new one, as far as can be told.
 
         The hinted work has been drained since the hint was taken; as the hint fades, what we have
@@ -129,9 +145,9 @@ class PeerView:
         believed = self.load_freshness
         hinted = believed * (self.running + self.queued)
         requests = max(hinted + self.booked_requests, self.in_flight, 0.0)
-        hinted_s = max(0.0, self.queued_tokens / self.prefill_tokens_per_s - self.age_s)
+        hinted_s = max(0.0, self.queued_tokens / rate_per_s - self.age_s)
         wait_s = believed * hinted_s + (1 - believed) * self.observed_wait_s
-        return requests, max(0.0, wait_s + self.booked_tokens / self.prefill_tokens_per_s)
+        return requests, max(0.0, wait_s + self.booked_tokens / rate_per_s)
 
     def _exclusion(self) -> Exclusion | None:
         if not self.capable:

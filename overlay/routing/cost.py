@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 
 from overlay.routing.candidate import Candidate, Query
 from security.peer_id import PeerId
@@ -37,8 +36,6 @@ class CostTerms:
 Costed = tuple[float, PeerId, float, Candidate]
 """Expected completion time in seconds, whose, tokens counted on as cached, and the candidate."""
 
-_COST_AND_NAME = itemgetter(0, 1)
-
 
 def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
     """The candidates that may run the request, cheapest first and equal ones by PeerId.
@@ -49,21 +46,20 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
     limit = max(prompt - 1, 0)
     costed: list[Costed] = []
     for each in candidates:
-        view = each.view
-        if view.exclusion is not None or (tried and view.peer_id in tried):
+        terms = each.view.terms
+        if terms is None:
             continue
-        counted = each.matched_tokens * view.claim_weight
+        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight = terms
+        if tried and peer_id in tried:
+            continue
+        counted = each.matched_tokens * claim_weight
         if each.inferred_tokens > counted:  # noqa: PLR1730 - three times faster than max()
             counted = each.inferred_tokens
         if counted > limit:  # noqa: PLR1730 - as above
             counted = limit
-        total_s = (
-            view.fixed_s
-            + view.output_factor_s * output
-            + view.prefill_s_per_token * (prompt - counted)
-        )
-        costed.append((total_s, view.peer_id, counted, each))
-    costed.sort(key=_COST_AND_NAME)
+        total_s = fixed_s + output_factor_s * output + prefill_s_per_token * (prompt - counted)
+        costed.append((total_s, peer_id, counted, each))
+    costed.sort()  # no two have the same PeerId, so that nothing behind it is ever compared
     return costed
 
 

@@ -27,7 +27,6 @@ from overlay.routing.ring import load_limit
 from security.peer_id import PeerId
 
 _COST = itemgetter(0)
-_COST_AND_NAME = itemgetter(0, 1)
 
 
 class Reason(enum.Enum):
@@ -131,7 +130,7 @@ class Cost:
             share = max(query.home_share, self.home_credit * (1 - each.view.claim_weight))
             credit_s = (1 + weight) * share * (prompt - counted) * each.view.prefill_s_per_token
             scored[index] = (score_s - credit_s, home, counted, each)
-        scored.sort(key=_COST_AND_NAME)
+        scored.sort()
         return scored
 
 

@@ -14,6 +14,8 @@ AGE_FIRST_S = 0.25
 BINS = 16
 """Ages from a quarter of a second to about two hours, each bin twice the one before."""
 
+AGE_LAST_S = AGE_FIRST_S * 2 ** (BINS - 1)
+
 WEIGHT = 0.1
 
 PRIOR_HALF_LIFE_S = 60.0
@@ -43,4 +45,6 @@ class Survival:
 def _bin(age_s: float) -> int:
     if age_s <= AGE_FIRST_S:
         return 0
-    return min(BINS - 1, math.ceil(math.log2(age_s / AGE_FIRST_S)))
+    if age_s >= AGE_LAST_S:
+        return BINS - 1
+    return math.ceil(math.log2(age_s / AGE_FIRST_S))

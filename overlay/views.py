@@ -1,0 +1,155 @@
+"""What this router sees of each peer apart from any request, from all that it knows of it.
+
+Load hints and digests' ages (``overlay/knowledge.py``), the connection's round trip, this router's
+own bookings and measurements (``overlay/routing/``). A view is kept until something is noted of its
+peer, and for :data:`KEPT_S` at most, since everything in it fades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference.request import EngineLoad, ServedModel
+from overlay.knowledge import Knowledge, LoadPicture
+from overlay.peers import Peers
+from overlay.ports import Engine
+from overlay.routing.booking import Bookings
+from overlay.routing.candidate import PeerView
+from overlay.routing.measured import Measured
+from overlay.routing.memory import Memory
+from overlay.routing.probation import Probation
+from overlay.served import advertised
+from overlay.zone import ZoneRule, may_forward
+from security.epoch import TenantEpoch
+from security.peer_id import PeerId
+from security.tenant import TenantId
+
+UNHEARD_AGE_S = 3600.0
+"""Age of what is known of a peer that has told nothing yet."""
+
+KEPT_S = 0.05
+"""The shortest half-life that goes into a view is of some seconds."""
+
+KINDS_MAX = 64
+"""Pairs of tenant and model whose views are kept."""
+
+
+class Views:
+    """Views of this host and of the peers that are up."""
+
+    def __init__(
+        self,
+        *,
+        me: PeerId,
+        engine: Engine,
+        knowledge: Knowledge,
+        peers: Peers,
+        zone: str | None,
+        zone_rules: Sequence[ZoneRule],
+    ) -> None:
+        self._me = me
+        self._engine = engine
+        self._knowledge = knowledge
+        self._peers = peers
+        self._zone = zone
+        self._zone_rules = zone_rules
+        self.bookings = Bookings()
+        self.measured = Measured()
+        self.probation = Probation()
+        self._kept: dict[tuple[TenantId, str], dict[PeerId, tuple[float, PeerView]]] = {}
+
+    def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
+        """Every member of the tenant that is up, and this host where it serves the model."""
+        load = self._engine.load()
+        self.measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
+        if len(self._kept) >= KINDS_MAX:
+            self._kept.clear()
+        kept = self._kept.setdefault((tenant.tenant_id, model), {})
+        views = []
+        for peer_id in self._peers.up():
+            if peer_id not in tenant.members:
+                continue
+            until_s, view = kept.get(peer_id, (0.0, None))
+            if view is None or now_s >= until_s:
+                view = self._there(peer_id, model, memory, now_s)
+                kept[peer_id] = (now_s + KEPT_S, view)
+            views.append(view)
+        if self.served_here(model) is not None:
+            views.append(self._here(load, now_s))
+        return views
+
+    def changed(self, peer_id: PeerId) -> None:
+        """Something was noted of a peer: its views are made anew."""
+        for kept in self._kept.values():
+            kept.pop(peer_id, None)
+
+    def served_here(self, name: str) -> ServedModel | None:
+        """This host's own model of that name."""
+        models = self._engine.capabilities().models
+        return next((model for model in models if model.name == name), None)
+
+    def _serves_alike(self, peer_id: PeerId, name: str) -> bool:
+        """Whether a peer serves that model, and where it is served here too, the same one."""
+        theirs = next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
+        ours = self.served_here(name)
+        if theirs is None or ours is None:
+            return theirs is not None
+        own = advertised(ours)
+        return (theirs.prefix, theirs.weights) == (own.prefix, own.weights)
+
+    def _here(self, load: EngineLoad, now_s: float) -> PeerView:
+        capabilities = self._engine.capabilities()
+        return PeerView(
+            peer_id=self._me,
+            local=True,
+            slots=max(1, capabilities.slots),
+            running=load.running,
+            queued=load.queued,
+            queued_tokens=load.queued_tokens,
+            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
+                self._me, load.prefill_tokens_per_s, now_s
+            ),
+            decode_s_per_token=self.measured.decode_s_per_token(
+                self._me, load.decode_s_per_token, now_s
+            ),
+            rtt_s=0.0,
+            standing=self.probation.standing(self._me, now_s),
+        )
+
+    def _there(self, peer_id: PeerId, model: str, memory: Memory, now_s: float) -> PeerView:
+        picture = self._knowledge.load(peer_id)
+        connection = self._peers.connection(peer_id)
+        zone = None if connection is None else connection.remote.hello.zone
+        rtt_s = None if connection is None else connection.rtt_s
+        heard_s = now_s if connection is None else connection.last_heard_s
+        if rtt_s is not None:
+            self.measured.on_rtt(peer_id, rtt_s)
+        booked = self.bookings.booked(peer_id, now_s)
+        hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
+        age_s = now_s - hint.taken_s
+        return PeerView(
+            peer_id=peer_id,
+            local=False,
+            slots=max(1, hint.slots),
+            running=hint.running,
+            queued=hint.queued,
+            queued_tokens=hint.queued_tokens,
+            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
+                peer_id, hint.prefill_tokens_per_s, now_s
+            ),
+            decode_s_per_token=self.measured.decode_s_per_token(
+                peer_id, hint.decode_s_per_token, now_s
+            ),
+            rtt_s=self.measured.rtt_s(peer_id),
+            age_s=age_s,
+            freshness=memory.freshness(age_s),
+            load_freshness=self.measured.load_freshness(age_s),
+            trust=self.measured.trust(peer_id),
+            observed_wait_s=self.measured.observed_wait_s(peer_id, now_s),
+            booked_requests=booked.requests,
+            booked_tokens=booked.queued_tokens,
+            in_flight=booked.in_flight,
+            zone_allowed=may_forward(self._zone_rules, self._zone, zone, rtt_s),
+            capable=self._serves_alike(peer_id, model),
+            standing=self.probation.standing(peer_id, now_s, heard_s),
+        )
