@@ -28,7 +28,7 @@ from chaos.entropy import SeededEntropy
 from overlay.address import Address
 from overlay.errors import Deadline
 from overlay.ports import SecureChannel
-from overlay.system import SystemClock
+from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection, Stream
 from overlay.transport.hello import Hello, Role
 from overlay.transport.limits import Limits
@@ -87,7 +87,13 @@ async def connection_of(
         )
 
     return await establish(
-        channel, ours=hello, judge=judge, expected=expected, clock=clock, limits=limits
+        channel,
+        ours=hello,
+        judge=judge,
+        expected=expected,
+        clock=clock,
+        entropy=SystemEntropy(),
+        limits=limits,
     )
 
 

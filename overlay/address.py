@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from overlay.errors import ConfigError
 
 ADDRESS_CHARS_MAX = 80
 """Longest text form taken from the network: an IPv6 address with a scope, brackets and a port."""
+
+SCOPE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""An interface by name (at most 15 characters on Linux) or number. ``ipaddress`` takes any text
+there, line breaks included, and addresses that others made up stand in logs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,6 +29,9 @@ class Address:
             ipaddress.ip_address(self.host)
         except ValueError:
             raise ConfigError(f"not an IP address: {self.host[:80]!r}") from None
+        _, scoped, scope = self.host.partition("%")
+        if scoped and not SCOPE.fullmatch(scope):
+            raise ConfigError(f"not an interface's name: {scope[:80]!r}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
 

@@ -100,6 +100,7 @@ class Faces:
                 judge=node.judge,
                 expected=None,
                 clock=node.ports.clock,
+                entropy=node.ports.entropy,
                 limits=node.config.limits,
                 allowed="/",
             )

@@ -16,7 +16,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from overlay.errors import ProtocolError
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/forward/1"
@@ -145,10 +144,7 @@ def decode_request(data: bytes) -> ForwardRequest:
     Raises:
         ProtocolError: when it is not one of this version; the content is not in the message.
     """
-    request = read(_request_decoder, data, "forward message")
-    if request.v != VERSION:
-        raise ProtocolError(f"forward version {request.v} is not {VERSION}")
-    return request
+    return read(_request_decoder, data, "forward message", VERSION)
 
 
 def decode_answer(data: bytes) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from overlay.errors import HomeError
 from overlay.home import Home, HomeFile
 from overlay.transport.tls import Credentials
 from security.authority import Grant
@@ -51,16 +52,24 @@ def load_identity(home: Home) -> Identity:
     """Reads a host's identity.
 
     Raises:
-        HomeError: When the folder holds none.
+        HomeError: When the folder holds none,
+            or its files are not of one host and overlay.
         SecurityError: When what it holds is damaged.
     """
-    issuer = home.need(HomeFile.ISSUER)
-    return Identity(
+    leaf, issuer = home.need(HomeFile.LEAF), home.need(HomeFile.ISSUER)
+    identity = Identity(
         keys=HostKeys.from_bytes(home.need(HomeFile.HOST_KEYS)),
-        leaf=home.need(HomeFile.LEAF),
+        leaf=leaf,
         issuer=issuer,
         trust=Trust.of(home.need(HomeFile.ROOT), [issuer]),
     )
+    home.claim(identity.trust.overlay_id)
+    if identity.trust.leaf(leaf)[0].peer_id != identity.peer_id:
+        raise HomeError(
+            f"{home.path}: {HomeFile.LEAF.value} and {HomeFile.HOST_KEYS.value} are of two hosts: "
+            "restore the whole folder, or join again with another --home"
+        )
+    return identity
 
 
 def store_identity(

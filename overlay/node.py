@@ -79,6 +79,7 @@ class Node:
         self.revocations = RevocationSet()
         self.addresses: tuple[Address, ...] = ()
         self.draining = False
+        self._serving = 0
         self.leaving = trio.Event()
         self.tenants = TenantBook()
         self.metrics = Metrics()
@@ -135,7 +136,7 @@ class Node:
 
     def _make_peers(self) -> Peers:
         handlers: dict[str, Handler] = {
-            FORWARD_PROTOCOL: lambda connection, stream: self.forwards(connection, stream),
+            FORWARD_PROTOCOL: self._serve_forward,
             GOSSIP_PROTOCOL: lambda connection, stream: self.knowledge(connection, stream),
         }
 
@@ -154,6 +155,13 @@ class Node:
             on_down=self._on_down,
             on_self=self._on_self,
         )
+
+    async def _serve_forward(self, connection: Connection, stream: Stream) -> None:
+        self._serving += 1
+        try:
+            await self.forwards(connection, stream)
+        finally:
+            self._serving -= 1
 
     def client_handler(self, authenticate: Callable[[str], Principal]) -> ClientHandler:
         """Serves ``/rhizome/client/1`` for callers that ``authenticate`` knows."""
@@ -195,6 +203,7 @@ class Node:
             judge=self.judge,
             expected=expected,
             clock=self.ports.clock,
+            entropy=self.ports.entropy,
             limits=self.config.limits,
         )
         if abs(connection.remote.clock_ahead_s) > CLOCKS_APART_S:
@@ -277,7 +286,8 @@ class Node:
         """Takes nothing new, lets what runs finish for at most ``drain_s``, and says goodbye."""
         self.draining = True
         with trio.move_on_after(self.config.drain_s):
-            while self.ingress.open_requests or self.ports.engine.load().running:
+            # The engine may be done with a request whose last tokens are still to be sent.
+            while self.ingress.open_requests or self._serving:
                 await trio.sleep(DRAIN_POLL_S)
         async with trio.open_nursery() as nursery:
             for peer_id in self.peers.up():

@@ -20,6 +20,7 @@ import trio
 from inference.request import FinishReason
 from overlay.address import Address
 from overlay.client.messages import (
+    DEADLINE_MS_MAX,
     PROTOCOL,
     VERSION,
     Ask,
@@ -30,7 +31,7 @@ from overlay.client.messages import (
     decode_reply,
     encode,
 )
-from overlay.errors import Deadline, RequestError
+from overlay.errors import ConfigError, Deadline, ProtocolError, RequestError
 from overlay.home import Home, home_path
 from overlay.request import AnswerEvent, Delta, Finished, RequestId, Started, Usage
 from overlay.transport.connection import Connection
@@ -56,7 +57,8 @@ class Answer:
         self._ask = ask
         self._stack = AsyncExitStack()
         self._stream: Stream | None = None
-        self._over = False
+        self._deadline_s: float | None = None
+        self._over = self._finished = False
         self.request_id: RequestId | None = None
 
     def __aiter__(self) -> Self:
@@ -65,26 +67,28 @@ class Answer:
     async def __anext__(self) -> AnswerEvent:
         if self._over:
             raise StopAsyncIteration
-        data = await self._receive()
-        if data is None:
-            self._over = True
-            raise StopAsyncIteration
         try:
-            return self._event(data)
+            data = await self._receive()
+            if data is not None:
+                return self._event(data)
         except BaseException:
             await self.aclose()
             raise
+        await self.aclose()
+        if not self._finished:
+            raise ProtocolError("the answer broke off without its last message")
+        raise StopAsyncIteration
 
     async def _receive(self) -> bytes | None:
         timeout_s = self._ask.deadline_ms / 1000
-        if self._stream is None:
-            opening = self._connection.open(PROTOCOL, encode(self._ask), deadline_s=timeout_s)
-            self._stream = await self._stack.enter_async_context(opening)
-        with trio.move_on_after(timeout_s) as scope:
+        if self._deadline_s is None:
+            self._deadline_s = trio.current_time() + timeout_s
+        with trio.move_on_at(self._deadline_s):
+            if self._stream is None:
+                opening = self._connection.open(PROTOCOL, encode(self._ask), deadline_s=timeout_s)
+                self._stream = await self._stack.enter_async_context(opening)
             return await self._stream.receive()
-        if scope.cancelled_caught:
-            await self.aclose()
-        raise Deadline(f"no answer within {timeout_s:g} s")
+        raise Deadline(f"no whole answer within {timeout_s:g} s")
 
     def _event(self, data: bytes) -> AnswerEvent:
         match decode_reply(data):
@@ -95,6 +99,7 @@ class Answer:
                 ids = None if piece.token_ids is None else tuple(piece.token_ids)
                 return Delta(text=piece.text, token_ids=ids)
             case Done() as done:
+                self._finished = True
                 return finished_of(done)
             case Refusal() as refusal:
                 self.request_id = RequestId(refusal.request_id)
@@ -124,8 +129,12 @@ class Answer:
 
 def finished_of(done: Done) -> Finished:
     """The event that a ``Done`` message stands for."""
+    try:
+        reason = FinishReason(done.finish_reason)
+    except ValueError:
+        raise ProtocolError("malformed client message: an unknown finish reason") from None
     return Finished(
-        reason=FinishReason(done.finish_reason),
+        reason=reason,
         usage=Usage(
             prompt_tokens=done.prompt_tokens,
             completion_tokens=done.completion_tokens,
@@ -170,16 +179,19 @@ class PeerClient:
             OSError: When the address cannot be reached.
             security.errors.SecurityError: When the peer there is not of this overlay.
         """
+        if address is None:
+            if token or ca is not None:
+                raise ConfigError("token= and ca= go with an address")
+            path = home_path(None if home is None else str(home), os.environ)
+            connection = await dial_socket(Home(path).control_path())
+            client = cls(connection, tenant)
+        else:
+            if home is not None or tenant:
+                raise ConfigError("an address goes with token= and ca=, not with home= or tenant=")
+            connection = await dial_peer(address, ca=ca)
+            client = cls(connection, token)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            if address is None:
-                connection = await dial_socket(
-                    Home(home_path(None if home is None else str(home), os.environ)).control_path()
-                )
-                client = cls(connection, tenant)
-            else:
-                connection = await dial_peer(address, ca=ca)
-                client = cls(connection, token)
             await nursery.start(connection.run, {})
             try:
                 yield client
@@ -216,6 +228,6 @@ class PeerClient:
             credential=self._credential,
             chat=chat,
             body=json.dumps(body).encode(),
-            deadline_ms=max(1, int(timeout_s * 1000)),
+            deadline_ms=max(1, min(DEADLINE_MS_MAX, int(timeout_s * 1000))),
         )
         return Answer(self._connection, ask)

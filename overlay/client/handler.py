@@ -31,11 +31,13 @@ class ClientHandler:
         *,
         ingress: Ingress,
         authenticate: Callable[[str], Principal],
+        draining: Callable[[], bool],
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._ingress = ingress
         self._authenticate = authenticate
+        self._draining = draining
         self._clock = clock
         self._entropy = entropy
 
@@ -44,6 +46,10 @@ class ClientHandler:
         ask = decode_ask(stream.body)
         request_id = RequestId(self._entropy.secret(16).hex())
         try:
+            if self._draining():
+                raise RequestError(
+                    "this peer is draining", code="draining", status=503, retry_after_s=5.0
+                )
             principal = self._authenticate(ask.credential)
             if Scope.INFER not in principal.scopes:
                 raise RequestError("the token may not infer", code="forbidden", status=403)

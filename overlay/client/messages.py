@@ -13,13 +13,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from overlay.errors import ProtocolError
 from overlay.forward import BODY_BYTES_MAX, TokenIds
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/client/1"
 VERSION = 1
 CREDENTIAL_CHARS_MAX = 4096
+DEADLINE_MS_MAX = 86_400_000
 
 Text = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0)]
@@ -32,7 +32,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     credential: Annotated[str, Meta(max_length=CREDENTIAL_CHARS_MAX)]
     chat: bool
     body: Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]
-    deadline_ms: Annotated[int, Meta(ge=1, le=86_400_000)]
+    deadline_ms: Annotated[int, Meta(ge=1, le=DEADLINE_MS_MAX)]
 
 
 class Began(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="began"):
@@ -87,10 +87,7 @@ def encode(message: Ask | Reply) -> bytes:
 
 def decode_ask(data: bytes) -> Ask:
     """Reads an opening message. Raises ProtocolError, without the content."""
-    ask = read(_ask, data, "client message")
-    if ask.v != VERSION:
-        raise ProtocolError(f"client protocol version {ask.v} is not {VERSION}")
-    return ask
+    return read(_ask, data, "client message", VERSION)
 
 
 def decode_reply(data: bytes) -> Reply:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 import trio
 
 from overlay.client import PeerClient
-from overlay.commands.options import chosen_home, home_option, json_option
+from overlay.commands.options import (
+    chosen_home,
+    duration_of,
+    home_option,
+    json_option,
+    read_stdin,
+)
 from overlay.request import Delta, Finished
-from overlay.units import parse_duration
 
 
 @click.command("ask")
@@ -66,24 +70,29 @@ def command(
     \b
     Example: rhizome ask "What is a prefix cache?"
     """  # noqa: D301 - click's mark
-    content = sys.stdin.read() if text == "-" else text
+    content = read_stdin() if text == "-" else text
     fields: dict[str, object] = {"max_tokens": max_tokens, "model": model}
     fields |= {} if temperature is None else {"temperature": temperature}
     fields |= {} if seed is None else {"seed": seed}
-    timeout_s = parse_duration(timeout)
+    timeout_s = duration_of("--timeout", timeout)
 
     async def ask() -> None:
         async with PeerClient.connect(home=chosen_home(home), tenant=tenant) as client:
             messages = [{"role": "user", "content": content}]
             answer = client.chat(messages, timeout_s=timeout_s, **fields)
             pieces: list[str] = []
-            async for event in answer:
-                if isinstance(event, Delta):
-                    pieces.append(event.text)
-                    if not as_json:
-                        click.echo(event.text, nl=False)
-                elif isinstance(event, Finished):
-                    show_end(event, str(answer.request_id), "".join(pieces), as_json=as_json)
+            try:
+                async for event in answer:
+                    if isinstance(event, Delta):
+                        pieces.append(event.text)
+                        if not as_json:
+                            click.echo(event.text, nl=False)
+                    elif isinstance(event, Finished):
+                        finished = event
+            finally:
+                if pieces and not as_json:
+                    click.echo()
+            show_end(finished, str(answer.request_id), "".join(pieces), as_json=as_json)
 
     trio.run(ask)
 
@@ -108,7 +117,6 @@ def show_end(finished: Finished, request_id: str, text: str, *, as_json: bool) -
             )
         )
         return
-    click.echo()
     click.echo(
         f"# {usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached, "
         f"served by {finished.served_by[-8:]}, request {request_id}",

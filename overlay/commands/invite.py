@@ -7,10 +7,15 @@ from datetime import UTC, datetime
 import click
 import trio
 
-from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.commands.options import (
+    duration_of,
+    existing_home,
+    home_option,
+    json_option,
+    print_json,
+)
 from overlay.control.client import call
 from overlay.control.messages import Invite, InviteReply
-from overlay.units import parse_duration
 
 
 @click.command("invite")
@@ -36,7 +41,7 @@ def command(tenants: tuple[str, ...], expires: str, home: str | None, as_json: b
     \b
     Example: rhizome invite --tenant default
     """  # noqa: D301 - click's mark
-    wanted = Invite(tenants=list(tenants), expires_s=parse_duration(expires))
+    wanted = Invite(tenants=list(tenants), expires_s=duration_of("--expires", expires))
     reply = trio.run(call, existing_home(home), wanted, InviteReply)
     if as_json:
         print_json(reply)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 import trio
 
 from overlay.address import Address
-from overlay.commands.options import chosen_home, home_option
+from overlay.commands.options import chosen_home, home_option, read_stdin
 from overlay.config import config_template
 from overlay.errors import HomeError, OverlayError, RequestError
 from overlay.home import Home, HomeFile
@@ -33,7 +31,7 @@ def command(ticket: str, home: str | None) -> None:
     \b
     Example: rhizome join rhz1…
     """  # noqa: D301 - click's mark
-    text = sys.stdin.read(TICKET_CHARS_MAX) if ticket == "-" else ticket
+    text = read_stdin(TICKET_CHARS_MAX) if ticket == "-" else ticket
     parsed = Ticket.parse(text.strip())
     clock = SystemClock()
     parsed.check_dates(clock.unix_s())
@@ -50,8 +48,12 @@ def command(ticket: str, home: str | None) -> None:
 
 
 def check_free(home: Home, ticket: Ticket) -> None:
-    """Refuses a folder that is of another overlay, or holds a host already."""
-    home.claim(ticket.overlay_id)
+    """Refuses a folder that is of another overlay, or holds a host already.
+
+    The folder is claimed only with the identity: a ticket that fails leaves it free for another.
+    """
+    if home.overlay_id() is not None:
+        home.claim(ticket.overlay_id)
     if home.read(HomeFile.LEAF) is not None:
         raise HomeError(
             f"{home.path} holds a host of this overlay already: start it with 'rhizome peer'"
@@ -69,23 +71,34 @@ def kept_keys(home: Home) -> HostKeys:
 
 
 async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admission:
-    """Tries every address of the ticket.
+    """Tries every address of the ticket until one brings an admission that the issuer has signed.
+
+    Nobody signs a refusal, and any host of the overlay may be at an address: so one that refuses,
+    or answers with what is no admission, keeps nobody from asking the next.
 
     Raises:
-        SecurityError: When the issuer refuses, or somebody else answers.
-        HomeError: When no address answers; the message has each one's failure.
+        HomeError: When no address brings one. The message begins with the first refusal, where
+            there was one, and has each address's failure where they differ.
     """
     request = make_join_request(keys, ticket)
-    failures = []
+    refusal = ""
+    failures: dict[str, str] = {}
     for text in ticket.addresses:
         try:
             answer = await enrol(Address.parse(text), ticket.root, request, timeout_s=TIMEOUT_S)
-        except RequestError:
-            raise
+        except RequestError as error:
+            failures[text] = str(error)
+            refusal = refusal or f"refused by {text}: {error}"
         except (OverlayError, SecurityError) as error:
-            failures.append(f"{text}: {error}")
-            continue
-        return open_admission(answer, ticket, keys, clock.unix_s())
-    raise HomeError(
-        "no address of the ticket answers; is the issuer's peer running? " + "; ".join(failures)
-    )
+            failures[text] = str(error)
+        else:
+            try:
+                return open_admission(answer, ticket, keys, clock.unix_s())
+            except SecurityError as error:
+                failures[text] = str(error)
+                refusal = refusal or str(error)
+    each = "; ".join(f"{text}: {words}" for text, words in failures.items())
+    if not refusal:
+        words = "no address of the ticket answers; is the issuer's peer running?"
+        raise HomeError(f"{words} {each}")
+    raise HomeError(f"{refusal} ({each})" if len(set(failures.values())) > 1 else refusal)

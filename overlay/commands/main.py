@@ -64,7 +64,7 @@ def main() -> None:
             sys.exit(130)
         if not causes or not all(expected(cause) for cause in causes):
             raise
-        for line in dict.fromkeys(str(cause) for cause in causes):
+        for line in dict.fromkeys(map(message_of, causes)):
             click.echo(f"rhizome: {line}", err=True)
         usage = any(isinstance(cause, ConfigError) for cause in causes)
         sys.exit(EXIT_USAGE if usage else EXIT_FAILED)
@@ -74,6 +74,13 @@ def main() -> None:
 def expected(error: BaseException) -> bool:
     """Whether a user can act on an error, so that its message is all there is to say."""
     return isinstance(error, OverlayError | SecurityError | InferenceError | OSError)
+
+
+def message_of(error: BaseException) -> str:
+    """An error in one line; the system's own without its number."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split("\n"))
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,9 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from overlay.errors import ConfigError
 from overlay.home import HOME_VARIABLE, Home, home_path
+from overlay.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +42,25 @@ def chosen_home(home: str | None) -> Path:
 def existing_home(home: str | None) -> Home:
     """The folder that is meant, opened. Raises HomeError, saying what to run first."""
     return Home(chosen_home(home))
+
+
+def read_stdin(chars_max: int = -1) -> str:
+    """Standard input to its end, or so much of it. Raises ConfigError when it is no text."""
+    try:
+        return sys.stdin.read(chars_max)
+    except UnicodeDecodeError:
+        raise ConfigError("standard input is not UTF-8 text") from None
+
+
+def duration_of(flag: str, text: str) -> float:
+    """Seconds that a flag of a command gives. Raises ConfigError, naming the flag."""
+    try:
+        seconds = parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(f"{flag}: {error}") from None
+    if seconds <= 0:
+        raise ConfigError(f"{flag}: must be more than 0")
+    return seconds
 
 
 def print_json(value: object) -> None:

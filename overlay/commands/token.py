@@ -7,10 +7,15 @@ from datetime import UTC, datetime
 import click
 import trio
 
-from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.commands.options import (
+    duration_of,
+    existing_home,
+    home_option,
+    json_option,
+    print_json,
+)
 from overlay.control.client import call
 from overlay.control.messages import CreateToken, TokenReply
-from overlay.units import parse_duration
 
 
 @click.group("token")
@@ -44,7 +49,7 @@ def create(tenant: str, name: str, expires: str, home: str | None, as_json: bool
     \b
     Example: rhizome token create --tenant default --name open-webui --expires 90d
     """  # noqa: D301 - click's mark
-    wanted = CreateToken(tenant=tenant, name=name, expires_s=parse_duration(expires))
+    wanted = CreateToken(tenant=tenant, name=name, expires_s=duration_of("--expires", expires))
     reply = trio.run(call, existing_home(home), wanted, TokenReply)
     if as_json:
         print_json(reply)

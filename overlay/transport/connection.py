@@ -18,7 +18,6 @@ from typing import Final
 
 import trio
 
-from overlay.address import Address
 from overlay.errors import (
     Deadline,
     LocalFault,
@@ -28,7 +27,7 @@ from overlay.errors import (
     ProtocolError,
     StreamReset,
 )
-from overlay.ports import ByteChannel, Clock
+from overlay.ports import ByteChannel, Clock, Entropy
 from overlay.transport.bell import Bell
 from overlay.transport.events import (
     Ended,
@@ -41,33 +40,20 @@ from overlay.transport.events import (
 )
 from overlay.transport.expiry import Expiry
 from overlay.transport.frame import DEADLINE_MS_MAX, PROTOCOL_BYTES_MAX, GoawayCode, ResetCode
-from overlay.transport.hello import Hello
 from overlay.transport.limits import Limits
-from overlay.transport.liveness import Liveness
-from overlay.transport.mux import Mux
+from overlay.transport.liveness import Idleness, Liveness
+from overlay.transport.mux import IDS_USED_UP, Mux
+from overlay.transport.remote import Remote
 from overlay.transport.stream import Stream
 from overlay.transport.workers import Workers
-from security.peer_id import PeerId
 
 log = logging.getLogger(__name__)
 
 WRITE_BYTES: Final = 1 << 17
 """Bytes given to the channel at a time: several small frames become one write and one record."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remote:
-    """The far end. ``peer_id`` and ``leaf`` are None for a client.
-
-    ``clock_ahead_s`` is its clock less ours when its HELLO came, the way of the HELLO included.
-    """
-
-    peer_id: PeerId | None
-    hello: Hello
-    leaf: bytes | None
-    issuer: bytes | None
-    address: Address
-    clock_ahead_s: float
+RETIRE_S: Final = 5.0
+"""For streams under way once the stream ids are used up; the peers are apart for as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +90,7 @@ class Connection:
         remote: Remote,
         *,
         clock: Clock,
+        entropy: Entropy,
         limits: Limits,
         allowed: str = "/",
         received: bytes = b"",
@@ -114,6 +101,7 @@ class Connection:
             channel: Closed when the connection ends.
             remote: Who is at the other end.
             clock: Of this host.
+            entropy: Of this host.
             limits: What is bounded.
             allowed: The far side may open only protocols that start with this.
             received: Bytes that came behind the HELLO.
@@ -129,7 +117,9 @@ class Connection:
             ping_every_s=limits.ping_every_s,
             ping_timeout_s=limits.ping_timeout_s,
             now_s=clock.now_s(),
+            secret=entropy.secret,
         )
+        self._idleness = Idleness(idle_s=limits.idle_s, now_s=clock.now_s())
         self._streams: dict[int, Stream] = {}
         self._slots = trio.lowlevel.ParkingLot()
         self._bell = Bell()
@@ -267,6 +257,8 @@ class Connection:
             deadline_ms = max(1, min(DEADLINE_MS_MAX, int(deadline_s * 1000)))
         key = self._mux.open(protocol, body, deadline_ms=deadline_ms, last=last)
         self._opened += 1
+        if self._mux.going_away and self._nursery is not None:
+            self._nursery.start_soon(self._retire)
         stream = Stream(
             self._mux, self._wake_writer, key, protocol=protocol, body=body, deadline_s=deadline_s
         )
@@ -342,6 +334,12 @@ class Connection:
             self._code = GoawayCode.PROTOCOL
             self._close(str(error))
 
+    async def _retire(self) -> None:
+        """No stream can be opened any more, so this connection makes room for a new one."""
+        with trio.move_on_after(RETIRE_S):
+            await self._drained.wait()
+        self._close(IDS_USED_UP)
+
     async def _write(self) -> None:
         while True:
             data = self._mux.data_to_send(WRITE_BYTES)
@@ -378,7 +376,12 @@ class Connection:
             # An answer brings the next deadline forward: look at least once per pause.
             latest_s = self._clock.now_s() + self._limits.ping_every_s
             await trio.sleep_until(min(latest_s, self._liveness.next_deadline_s()))
-            number = self._liveness.on_timer(self._clock.now_s())
+            now_s = self._clock.now_s()
+            begun, under_way = self._opened + self._accepted, bool(self._streams)
+            if self._idleness.is_over(now_s, begun=begun, under_way=under_way):
+                self._close("no request for too long")
+                return
+            number = self._liveness.on_timer(now_s)
             if number is not None:
                 self._mux.ping(number)
                 self._wake_writer()

@@ -9,7 +9,7 @@ from typing import Final
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError
 from overlay.ports import Clock, SecureChannel
-from overlay.system import SystemClock
+from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection
 from overlay.transport.hello import client_hello
 from overlay.transport.limits import Limits
@@ -87,6 +87,7 @@ async def _establish(
         judge=judge,
         expected=None,
         clock=clock,
+        entropy=SystemEntropy(),
         limits=limits,
         allowed=NO_PROTOCOLS,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +30,7 @@ from overlay.transport.sockets import (
     open_listeners,
     prepare,
 )
-from overlay.transport.tcp import secure
+from overlay.transport.tcp import give_back, secure
 from overlay.transport.tls import (
     JOIN_ALPN,
     Credentials,
@@ -54,10 +55,17 @@ Handle = Callable[[bytes, Address], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentLimits:
-    """What a stranger can hold: at most so many connections, each for so long."""
+    """What a stranger can hold: at most so many connections, each for so long.
+
+    Args:
+        exchange_s: From accept to the answer.
+        connections: At a time.
+        connections_per_address: Of those, from one address; a host joins by one.
+    """
 
     exchange_s: float = 10.0
     connections: int = 32
+    connections_per_address: int = 8
 
 
 async def serve_enrolment(
@@ -83,24 +91,25 @@ async def serve_enrolment(
     bounds = limits or EnrolmentLimits()
     context = accepting_context(credentials, JOIN_ALPN, mutual=False)
     listeners = await open_listeners(addresses)
-    slots = trio.Semaphore(bounds.connections)
+    taken: Counter[str] = Counter()
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
-            slots.acquire_nowait()
-        except trio.WouldBlock:
-            await trio.aclose_forcefully(stream)
-            return
-        try:
-            with trio.move_on_after(bounds.exchange_s):
-                channel = TlsChannel(prepare(stream), context, server_side=True)
-                await _serve_one(channel, far_address(stream), handle, bounds.exchange_s)
+            address = far_address(stream)
+            host = address.host
+            if taken.total() < bounds.connections and taken[host] < bounds.connections_per_address:
+                taken[host] += 1
+                try:
+                    with trio.move_on_after(bounds.exchange_s):
+                        channel = TlsChannel(prepare(stream), context, server_side=True)
+                        await _serve_one(channel, address, handle, bounds.exchange_s)
+                finally:
+                    give_back(taken, host)
         except (SecurityError, OverlayError, trio.BrokenResourceError, OSError) as error:
             log.info("an enrolment connection ended: %s", error)
         except Exception:
             log.exception("an enrolment failed")
         finally:
-            slots.release()
             await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as nursery:
@@ -112,7 +121,9 @@ async def _serve_one(
     channel: TlsChannel, address: Address, handle: Handle, timeout_s: float
 ) -> None:
     await secure(channel, JOIN_ALPN, address, timeout_s)
-    _, request = await _receive(channel)
+    status, request = await _receive(channel)
+    if status != STATUS_OK:
+        raise ProtocolError("a request to join with the status of an answer")
     try:
         status, answer = STATUS_OK, await handle(request, address)
     except (SecurityError, OverlayError) as error:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -27,8 +28,22 @@ window may be consumed but not yet returned: below this the largest message coul
 CONNECTION_WINDOW_MAX = 1 << 30
 
 
-class Windows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one side is ready to take in.
+CLIENT_STREAM_WINDOW = 1 << 16
+"""Of one stream of a client: its request is one message, which may go beyond; nothing follows."""
+
+CLIENT_STREAMS_MAX = 128
+"""Requests of one client under way; its further ones wait. Each costs a task and about 2 KB."""
+
+CLIENT_BODIES_BYTES_MAX = 1 << 24
+"""Requests of one client in work: 16 of the largest, 128 of a 32k-token prompt as text."""
+
+CLIENT_IDLE_S = 180.0
+"""A client without a request for so long gives its place to others (nginx ends idle HTTP/2
+connections after as long). One that has not come whole is none yet: 1 MiB may come at 6 KB/s."""
+
+
+class Windows(msgspec.Struct, frozen=True, kw_only=True):
+    """What one side is ready to take in. A part of HELLO: unknown fields are skipped.
 
     Args:
         frame_bytes: Largest payload of a frame. Larger ones hold up the frames behind them.
@@ -57,7 +72,10 @@ class Limits:
             than ``ping_timeout_s``, and each ping costs about 200 bytes on the wire both ways.
         ping_timeout_s: A peer that has sent nothing for so long after a ping is gone.
         close_s: For goodbye and flushing when we end a connection.
-        bodies_bytes: Opening messages of the streams being handled; beyond, streams are refused.
+        bodies_bytes: Opening messages that have come, in part or whole, and are still kept by the
+            streams' handlers; beyond, streams are refused.
+        idle_s: A connection that serves no stream for so long is ended. Peers never are: gossip
+            is a stream, and pings tell whether they live.
         waiting_bytes: A stream's sender waits while so much of it is unsent (aioquic and h2 users
             settle near 64 KiB: one round trip's worth on a LAN).
     """
@@ -69,8 +87,29 @@ class Limits:
     close_s: float = 0.5
     bodies_bytes: int = 1 << 26
     waiting_bytes: int = 1 << 16
+    idle_s: float = math.inf
 
     def __post_init__(self) -> None:
-        times = (self.hello_s, self.ping_every_s, self.ping_timeout_s, self.close_s)
+        times = (self.hello_s, self.ping_every_s, self.ping_timeout_s, self.close_s, self.idle_s)
         if min(times) <= 0 or min(self.bodies_bytes, self.waiting_bytes) < 1:
             raise LocalFault("limits of a connection must be positive")
+
+    def for_client(self) -> Limits:
+        """These limits for who has shown no certificate, and so far no token either.
+
+        What a client can leave unfinished is the connection's window: the least in which a message
+        of the largest size can always start.
+        """
+        ours = self.windows
+        windows = Windows(
+            frame_bytes=ours.frame_bytes,
+            stream_bytes=min(ours.stream_bytes, CLIENT_STREAM_WINDOW),
+            connection_bytes=CONNECTION_WINDOW_MIN,
+            streams=min(ours.streams, CLIENT_STREAMS_MAX),
+        )
+        return replace(
+            self,
+            windows=windows,
+            bodies_bytes=min(self.bodies_bytes, CLIENT_BODIES_BYTES_MAX),
+            idle_s=min(self.idle_s, CLIENT_IDLE_S),
+        )

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 import trio
 
 from overlay.errors import Deadline, OverlayError, PeerGone, ProtocolError
-from overlay.ports import ByteChannel, Clock, SecureChannel
+from overlay.ports import ByteChannel, Clock, Entropy, SecureChannel
 from overlay.transport import frame
-from overlay.transport.connection import Connection, Remote
+from overlay.transport.connection import Connection
 from overlay.transport.hello import (
     HELLO_BYTES_MAX,
     Hello,
@@ -26,6 +27,7 @@ from overlay.transport.hello import (
     encode_hello,
 )
 from overlay.transport.limits import Limits
+from overlay.transport.remote import Remote
 from security.errors import SecurityError
 from security.peer_id import PeerId
 
@@ -47,6 +49,7 @@ async def establish(
     judge: Judge,
     expected: PeerId | None,
     clock: Clock,
+    entropy: Entropy,
     limits: Limits,
     allowed: str | None = None,
 ) -> Connection:
@@ -58,9 +61,11 @@ async def establish(
         judge: Decides about the far side's leaf.
         expected: The peer that was dialled, if any.
         clock: Of this host.
+        entropy: Of this host.
         limits: What is bounded.
         allowed: Prefix of the protocols that the far side may open. None: all for a peer, those of
-            ``CLIENT_PROTOCOLS`` for a client.
+            ``CLIENT_PROTOCOLS`` for a client. A client gets smaller ``limits`` then, too
+            (``Limits.for_client``): who may do more is known in another way.
 
     Raises:
         SecurityError: When the far side's leaf is refused.
@@ -69,6 +74,9 @@ async def establish(
         PeerGone: When the channel breaks, or the far side refuses us; the message says why.
         Deadline: When its HELLO does not come in time.
     """
+    if channel.leaf is None and allowed is None and ours.role is Role.PEER:
+        limits = limits.for_client()
+        ours = msgspec.structs.replace(ours, windows=limits.windows)
     try:
         with trio.fail_after(limits.hello_s):
             peer_id = None if channel.leaf is None else judge(channel.leaf, expected)
@@ -95,7 +103,13 @@ async def establish(
         clock_ahead_s=theirs.unix_s - clock.unix_s(),
     )
     return Connection(
-        channel.channel, remote, clock=clock, limits=limits, allowed=allowed, received=rest
+        channel.channel,
+        remote,
+        clock=clock,
+        entropy=entropy,
+        limits=limits,
+        allowed=allowed,
+        received=rest,
     )
 
 
@@ -104,8 +118,9 @@ async def _receive_hello(channel: ByteChannel) -> tuple[Hello, bytes]:
     data = b""
     while True:
         if len(data) >= frame.HEADER_BYTES:
-            size, _, kind, _ = frame.HEADER.unpack_from(data)
-            if kind not in {frame.HELLO, frame.GOAWAY} or size > HELLO_BYTES_MAX:
+            size, stream, kind, flags = frame.HEADER.unpack_from(data)
+            known = kind in {frame.HELLO, frame.GOAWAY} and not stream and not flags
+            if not known or size > HELLO_BYTES_MAX:
                 raise ProtocolError("the far side does not speak this protocol")
             end = frame.HEADER_BYTES + size
             if len(data) >= end:

@@ -11,6 +11,8 @@ No clock, socket or task. Rules:
 4. A stream that the far side opened occupies a slot until its handler has ended *and* its last
    frame is on its way, not until a RESET comes (HTTP/2 rapid reset, CVE-2023-44487).
 5. A frame for a stream that has ended is dropped, for one that never was is an error.
+6. Opening messages are counted part by part as they come, until their readers are done with them.
+7. Who has used up its stream ids says goodbye: only a new connection has new ones.
 
 Streams are named by a key: positive for those we opened, negative for the far side's.
 """
@@ -39,11 +41,14 @@ from overlay.transport.frame import (
     OPENER,
     STREAM_ID_MAX,
     FrameReader,
+    GoawayCode,
     ResetCode,
 )
 from overlay.transport.limits import MESSAGE_BYTES_MAX, Limits, Windows
 from overlay.transport.outbox import FRAME_COST, Outbox
 from overlay.transport.record import StreamRecord
+
+IDS_USED_UP: Final = "the stream ids are used up"
 
 CONTROL_FRAMES_MAX: Final = 4096
 """Unsent answers to the far side's control frames; one that asks and never reads gets no more."""
@@ -93,10 +98,10 @@ class Mux:
         """Opens a stream and gives its key.
 
         Raises:
-            PeerGone: When one side is leaving or the ids are used up.
+            PeerGone: When one side is leaving; after the last stream id that is us.
             LocalFault: When the body is too large or no slot is free.
         """
-        if self.going_away or self.far_going_away or self._next_id > STREAM_ID_MAX:
+        if self.going_away or self.far_going_away:
             raise PeerGone("the connection takes no new streams")
         if not self.can_open:
             raise LocalFault("the far side takes no more streams now")
@@ -111,6 +116,8 @@ class Mux:
             raise
         self._next_id += 1
         self._ours_open += 1
+        if key == STREAM_ID_MAX:
+            self.go_away(GoawayCode.DONE, IDS_USED_UP)
         return key
 
     def send(self, key: int, message: bytes, *, last: bool = False) -> None:
@@ -159,6 +166,7 @@ class Mux:
         self._give_back(stream.held)
         stream.held = stream.parts_cost = 0
         stream.parts = None
+        self._body_done(stream)
         if not stream.closed:
             if key > 0 and not stream.fin_in:
                 self.reset(key, ResetCode.CANCELLED)
@@ -185,6 +193,16 @@ class Mux:
                 )
             stream.outstanding -= stream.unreturned
             stream.unreturned = 0
+
+    def body_done(self, key: int) -> None:
+        """The opening message is not kept any more; leaving the stream says so too."""
+        stream = self._streams.get(key)
+        if stream is not None:
+            self._body_done(stream)
+
+    def _body_done(self, stream: StreamRecord) -> None:
+        self._bodies_bytes -= stream.body_bytes
+        stream.body_bytes = 0
 
     def has_room(self, key: int) -> bool:
         """Whether a sender may go on; when not, ``RoomAgain`` says when it may."""
@@ -277,7 +295,7 @@ class Mux:
         opening = frame.decode_opening(payload)
         size = len(opening.body)
         self._take(size + FRAME_COST)
-        refusal = self._refusal(size)
+        refusal = self._refusal()
         if refusal is not None:
             self._give_back(size + FRAME_COST)
             self._outbox.control.append(self._reset_frame(-stream_id, refusal))
@@ -288,12 +306,10 @@ class Mux:
         self._theirs_open += 1
         self._take_part(stream, flags, opening.body)
 
-    def _refusal(self, size: int) -> ResetCode | None:
+    def _refusal(self) -> ResetCode | None:
         if self.going_away:
             return ResetCode.GOING_AWAY
         if self._theirs_open >= self._ours.streams:
-            return ResetCode.OVERLOADED
-        if self._bodies_bytes + size > self._limits.bodies_bytes:
             return ResetCode.OVERLOADED
         return None
 
@@ -319,6 +335,14 @@ class Mux:
         if stream.parts is None and stream.outstanding >= self._ours.stream_bytes:
             raise ProtocolError("a message beyond the stream's window")
         cost = len(payload) + FRAME_COST
+        if stream.opening_in is not None:
+            stream.body_bytes += len(payload)
+            self._bodies_bytes += len(payload)
+            if self._bodies_bytes > self._limits.bodies_bytes:
+                self._give_back(cost)
+                self._outbox.control.append(self._reset_frame(stream.key, ResetCode.OVERLOADED))
+                self._close(stream)
+                return
         stream.outstanding += cost
         stream.held += cost
         message = payload
@@ -340,8 +364,6 @@ class Mux:
             self._events.append(Received(stream.key, message, cost, last))
         else:
             opening, stream.opening_in = stream.opening_in, None
-            stream.body_bytes = len(message)
-            self._bodies_bytes += len(message)
             self._events.append(
                 Opened(stream.key, opening.protocol, message, opening.deadline_ms, last)
             )
@@ -425,4 +447,5 @@ class Mux:
             self._ours_open -= 1
         else:
             self._theirs_open -= 1
-            self._bodies_bytes -= stream.body_bytes
+            if stream.body_bytes:
+                self._body_done(stream)

@@ -57,3 +57,4 @@ class StreamRecord:
         self.closed = False
         self.left = False
         self.body_bytes = 0
+        """Bytes of the far side's opening message that have come and are still kept."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
 
-from overlay.address import Address
+from overlay.address import SCOPE, Address
 
 BACKLOG = 128
 USER_TIMEOUT_MS = 10_000
@@ -42,7 +43,10 @@ async def _open_listener(address: Address) -> trio.SocketListener:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        words = f"cannot listen on {address}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            words += "; take another port (--port, --enrol-port), or stop what uses it"
+        raise OSError(error.errno, words) from error
     return trio.SocketListener(listening)
 
 
@@ -86,8 +90,9 @@ def far_address(stream: trio.SocketStream) -> Address:
     """Who is at the other end. Raises OSError when it has gone already."""
     where = stream.socket.getpeername()
     host, port = where[0], where[1]
-    if len(where) == 4 and where[3] and "%" not in host:
-        host = f"{host}%{socket.if_indextoname(where[3])}"
+    if len(where) == 4 and where[3]:
+        name = socket.if_indextoname(where[3])
+        host = f"{host.partition('%')[0]}%{name if SCOPE.fullmatch(name) else where[3]}"
     return Address(host, port)
 
 

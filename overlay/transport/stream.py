@@ -47,7 +47,8 @@ class Stream:
         self.key = key
         self.protocol = protocol
         self.body = body
-        """The opening message."""
+        """The opening message; of a stream that the far side opened, until the first ``receive``:
+        a handler that serves a stream for long does not hold on to how it began."""
         self.deadline_s = deadline_s
         """Seconds that the opener grants, from the stream's arrival; None for no limit."""
         self.scope: trio.CancelScope | None = None
@@ -84,6 +85,9 @@ class Stream:
             StreamReset: When the far side has given the stream up.
             PeerGone: When the connection has ended.
         """
+        if self.body and self.key < 0:
+            self.body = b""
+            self._mux.body_done(self.key)
         if self._inbox or self._ended:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._inbox:

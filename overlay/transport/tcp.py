@@ -53,7 +53,10 @@ class TlsLimits:
         handshakes: Under way at a time; one costs about 1.5 ms of CPU and 30 KB.
         handshakes_per_address: Of those, from one address.
         connections: Accepted ones that stand.
-        clients: Of those, without a certificate.
+        clients: Of those, without a certificate. Each can leave 2 MiB unfinished before it shows
+            a token (``Limits.for_client``): half a GiB of all.
+        clients_per_address: Of those, from one address: no host can keep all others out. An
+            application with a connection for each of its workers needs one for each core or so.
     """
 
     handshake_s: float = 5.0
@@ -61,6 +64,7 @@ class TlsLimits:
     handshakes_per_address: int = 16
     connections: int = 1024
     clients: int = 256
+    clients_per_address: int = 32
 
 
 @dataclass(slots=True)
@@ -98,7 +102,8 @@ class TlsTransport:
         self._named = dialling_context(root, PEER_ALPN, credentials=credentials, named=True)
         self._unnamed = dialling_context(root, PEER_ALPN, credentials=credentials, named=False)
         self._handshakes: Counter[str] = Counter()
-        self._open = self._clients_open = 0
+        self._clients_at: Counter[str] = Counter()
+        self._open = 0
         self.counters = TlsCounters()
 
     async def listen(
@@ -150,9 +155,7 @@ class TlsTransport:
             log.info("no handshake with %s: %s", address, error)
             return
         finally:
-            self._handshakes[host] -= 1
-            if not self._handshakes[host]:
-                del self._handshakes[host]
+            give_back(self._handshakes, host)
         await self._keep(channel, accept)
 
     async def _shake(self, stream: trio.SocketStream, address: Address) -> SecureChannel:
@@ -171,15 +174,19 @@ class TlsTransport:
         return await secure(channel, alpn, address, deadline_s - trio.current_time())
 
     async def _keep(self, channel: SecureChannel, accept: Accept) -> None:
-        client = channel.leaf is None
-        if client and self._clients_open >= self._limits.clients:
+        client, host = channel.leaf is None, channel.address.host
+        if client and (
+            self._clients_at.total() >= self._limits.clients
+            or self._clients_at[host] >= self._limits.clients_per_address
+        ):
             self.counters.refused += 1
             await channel.channel.aclose()
             return
         self.counters.accepted += 1
         self.counters.clients += client
         self._open += 1
-        self._clients_open += client
+        if client:
+            self._clients_at[host] += 1
         try:
             await accept(channel)
         except (SecurityError, OverlayError) as error:
@@ -190,9 +197,17 @@ class TlsTransport:
             log.exception("connection from %s failed", channel.address)
         finally:
             self._open -= 1
-            self._clients_open -= client
+            if client:
+                give_back(self._clients_at, host)
             with trio.CancelScope(shield=True):
                 await channel.channel.aclose()
+
+
+def give_back(counts: Counter[str], host: str) -> None:
+    """One place of ``host`` is free again; a host without any is forgotten."""
+    counts[host] -= 1
+    if not counts[host]:
+        del counts[host]
 
 
 def kind(error: BaseException) -> str:

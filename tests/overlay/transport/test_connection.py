@@ -18,9 +18,10 @@ from overlay.errors import (
     StreamReset,
 )
 from overlay.transport import frame
-from overlay.transport.connection import Connection, Stream
+from overlay.transport.connection import RETIRE_S, Connection, Stream
 from overlay.transport.frame import ResetCode
 from overlay.transport.limits import MESSAGE_BYTES_MAX, Limits, Windows
+from overlay.transport.mux import IDS_USED_UP
 from tests.overlay.transport.world import echo, pair
 
 
@@ -412,3 +413,65 @@ async def test_a_handler_may_close_the_connection_it_serves(
             await both.left.call("/close", b"", timeout_s=30)
         await trio.testing.wait_all_tasks_blocked()
         assert both.right.closed == "enough"
+
+
+async def test_a_connection_whose_stream_ids_are_used_up_ends_when_its_streams_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def wait(connection: Connection, stream: Stream) -> None:
+        await trio.sleep(float(stream.body))
+        await stream.send(b"done")
+
+    async with pair({"/wait": wait}) as both:
+        both.left._mux._next_id = frame.STREAM_ID_MAX
+        began_s = trio.current_time()
+        assert await both.left.call("/wait", b"1", timeout_s=5) == b"done"
+        await trio.sleep(0.1)
+        assert both.left.closed == IDS_USED_UP
+        assert both.right.closed == f"the far side said goodbye: {IDS_USED_UP}"
+    async with pair({"/wait": wait}) as both:
+        both.left._mux._next_id = frame.STREAM_ID_MAX
+        began_s = trio.current_time()
+        with pytest.raises(PeerGone):
+            await both.left.call("/wait", b"600", timeout_s=600)
+        assert trio.current_time() - began_s == pytest.approx(RETIRE_S)
+
+
+async def test_a_handler_that_reads_on_no_longer_holds_the_opening_message() -> None:
+    kept = []
+
+    async def read(connection: Connection, stream: Stream) -> None:
+        kept.append(len(stream.body))
+        await stream.receive()
+        kept.append(len(stream.body))
+        await stream.receive()
+
+    limits = Limits(bodies_bytes=5000)
+    async with (
+        pair({"/read": read}, limits=limits) as both,
+        both.left.open("/read", bytes(4000)) as first,
+    ):
+        await first.send(b"more")
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept == [4000, 0]
+        async with both.left.open("/read", bytes(4000)):
+            await trio.testing.wait_all_tasks_blocked()
+            assert kept == [4000, 0, 4000]
+
+
+async def test_who_has_an_idle_limit_is_ended_by_it_while_nothing_is_served(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def wait(connection: Connection, stream: Stream) -> None:
+        await trio.sleep(float(stream.body))
+        await stream.send(b"done")
+
+    async with pair({"/wait": wait}, right_limits=Limits(idle_s=60)) as both:
+        await trio.sleep(50)
+        assert await both.left.call("/wait", b"100", timeout_s=200) == b"done"
+        await trio.sleep(50)
+        assert await both.left.call("/wait", b"0", timeout_s=5) == b"done"
+        await trio.sleep(50)
+        assert both.left.closed is None
+        await trio.sleep(15)
+        assert both.left.closed == "the far side said goodbye: no request for too long"

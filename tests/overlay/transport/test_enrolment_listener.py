@@ -114,6 +114,23 @@ async def test_an_oversized_request_is_refused_by_its_length_alone() -> None:
             await channel.receive_some()
 
 
+async def test_a_request_has_the_status_of_a_request() -> None:
+    async with issuer() as address, joiner(address) as channel:
+        await channel.send_all(b"\1" + (2).to_bytes(4, "big") + b"me")
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.receive_some()
+
+
+async def test_one_address_holds_only_so_many_connections() -> None:
+    async with issuer(limits=EnrolmentLimits(connections_per_address=1)) as address:
+        stranger = await trio.open_tcp_stream(address.host, address.port)
+        with pytest.raises(PeerGone):
+            await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+        other = await enrol(address, OVERLAY.root.der, b"me", timeout_s=5, source="127.0.0.9")
+        assert other == b"welcome me"
+        await stranger.aclose()
+
+
 async def test_silence_ends_at_the_deadline_and_holds_up_nobody() -> None:
     limits = EnrolmentLimits(exchange_s=1.0)
     async with issuer(limits=limits) as address:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from overlay.errors import Deadline, OverlayError, PeerGone, ProtocolError, VersionMismatch
 from overlay.ports import SecureChannel
-from overlay.system import SystemClock
+from overlay.system import SystemClock, SystemEntropy
 from overlay.transport import frame
 from overlay.transport.connection import Connection
 from overlay.transport.hello import (
@@ -26,7 +26,12 @@ from overlay.transport.hello import (
     decode_hello,
     encode_hello,
 )
-from overlay.transport.limits import Limits, Windows
+from overlay.transport.limits import (
+    CLIENT_IDLE_S,
+    CONNECTION_WINDOW_MIN,
+    Limits,
+    Windows,
+)
 from overlay.transport.link import CLIENT_PROTOCOLS, Judge, establish
 from overlay.transport.local import StreamChannel
 from overlay.transport.tls import Credentials
@@ -63,6 +68,7 @@ async def meet(
                 judge=judge,
                 expected=expected if side == 0 else None,
                 clock=SystemClock(),
+                entropy=SystemEntropy(),
                 limits=Limits(),
                 allowed=allowed,
             )
@@ -149,6 +155,18 @@ async def test_a_client_may_open_client_protocols_only() -> None:
     assert right.remote.peer_id == LEFT.keys.peer_id
 
 
+async def test_who_shows_no_certificate_gets_room_for_one_message_and_no_idle_time() -> None:
+    left, right = await meet(hello(LEFT), a_client(), right_leaf=None)
+    assert isinstance(left, Connection)
+    assert isinstance(right, Connection)
+    told = right.remote.hello.windows
+    assert told == left._limits.windows == Limits().for_client().windows
+    assert told.connection_bytes == CONNECTION_WINDOW_MIN
+    assert left._limits.idle_s == CLIENT_IDLE_S
+    assert right._limits == Limits()
+    assert left.remote.hello.windows == Windows()
+
+
 async def test_a_local_client_needs_to_know_no_overlay() -> None:
     left, right = await meet(
         hello(LEFT), a_client(""), left_leaf=None, right_leaf=None, allowed="/rhizome/"
@@ -156,12 +174,18 @@ async def test_a_local_client_needs_to_know_no_overlay() -> None:
     assert isinstance(left, Connection)
     assert isinstance(right, Connection)
     assert left._allowed == "/rhizome/"
+    assert right.remote.hello.windows == Windows(), "the owner of this host is no stranger"
     assert right.remote.peer_id is None
 
 
 async def test_a_client_of_another_overlay_is_refused() -> None:
     left, _ = await meet(hello(LEFT), a_client("1" * 32), right_leaf=None)
     assert isinstance(left, ProtocolError)
+
+
+def hello_frame(*, flags: int = 0, stream: int = 0) -> bytes:
+    payload = encode_hello(hello(RIGHT))[frame.HEADER_BYTES :]
+    return frame.encode(frame.HELLO, flags, stream, payload)
 
 
 async def from_stranger(send: Callable[[trio.abc.Stream], Awaitable[None]]) -> Exception | None:
@@ -178,6 +202,7 @@ async def from_stranger(send: Callable[[trio.abc.Stream], Awaitable[None]]) -> E
                 judge=OVERLAY.judge,
                 expected=None,
                 clock=SystemClock(),
+                entropy=SystemEntropy(),
                 limits=Limits(),
             )
         except OverlayError as error:
@@ -216,6 +241,9 @@ async def test_a_hello_that_drips_in_ends_at_the_same_deadline(
         pytest.param(frame.HEADER.pack(HELLO_BYTES_MAX + 1, 0, frame.HELLO, 0), id="oversized"),
         pytest.param(frame.encode(frame.HELLO, 0, 0, b"\xc1"), id="not msgpack"),
         pytest.param(frame.encode(frame.OPEN, 0, 1, b"x"), id="no hello first"),
+        pytest.param(hello_frame(stream=1), id="hello on a stream"),
+        pytest.param(hello_frame(flags=frame.MORE), id="hello to be continued"),
+        pytest.param(hello_frame(flags=frame.OPTIONAL), id="optional hello"),
     ],
 )
 async def test_what_is_no_hello_is_refused_without_reading_on(data: bytes) -> None:
@@ -242,6 +270,7 @@ async def test_frames_behind_the_hello_are_not_lost() -> None:
         judge=OVERLAY.judge,
         expected=None,
         clock=SystemClock(),
+        entropy=SystemEntropy(),
         limits=Limits(),
     )
     await theirs.aclose()
@@ -260,6 +289,7 @@ def test_arbitrary_bytes_are_a_hello_or_one_typed_error(data: bytes) -> None:
 def test_a_hello_from_a_later_version_may_say_more() -> None:
     sent = msgspec.to_builtins(hello(LEFT), builtin_types=(bytes,))
     sent |= {"type": "hello", "invented_later": [1, 2, 3]}
+    sent["windows"] |= {"invented_later_too": 4}
     assert decode_hello(msgspec.msgpack.encode(sent)) == hello(LEFT)
 
 

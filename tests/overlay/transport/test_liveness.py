@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
 from overlay.errors import PeerGone
 from overlay.transport.expiry import SLACK, Expiry
-from overlay.transport.liveness import Liveness
+from overlay.transport.liveness import Idleness, Liveness
 
 
 def watch() -> Liveness:
-    return Liveness(ping_every_s=2.0, ping_timeout_s=3.0, now_s=100.0)
+    return Liveness(
+        ping_every_s=2.0, ping_timeout_s=3.0, now_s=100.0, secret=random.Random(1).randbytes
+    )
+
+
+def ping(liveness: Liveness, now_s: float) -> int:
+    number = liveness.on_timer(now_s)
+    assert number is not None
+    return number
 
 
 def test_the_first_ping_goes_at_once_and_the_next_after_the_pause() -> None:
     liveness = watch()
-    assert liveness.on_timer(100.0) == 1
+    number = ping(liveness, 100.0)
     liveness.on_heard(100.1)
-    liveness.on_pong(1, 100.1)
+    liveness.on_pong(number, 100.1)
     assert liveness.rtt_s == pytest.approx(0.1)
     assert liveness.on_timer(101.0) is None
     assert liveness.next_deadline_s() == 102.0
-    assert liveness.on_timer(102.0) == 2
+    assert ping(liveness, 102.0) != number
 
 
 def test_silence_after_a_ping_is_death() -> None:
@@ -45,23 +54,45 @@ def test_anything_heard_is_life() -> None:
 def test_a_timer_that_fires_late_forgives_once() -> None:
     liveness = watch()
     liveness.on_timer(100.0)
-    assert liveness.on_timer(200.0) == 2
+    ping(liveness, 200.0)
     with pytest.raises(PeerGone):
         liveness.on_timer(203.0)
 
 
 def test_an_answer_to_an_older_ping_measures_nothing() -> None:
     liveness = watch()
-    liveness.on_timer(100.0)
-    liveness.on_timer(200.0)
-    liveness.on_pong(1, 200.1)
+    older = ping(liveness, 100.0)
+    ping(liveness, 200.0)
+    liveness.on_pong(older, 200.1)
     assert liveness.rtt_s is None
+
+
+def test_answers_that_nobody_asked_for_measure_nothing() -> None:
+    liveness = watch()
+    liveness.on_pong(0, 100.0)
+    first = ping(liveness, 100.0)
+    liveness.on_pong(first, 100.1)
+    liveness.on_pong(first, 100.1)
+    ping(liveness, 102.0)
+    for guess in (0, 1, 2, first, first + 1):
+        liveness.on_pong(guess, 102.0)
+    assert liveness.rtt_s == pytest.approx(0.1)
+    assert liveness.next_deadline_s() == 105.0
+
+
+def test_who_serves_nothing_for_long_is_idle() -> None:
+    idleness = Idleness(idle_s=10.0, now_s=100.0)
+    assert not idleness.is_over(109.0, begun=0, under_way=False)
+    assert not idleness.is_over(110.0, begun=1, under_way=False)
+    assert not idleness.is_over(125.0, begun=1, under_way=True)
+    assert not idleness.is_over(134.0, begun=1, under_way=False)
+    assert idleness.is_over(135.0, begun=1, under_way=False)
 
 
 def test_round_trips_are_smoothed() -> None:
     liveness = watch()
-    for number, (sent_s, rtt_s) in enumerate([(100.0, 0.1), (102.0, 0.5)], start=1):
-        assert liveness.on_timer(sent_s) == number
+    for sent_s, rtt_s in [(100.0, 0.1), (102.0, 0.5)]:
+        number = ping(liveness, sent_s)
         liveness.on_heard(sent_s + rtt_s)
         liveness.on_pong(number, sent_s + rtt_s)
     assert liveness.rtt_s == pytest.approx(0.2)

@@ -12,7 +12,7 @@ import trio
 
 from overlay.errors import HomeError, StreamReset
 from overlay.ports import SecureChannel
-from overlay.system import SystemClock
+from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Handler
 from overlay.transport.dial import dial_socket
 from overlay.transport.limits import Limits
@@ -37,6 +37,7 @@ async def serving(path: Path, handlers: dict[str, Handler]) -> AsyncIterator[Non
             judge=overlay.judge,
             expected=None,
             clock=SystemClock(),
+            entropy=SystemEntropy(),
             limits=Limits(),
             allowed="/rhizome/",
         )

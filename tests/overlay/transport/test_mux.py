@@ -22,7 +22,7 @@ from overlay.transport import frame
 from overlay.transport.events import Ended, Event, Opened, Received, RoomAgain, WasReset, WentAway
 from overlay.transport.frame import DATA, FIN, OPEN, OPENER, ResetCode
 from overlay.transport.limits import MESSAGE_BYTES_MAX, Limits, Windows
-from overlay.transport.mux import CONTROL_FRAMES_MAX, Mux
+from overlay.transport.mux import CONTROL_FRAMES_MAX, IDS_USED_UP, Mux
 from overlay.transport.outbox import FRAME_COST
 
 SMALL = Windows(
@@ -322,6 +322,51 @@ def test_opening_messages_in_work_are_bounded() -> None:
     right.mux.data_to_send(1 << 20)
     right.take(opening(3, bytes(4000)))
     assert list(right.messages) == [-1, -3]
+
+
+def test_opening_messages_are_counted_while_they_come() -> None:
+    limit = 10 * MESSAGE_BYTES_MAX
+    windows = Windows(connection_bytes=1 << 23, streams=200)
+    right = Side(Limits(windows=windows, bodies_bytes=limit), windows)
+    part = bytes(60_000)
+    for stream in range(1, 201):
+        right.take(opening(stream, b"x", frame.MORE))
+    for stream in range(1, 201):
+        for left in range(MESSAGE_BYTES_MAX // len(part), 0, -1):
+            more = frame.MORE if left > 1 else 0
+            right.take(frame.encode(DATA, OPENER | more, stream, part))
+    sizes = [len(messages[0]) for messages in right.messages.values()]
+    assert 0 < sum(sizes) <= limit
+    told = frame.FrameReader(1 << 20).feed(right.mux.data_to_send(1 << 20))
+    codes = {frame.decode_u32(one.payload) for one in told if one.kind == frame.RESET}
+    assert codes == {ResetCode.OVERLOADED}
+    assert right.mux.streams_served == len(sizes)
+    for key in list(right.messages):
+        right.mux.leave(key)
+    assert right.mux._bodies_bytes == 0
+
+
+def test_a_reader_that_is_done_with_the_opening_message_makes_room_for_others() -> None:
+    right = Side(Limits(windows=SMALL, bodies_bytes=5000))
+    right.take(opening(1, bytes(4000)))
+    right.mux.body_done(-1)
+    right.take(opening(2, bytes(4000)))
+    assert list(right.messages) == [-1, -2]
+    right.mux.leave(-2)
+    right.take(opening(3, bytes(4000)))
+    assert list(right.messages) == [-1, -2, -3], "left, though its last frame has not gone yet"
+    assert right.mux.streams_served == 3
+
+
+def test_the_last_stream_id_is_used_and_then_said_goodbye() -> None:
+    left, right = Side(), Side()
+    left.mux._next_id = frame.STREAM_ID_MAX
+    key = left.mux.open("/a", b"last")
+    with pytest.raises(PeerGone):
+        left.mux.open("/a", b"one more")
+    settle(left, right)
+    assert right.messages[-key] == [b"last"]
+    assert right.others == [WentAway(0, IDS_USED_UP)]
 
 
 def test_goodbye_refuses_new_streams_and_lets_the_old_ones_end() -> None:

@@ -14,6 +14,7 @@ import trio.testing
 from overlay.address import Address
 from overlay.ports import SecureChannel
 from overlay.transport.dial import dial_client
+from overlay.transport.sockets import connect
 from overlay.transport.tcp import TlsLimits, TlsTransport
 from overlay.transport.tls import (
     CLIENT_ALPN,
@@ -328,6 +329,30 @@ async def test_clients_without_certificates_are_bounded() -> None:
         assert await is_let_in(TlsTransport(overlay.host()), address)
         await first.channel.aclose()
         await second.channel.aclose()
+
+
+async def test_one_address_holds_only_so_many_client_connections() -> None:
+    overlay = Overlay()
+    transport = TlsTransport(overlay.host(), limits=TlsLimits(clients_per_address=1))
+    async with listening(transport) as address:
+        first = await dial_client(address, overlay.root.der)
+        assert await first.channel.receive_some() == b"hello"
+        second = await dial_client(address, overlay.root.der)
+        assert await second.channel.receive_some() == b""
+        other = TlsChannel(
+            await connect(address, "127.0.0.9"),
+            dialling_context(overlay.root.der, CLIENT_ALPN, credentials=None, named=False),
+            server_side=False,
+        )
+        await other.handshake(CLIENT_ALPN)
+        assert await other.receive_some() == b"hello"
+        await first.channel.aclose()
+        while transport._clients_at[address.host]:
+            await trio.lowlevel.checkpoint()
+        third = await dial_client(address, overlay.root.der)
+        assert await third.channel.receive_some() == b"hello"
+        for channel in (second.channel, other, third.channel):
+            await channel.aclose()
 
 
 async def test_a_taken_port_is_named() -> None:

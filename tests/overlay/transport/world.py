@@ -12,7 +12,7 @@ import trio.testing
 
 from overlay.address import Address
 from overlay.ports import SecureChannel
-from overlay.system import SystemClock
+from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection, Handler, Stream
 from overlay.transport.hello import Hello, Role
 from overlay.transport.limits import Limits
@@ -101,6 +101,7 @@ async def link(
         judge=judge or overlay.judge,
         expected=expected,
         clock=SystemClock(),
+        entropy=SystemEntropy(),
         limits=limits or Limits(),
     )
 

@@ -1,0 +1,106 @@
+"""Joining by a ticket with several addresses, at some of which others answer than the issuer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from overlay.address import Address
+from overlay.commands.join import redeem
+from overlay.errors import HomeError, OverlayError
+from overlay.home import Home
+from overlay.identity import Identity, load_identity
+from overlay.issuer import IssuerDesk, found_overlay
+from overlay.system import SystemClock, SystemEntropy
+from overlay.transport.enrolment import Handle, serve_enrolment
+from security.enrolment import refuse_join
+from security.errors import SecurityError, TicketUsed
+from security.keys import HostKeys
+
+ENTROPY = SystemEntropy()
+CLOCK = SystemClock()
+USED = TicketUsed("used")
+
+
+async def refuses_in_the_answer(request: bytes, address: Address) -> bytes:
+    return refuse_join(USED)
+
+
+async def refuses_by_status(request: bytes, address: Address) -> bytes:
+    raise OverlayError("go away")
+
+
+async def talks_nonsense(request: bytes, address: Address) -> bytes:
+    return b"nonsense"
+
+
+LIARS: list[Handle] = [refuses_in_the_answer, refuses_by_status, talks_nonsense]
+
+
+class Desk:
+    """An overlay with an issuer's desk."""
+
+    def __init__(self, folder: Path) -> None:
+        home = Home.create(folder)
+        found_overlay(home, ["office"], CLOCK, ENTROPY)
+        self.identity: Identity = load_identity(home)
+        self.desk = IssuerDesk(home, self.identity, CLOCK, ENTROPY, lambda _: None)
+
+    @asynccontextmanager
+    async def serving(self, *handles: Handle) -> AsyncIterator[list[Address]]:
+        """Hosts of the overlay; each answers joiners in its own way."""
+        async with trio.open_nursery() as nursery:
+            addresses: list[Address] = []
+            for handle in handles:
+
+                async def serve(
+                    task_status: trio.TaskStatus[tuple[Address, ...]], handle: Handle = handle
+                ) -> None:
+                    await serve_enrolment(
+                        [Address("127.0.0.1", 0)],
+                        handle,
+                        credentials=self.identity.credentials,
+                        task_status=task_status,
+                    )
+
+                addresses += await nursery.start(serve)
+            with trio.fail_after(10):
+                yield addresses
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "issuer")
+
+
+@pytest.mark.parametrize("liar", LIARS)
+async def test_who_is_not_the_issuer_keeps_nobody_from_joining(desk: Desk, liar: Handle) -> None:
+    async with desk.serving(liar, desk.desk.admit) as addresses:
+        ticket = desk.desk.invite([], addresses, 60)
+        admission = await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+    assert [tenant.name for tenant in admission.tenants] == ["office"]
+
+
+async def test_a_refusal_is_told_once_where_all_say_the_same(desk: Desk) -> None:
+    async with desk.serving(desk.desk.admit, desk.desk.admit) as addresses:
+        ticket = desk.desk.invite([], addresses, 60)
+        await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+        with pytest.raises(HomeError) as refused:
+            await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+    assert str(refused.value).startswith("the ticket has been used: ")
+    assert str(addresses[0]) not in str(refused.value)
+
+
+async def test_different_failures_are_all_told(desk: Desk) -> None:
+    async with desk.serving(*LIARS) as addresses:
+        ticket = desk.desk.invite([], [*addresses, Address("127.0.0.1", 1)], 60)
+        with pytest.raises((HomeError, SecurityError)) as refused:
+            await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+    words = str(refused.value)
+    assert words.startswith("the ticket has been used: ")
+    assert all(f"{address}: " in words for address in ticket.addresses)

@@ -1,0 +1,64 @@
+"""The engine that the settings ask for, and torch for the embedded one alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference.errors import InferenceError
+from overlay.config import EngineKind, PeerConfig
+from overlay.engines import make_engine
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def silent(what: str, share: float) -> None:
+    """No progress is told."""
+
+
+def test_the_toy_engine_has_the_settings_of_the_peer() -> None:
+    config = PeerConfig(
+        engine=EngineKind.TOY,
+        toy_slots=3,
+        toy_cache_tokens=1600,
+        toy_context_tokens=512,
+        toy_prefill_tokens_per_s=123.0,
+        toy_decode_s=0.5,
+    )
+    engine = make_engine(config, silent)
+    capabilities, load = engine.capabilities(), engine.load()
+    assert capabilities.slots == 3
+    assert [model.context_tokens for model in capabilities.models] == [512]
+    assert load.total_blocks == 100
+    assert (load.prefill_tokens_per_s, load.decode_s_per_token) == (123.0, 0.5)
+
+
+def test_no_engine_serves_no_model() -> None:
+    engine = make_engine(PeerConfig(engine=EngineKind.NONE), silent)
+    assert engine.capabilities().models == ()
+    assert not engine.capabilities().tokenizes
+    assert engine.load().total_blocks == 0
+
+
+def test_only_the_embedded_engine_imports_torch() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from overlay.config import EngineKind, PeerConfig\n"
+        "from overlay.engines import make_engine\n"
+        "import overlay.commands.peer\n"
+        "for kind in (EngineKind.NONE, EngineKind.TOY):\n"
+        "    make_engine(PeerConfig(engine=kind), lambda what, share: None)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+
+
+def test_a_missing_model_says_how_to_get_or_name_one(tmp_path: Path) -> None:
+    config = PeerConfig(engine=EngineKind.EMBEDDED, model=str(tmp_path / "none"))
+    with pytest.raises(InferenceError) as caught:
+        make_engine(config, silent)
+    assert "\n" not in str(caught.value)
+    assert "--model" in str(caught.value)

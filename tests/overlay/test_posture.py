@@ -1,0 +1,53 @@
+"""The posture block: nobody has to guess what is open to whom."""
+
+from __future__ import annotations
+
+from chaos.world import World, world_of
+from overlay.address import Address
+from overlay.control.handler import status_of
+from overlay.posture import posture
+from tests.overlay.peers_world import FAST, simulate
+
+
+def shown(
+    world: World, *, http: tuple[str, ...] = (), clear: bool = False, enrolment: int = 0
+) -> str:
+    node = world.hosts[0].running
+    return posture(
+        node,
+        status_of(node, http),
+        interfaces=["eth0", "wlan0"],
+        http=http,
+        http_in_clear=clear,
+        enrolment=[Address("10.0.0.1", port) for port in range(1, enrolment + 1)],
+    )
+
+
+def test_it_names_the_peer_its_engine_and_every_open_port_with_its_users() -> None:
+    async def main() -> None:
+        async with world_of(81, [FAST], tenants=("a", "b")) as world:
+            peer_id = world.hosts[0].identity.peer_id
+            text = shown(world, http=("http://127.0.0.1:7403",), enrolment=2)
+            lines = text.splitlines()
+            assert lines[0].split() == ["peer", peer_id]
+            assert "tenants: a, b" in lines[1]
+            assert "eth0, wlan0" in text
+            assert "8192 blocks of 16 tokens" in text
+            assert "10.0.0.1:7401 to peers of this overlay" in text
+            assert "10.0.0.1:1, 10.0.0.1:2 to holders of a ticket" in text
+            assert "http://127.0.0.1:7403 to clients with a token" in text
+            columns = {line.index(line[10:].strip()) for line in lines}
+            assert len(columns) == 1, "values stand below each other"
+
+    simulate(81, main)
+
+
+def test_what_is_closed_is_not_shown_and_what_is_in_clear_is_said() -> None:
+    async def main() -> None:
+        async with world_of(82, [None]) as world:
+            assert "ticket" not in shown(world)
+            assert "http" not in shown(world)
+            clear = shown(world, http=("http://0.0.0.0:7403",), clear=True)
+            assert "http://0.0.0.0:7403 to every host, in clear" in clear
+
+    simulate(82, main)

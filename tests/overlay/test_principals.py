@@ -1,0 +1,143 @@
+"""Who asks: by token or as the owner; never more than was granted."""
+
+from __future__ import annotations
+
+import pytest
+
+from overlay.errors import RequestError
+from overlay.principals import OWNER, Principals
+from overlay.request import Scope
+from overlay.tenants import TenantBook
+from security.epoch import open_epoch
+from security.revocation import RevocationSet
+from security.tenant import TenantId
+from security.token import issue_token
+from tests.security.world import NOTHING, NOW_S, Member, Overlay, member
+
+
+class FixedClock:
+    """A clock that a test sets."""
+
+    unix = NOW_S
+
+    def now_s(self) -> float:
+        return 0.0
+
+    def unix_s(self) -> float:
+        return self.unix
+
+
+class Desk:
+    """Principals of a host that belongs to the tenant alpha of alpha and beta."""
+
+    def __init__(self) -> None:
+        self.member: Member = member()
+        self.clock = FixedClock()
+        self.revoked = NOTHING
+        self.tenants = TenantBook()
+        self.tenants.learn(self.member.tenant)
+        self.principals = Principals(
+            self.member.authority.trust, self.tenants, self.clock, lambda: self.revoked
+        )
+
+    def token(self, *scopes: str, token_id: str = "0" * 32, tenant: str = "alpha") -> str:
+        return issue_token(
+            self.member.authority.issuer,
+            tenant_id=self.member.authority.tenant_id(tenant),
+            name="test",
+            scopes=scopes,
+            token_id=token_id,
+            now_unix_s=NOW_S,
+            expires_unix_s=NOW_S + 100,
+        )
+
+    def refused(self, text: str) -> str:
+        with pytest.raises(RequestError) as caught:
+            self.principals.of_token(text)
+        assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+        assert not text or text not in caught.value.message
+        return caught.value.message
+
+
+def test_a_token_says_tenant_and_scopes_and_unknown_scopes_give_nothing() -> None:
+    desk = Desk()
+    principal = desk.principals.of_token(desk.token("infer", "fly"))
+    assert principal.scopes == {Scope.INFER}
+    assert principal.tenant == desk.member.tenant.tenant_id
+    assert principal.token_id == "0" * 32
+    assert desk.principals.of_token(desk.token()).scopes == frozenset()
+
+
+def test_a_token_of_a_tenant_that_is_not_served_is_known_all_the_same() -> None:
+    desk = Desk()
+    principal = desk.principals.of_token(desk.token("infer", tenant="beta"))
+    assert desk.tenants.get(principal.tenant) is None
+
+
+def test_what_is_no_good_token_is_401_without_its_text() -> None:
+    desk = Desk()
+    good = desk.token("infer")
+    assert "rhizome token create" in desk.refused("")
+    for bad in ("nonsense", good[:-3] + "AAA", good * 20, "\udcff", "a.b.c", good.upper()):
+        desk.refused(bad)
+    foreign = Overlay(9)
+    for issuer in (foreign.issuer,):
+        desk.refused(
+            issue_token(
+                issuer,
+                tenant_id=TenantId("0" * 32),
+                name="test",
+                scopes=["infer"],
+                token_id="1" * 32,
+                now_unix_s=NOW_S,
+                expires_unix_s=NOW_S + 100,
+            )
+        )
+
+
+def test_a_token_that_was_good_ends_with_its_time_and_with_its_revocation() -> None:
+    desk = Desk()
+    text = desk.token("infer", token_id="a" * 32)
+    desk.principals.of_token(text)
+    desk.clock.unix = NOW_S + 101
+    assert "expired" in desk.refused(text)
+    desk.clock.unix = NOW_S
+    desk.principals.of_token(text)
+    desk.revoked = RevocationSet(frozenset({b"statement"}), frozenset({"a" * 32}), bytes(16))
+    assert "Revoked" in desk.refused(text)
+    assert desk.principals.of_token(desk.token("infer")).scopes == {Scope.INFER}
+
+
+def test_the_owner_is_the_only_tenant_or_the_default_or_the_one_named() -> None:
+    desk = Desk()
+    alpha = desk.principals.of_owner("")
+    assert alpha.tenant == desk.member.tenant.tenant_id
+    assert (alpha.token_id, alpha.scopes) == (OWNER, frozenset(Scope))
+    assert desk.principals.of_owner("alpha") == alpha
+    for name in ("beta", "x" * 5000):
+        with pytest.raises(RequestError) as caught:
+            desk.principals.of_owner(name)
+        assert (caught.value.status, caught.value.code) == (421, "not_a_member")
+        assert "it serves: alpha" in caught.value.message
+        assert len(caught.value.message) < 200
+
+
+def test_an_owner_with_several_tenants_names_one() -> None:
+    desk = Desk()
+    authority, keys = desk.member.authority, desk.member.keys
+    authority, grant = authority.enrol(
+        keys.peer_id, keys.sealing_public, [authority.tenant_id("beta")], Overlay(5).secret, NOW_S
+    )
+    opened = open_epoch(grant.epochs[0], authority.trust, keys, NOW_S, NOTHING)
+    assert opened is not None
+    desk.tenants.learn(opened.value)
+    with pytest.raises(RequestError, match="it serves: alpha, beta"):
+        desk.principals.of_owner("")
+    assert desk.principals.of_owner("beta").tenant == authority.tenant_id("beta")
+
+
+def test_an_owner_of_nothing_is_told_so() -> None:
+    desk = Desk()
+    lone = Principals(desk.member.authority.trust, TenantBook(), desk.clock, lambda: NOTHING)
+    with pytest.raises(RequestError, match="it serves: none"):
+        lone.of_owner("")
