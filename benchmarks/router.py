@@ -46,9 +46,14 @@ FORWARDING = (
     "10s",
     "--toy-slots",
     "1",
+    "--forward-budget",
+    "5s",
     "--log-level",
     "warning",
 )
+"""It would take minutes for what the other one does at once, so that all is forwarded; and it waits
+longer for ACCEPT than a LAN needs, since both peers and all callers share the cores here."""
+
 
 
 async def ask(client: PeerClient, prompt: str) -> Finished:

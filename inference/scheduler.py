@@ -133,6 +133,16 @@ class EmbeddedCore:
         self._prefix_cache = prefix_cache
         self._queue_max = queue_max
         self._now_s = now_s
+        self._capabilities = Capabilities(
+            models=(parts.served,),
+            slots=SLOTS,
+            block_tokens=BLOCK_TOKENS,
+            exact_claims=True,
+            salts=True,
+            tokenizes=True,
+            reports_token_ids=True,
+            description=parts.posture.describe(),
+        )
         self._cache = PrefixCache(parts.blocks)
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -140,16 +150,7 @@ class EmbeddedCore:
         self._decode = Rate()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            models=(self._served,),
-            slots=SLOTS,
-            block_tokens=BLOCK_TOKENS,
-            exact_claims=True,
-            salts=True,
-            tokenizes=True,
-            reports_token_ids=True,
-            description=self.posture.describe(),
-        )
+        return self._capabilities
 
     def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids; raises ``UnknownModel`` or ``InvalidRequest``."""

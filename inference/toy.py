@@ -100,16 +100,9 @@ class ToyEngine:
                 weights=f"toy/1 end_every={config.end_every}", quantisation="none", dtype="none"
             ),
         )
-        self._cache = PrefixCache(config.total_blocks)
-        self._sequences: dict[str, _Sequence] = {}
-        self._queue: deque[_Sequence] = deque()
-        self._prefilling: _Sequence | None = None
-        self._decoding: list[_Sequence] = []
-
-    def capabilities(self) -> Capabilities:
-        return Capabilities(
+        self._capabilities = Capabilities(
             models=(self._model,),
-            slots=self._config.slots,
+            slots=config.slots,
             block_tokens=BLOCK_TOKENS,
             exact_claims=True,
             salts=True,
@@ -117,6 +110,14 @@ class ToyEngine:
             reports_token_ids=True,
             description="toy (no model, virtual time)",
         )
+        self._cache = PrefixCache(config.total_blocks)
+        self._sequences: dict[str, _Sequence] = {}
+        self._queue: deque[_Sequence] = deque()
+        self._prefilling: _Sequence | None = None
+        self._decoding: list[_Sequence] = []
+
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
 
     def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids; raises ``InvalidRequest`` or ``UnknownModel``."""

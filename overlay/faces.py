@@ -80,6 +80,7 @@ class Faces:
             ports.clock,
             ports.entropy,
             node.knowledge.learn_epoch,
+            lambda: node.revocations,
         )
         asked = addresses_of(self._interfaces, self._config.enrol_port)
         bound = await nursery.start(

@@ -156,8 +156,8 @@ class PeerIngress:
                 "`rhizome token create` printed for it",
             )
         call = submission.call
-        model = self._router.model_name(call.model)
-        context_tokens = self._router.models()[model].context_tokens
+        model = self._router.model_of(call.model)
+        context_tokens = model.context_tokens
         return Progressed(
             submission=submission,
             tenant=tenant,
@@ -166,9 +166,9 @@ class PeerIngress:
             work=Work(
                 request_id=submission.request_id,
                 tenant=tenant.tenant_id,
-                model=model,
+                model=model.name,
                 prompt=call.prompt,
-                token_ids=self._tokenize(submission, model),
+                token_ids=self._tokenize(submission, model.name),
                 sampling=sampling_of(call, self._entropy.rng.getrandbits(63)),
                 emitted=(),
                 body=call.raw,

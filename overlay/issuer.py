@@ -11,6 +11,7 @@ from overlay.address import Address
 from overlay.errors import StorageError
 from overlay.home import Home, HomeFile
 from overlay.identity import Identity, store_epoch, store_identity
+from overlay.peers import first_addresses
 from overlay.ports import Clock, Entropy
 from overlay.request import Scope
 from security.authority import Authority, IssuedToken
@@ -19,7 +20,7 @@ from security.enrolment import refuse_join
 from security.errors import SecurityError
 from security.keys import HostKeys
 from security.revocation import RevocationSet
-from security.ticket import Ticket
+from security.ticket import ADDRESSES_MAX, Ticket
 
 
 def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Entropy) -> Authority:
@@ -42,7 +43,10 @@ def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Ent
 
 
 class IssuerDesk:
-    """The authority of a running peer. ``on_epoch`` is told of each new EPOCH object."""
+    """The authority of a running peer.
+
+    ``on_epoch`` is told of each new EPOCH object; ``revocations`` are those that the peer knows.
+    """
 
     def __init__(
         self,
@@ -51,12 +55,14 @@ class IssuerDesk:
         clock: Clock,
         entropy: Entropy,
         on_epoch: Callable[[bytes], None],
+        revocations: Callable[[], RevocationSet] = RevocationSet,
     ) -> None:
         self._home = home
         self._identity = identity
         self._clock = clock
         self._entropy = entropy
         self._on_epoch = on_epoch
+        self._revocations = revocations
         self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
 
     def tenant_names(self) -> list[str]:
@@ -67,7 +73,7 @@ class IssuerDesk:
         """Makes a one-use ticket. Raises SecurityError with what is wrong."""
         authority, ticket = self._authority.invite(
             tenants or self.tenant_names(),
-            [str(address) for address in addresses],
+            [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)],
             ttl_s,
             self._entropy.secret,
             self._clock.unix_s(),
@@ -90,7 +96,7 @@ class IssuerDesk:
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
         try:
             authority, admittance = self._authority.admit(
-                request, self._entropy.secret, self._clock.unix_s(), RevocationSet()
+                request, self._entropy.secret, self._clock.unix_s(), self._revocations()
             )
             self._store(authority)
         except SecurityError as error:

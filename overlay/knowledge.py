@@ -15,28 +15,31 @@ import trio
 from inference.events import BlockHash
 from overlay.address import Address
 from overlay.discovery.interfaces import beyond_link
-from overlay.errors import ConfigError, OverlayError, ProtocolError, StorageError
+from overlay.errors import ConfigError, OverlayError, PeerGone, ProtocolError, StorageError
 from overlay.gossip.effects import (
     Effect,
     EpochLearned,
+    EpochLost,
     LoadLearned,
     NewGeneration,
     Persist,
+    RecordForgotten,
     RecordLearned,
     Send,
 )
 from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
 from overlay.gossip.messages import LoadHint
 from overlay.identity import Identity
-from overlay.peers import Peers
+from overlay.peers import Peers, first_addresses
 from overlay.ports import PeerHint, Ports
 from overlay.served import Advertised, line_of, read_line
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
+from overlay.transport.frame import GoawayCode
 from overlay.transport.stream import Stream
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
-from security.record import Record
+from security.record import ADDRESSES_MAX, MODELS_MAX, Record
 from security.revocation import RevocationSet
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,10 @@ PROTOCOL = "/rhizome/gossip/1"
 
 OUTBOX_MESSAGES = 32
 """Messages waiting for a slow peer; more are dropped, and anti-entropy makes up for them."""
+
+REOPEN_FIRST_S = 1.0
+REOPEN_MAX_S = 30.0
+"""A peer that gives our stream up is offered another one after pauses between these."""
 
 TOKENS_ROUNDED_TO = 64
 """Load hints are rounded, so that they tell less of single requests."""
@@ -89,6 +96,7 @@ class Knowledge:
         self._on_generation = on_generation
         self._me = identity.peer_id
         self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
+        self._heard: set[Connection] = set()
         self._models: dict[PeerId, tuple[Advertised, ...]] = {}
         self._nursery: trio.Nursery | None = None
         self._unstored: dict[str, dict[bytes, bytes | None]] = {}
@@ -114,14 +122,14 @@ class Knowledge:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Tells and asks until cancelled; ``addresses`` are where this peer can be reached."""
-        models = self._ports.engine.capabilities().models
-        self.gossip.describe(
-            addresses=[str(address) for address in beyond_link(addresses)],
-            zone=self._zone,
-            models=[line_of(model) for model in models],
-        )
+        self._describe(beyond_link(addresses))
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            # A peer that was faster than this task was passed over when it came up.
+            for peer_id in self._peers.up():
+                connection = self._peers.connection(peer_id)
+                if connection is not None:
+                    self.on_up(connection)
             task_status.started()
             while True:
                 await trio.sleep_until(self.gossip.next_deadline_s())
@@ -130,6 +138,16 @@ class Knowledge:
                 self._do(self.gossip.on_timer(self._now_s(), self._now_unix_s()))
                 for table in list(self._unstored):
                     self._persist(Persist(table, {}))
+
+    def _describe(self, addresses: Sequence[Address]) -> None:
+        models = self._ports.engine.capabilities().models
+        told = [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)]
+        lines = [line_of(model) for model in models[:MODELS_MAX]]
+        if len(told) < len(addresses):
+            log.warning("others are told of %d of %d addresses", len(told), len(addresses))
+        if len(lines) < len(models):
+            log.warning("others are told of %d of %d models", len(lines), len(models))
+        self.gossip.describe(addresses=told, zone=self._zone, models=lines)
 
     # -- what is known
 
@@ -191,7 +209,7 @@ class Knowledge:
     def on_up(self, connection: Connection) -> None:
         """A peer is up: it gets a stream of ours."""
         peer_id = connection.remote.peer_id
-        if peer_id is None or self._nursery is None:
+        if peer_id is None or self._nursery is None or peer_id in self._outboxes:
             return
         outbox, messages = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
         self._outboxes[peer_id] = outbox
@@ -208,10 +226,30 @@ class Knowledge:
         self.gossip.on_disconnected(peer_id)
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:
-        """Takes a peer's messages in for as long as it is up."""
+        """Takes a peer's messages in for as long as it is up.
+
+        A malformed one ends the connection: were only the stream to end, the peer would look alive
+        and nothing of it would be known.
+        """
         sender = connection.remote.peer_id
         if sender is None:
             raise ProtocolError("a client does not gossip")
+        try:
+            if stream.body or connection in self._heard:
+                raise ProtocolError("gossip is one stream each way, with an empty opening message")
+            self._heard.add(connection)
+            try:
+                await self._hear(sender, stream)
+            finally:
+                self._heard.discard(connection)
+        except ProtocolError as error:
+            if self._nursery is not None:
+                # Not from here: the connection waits for its handlers when it ends.
+                reason = f"gossip: {error}"
+                self._nursery.start_soon(connection.aclose, GoawayCode.PROTOCOL, reason)
+            raise
+
+    async def _hear(self, sender: PeerId, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:
             now_s, now_unix_s = self._now_s(), self._now_unix_s()
             self._do(self.gossip.on_message(sender, message, now_s, now_unix_s))
@@ -219,13 +257,23 @@ class Knowledge:
     async def _send_all(
         self, connection: Connection, messages: trio.MemoryReceiveChannel[bytes]
     ) -> None:
-        try:
-            async with messages, connection.open(PROTOCOL, b"") as stream:
-                async for message in messages:
-                    self.sent_bytes += len(message)
-                    await stream.send(message)
-        except OverlayError as error:
-            log.debug("gossip to a peer ended: %s", type(error).__name__)
+        """Tells a peer for as long as it is up, on another stream where it gives one up."""
+        pause_s = REOPEN_FIRST_S
+        async with messages:
+            while True:
+                try:
+                    async with connection.open(PROTOCOL, b"") as stream:
+                        async for message in messages:
+                            self.sent_bytes += len(message)
+                            await stream.send(message)
+                        return
+                except PeerGone as error:
+                    log.debug("gossip to a peer ended: %s", error)
+                    return
+                except OverlayError as error:
+                    log.warning("gossip to %s broke: %s", connection.remote.peer_id, error)
+                await trio.sleep(pause_s)
+                pause_s = min(REOPEN_MAX_S, pause_s * 2)
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -236,8 +284,12 @@ class Knowledge:
                     self._persist(effect)
                 case RecordLearned():
                     self._on_record(effect.record)
+                case RecordForgotten():
+                    self._models.pop(effect.peer_id, None)
                 case EpochLearned():
                     self._tenants.learn(effect.epoch)
+                case EpochLost():
+                    self._tenants.forget(effect.tenant_id)
                 case LoadLearned():
                     self._on_load(effect.peer_id, effect.taken_s)
                 case NewGeneration():
@@ -268,7 +320,8 @@ class Knowledge:
                 addresses.append(Address.parse(text))
             except ConfigError:
                 log.debug("a record of %s has an address that is none", record.peer_id)
-        self._peers.hint(PeerHint(peer_id=record.peer_id, addresses=tuple(addresses)))
+        hint = PeerHint(peer_id=record.peer_id, addresses=tuple(addresses))
+        self._peers.hint(hint, vouched=True)
 
     def _load_here(self) -> LoadHint:
         load, capabilities = self._ports.engine.load(), self._ports.engine.capabilities()

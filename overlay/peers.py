@@ -7,7 +7,7 @@ connection that has fallen silent. Hints (mDNS, bootstrap, member records) only 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -22,7 +22,7 @@ from security.peer_id import PeerId
 log = logging.getLogger(__name__)
 
 KNOWN_MAX = 1024
-"""Peers whose addresses are kept; hints beyond are dropped."""
+"""Peers whose addresses are kept. Where they are more, those that were never reached go first."""
 
 ADDRESSES_MAX = 16
 """Addresses kept of one peer, newest first."""
@@ -43,11 +43,20 @@ Establish = Callable[[SecureChannel, PeerId | None], Awaitable[Connection]]
 
 @dataclass(slots=True)
 class Known:
-    """A peer that we may dial."""
+    """A peer that we may dial.
+
+    ``vouched`` says that it is one of the overlay: it has signed its record, or was reached.
+    ``tried`` says that all its addresses were dialled once, ``brief`` that its last connection has
+    ended as soon as it was up.
+    """
 
     addresses: list[Address]
     heard_s: float
+    vouched: bool = False
+    tried: bool = False
+    brief: bool = False
     wake: trio.Event = field(default_factory=trio.Event)
+    dialling: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +128,8 @@ class Peers:
         open_now = sum(sent(up.connection) for up in self._up.values())
         return self._sent_before + open_now
 
-    def hint(self, hint: PeerHint) -> None:
-        """Somebody says where a peer can be dialled."""
+    def hint(self, hint: PeerHint, *, vouched: bool = False) -> None:
+        """Somebody says where a peer can be dialled; ``vouched`` that there is such a peer."""
         if self._nursery is None or hint.peer_id == self._me or not hint.addresses:
             return
         if hint.peer_id is None:
@@ -133,12 +142,31 @@ class Peers:
             known.addresses[:0] = fresh
             del known.addresses[ADDRESSES_MAX:]
             known.heard_s = self._clock.now_s()
+            known.vouched = known.vouched or vouched
             known.wake.set()
-        elif len(self._known) < KNOWN_MAX:
-            self._known[hint.peer_id] = Known(
-                list(hint.addresses[:ADDRESSES_MAX]), self._clock.now_s()
+        elif len(self._known) < KNOWN_MAX or self._make_room(vouched=vouched):
+            known = Known(
+                list(hint.addresses[:ADDRESSES_MAX]), self._clock.now_s(), vouched=vouched
             )
-            self._nursery.start_soon(self._keep_dialled, hint.peer_id)
+            self._known[hint.peer_id] = known
+            self._nursery.start_soon(self._keep_dialled, hint.peer_id, known)
+
+    def _make_room(self, *, vouched: bool) -> bool:
+        """Forgets one peer for another one: of those that nobody vouches for the oldest one.
+
+        Where nobody vouches for the new one either, only for one whose addresses were all tried,
+        so that made-up names do not drive out a peer before its turn; where somebody does, and for
+        all others too, the one that is not up and was heard of longest ago.
+        """
+        goes = [
+            (known.vouched, not known.tried, known.heard_s, peer_id)
+            for peer_id, known in self._known.items()
+            if peer_id not in self._up and (vouched or (known.tried and not known.vouched))
+        ]
+        if not goes:
+            return False
+        self._known.pop(min(goes)[-1]).dialling.cancel()
+        return True
 
     def judge_again(self, judge: Callable[[bytes], object]) -> None:
         """Ends every connection whose leaf no longer passes ``judge``."""
@@ -180,11 +208,15 @@ class Peers:
             return
         mine = Up(connection, dialled_by_us)
         self._up[peer_id] = mine
+        known = self._known.get(peer_id)
+        if known is not None:
+            known.vouched = True
         if before is not None:
             self._on_down(peer_id)
             self._sent_before += sent(before.connection)
             self._end(before.connection, DUPLICATE)
         log.info("peer %s is up at %s", peer_id, connection.remote.address)
+        up_s = self._clock.now_s()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(connection.run, self._handlers)
@@ -198,6 +230,7 @@ class Peers:
                 log.info("peer %s is down: %s", peer_id, connection.closed)
                 known = self._known.get(peer_id)
                 if known is not None:
+                    known.brief = self._clock.now_s() - up_s < BACKOFF_MAX_S
                     known.wake.set()
 
     def _replaces(self, new: Connection, before: Up, dialled_by_us: bool) -> bool:  # noqa: FBT001
@@ -208,17 +241,21 @@ class Peers:
         peer_id = new.remote.peer_id or self._me
         return dialled_by_us == (self._me < peer_id)
 
-    async def _keep_dialled(self, peer_id: PeerId) -> None:
+    async def _keep_dialled(self, peer_id: PeerId, known: Known) -> None:
         """Dials a known peer whenever it is not up, until nothing was heard for a long time."""
+        with known.dialling:
+            await self._dial_again(peer_id, known)
+
+    async def _dial_again(self, peer_id: PeerId, known: Known) -> None:
         backoff_s = BACKOFF_FIRST_S
         if self._me > peer_id:
             await trio.sleep(YIELD_S)
-        while True:
-            known = self._known[peer_id]
+        while self._known.get(peer_id) is known:
             known.wake = trio.Event()
             if peer_id in self._up:
-                backoff_s = BACKOFF_FIRST_S
                 await known.wake.wait()
+                if not known.brief:
+                    backoff_s = BACKOFF_FIRST_S
                 known.heard_s = self._clock.now_s()
                 if self._me > peer_id:
                     await trio.sleep(YIELD_S)
@@ -226,13 +263,23 @@ class Peers:
             if self._clock.now_s() - known.heard_s > FORGET_S:
                 del self._known[peer_id]
                 return
+            if known.brief:
+                # One that breaks the protocol whenever it is up is not to be dialled without end.
+                known.brief = False
+                await trio.sleep(self._jittered(backoff_s))
+                backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
+                continue
             for address in tuple(known.addresses):
                 if peer_id not in self._up:
                     await self._dial(address, peer_id)
+            known.tried = True
             if peer_id not in self._up:
-                with trio.move_on_after(backoff_s * (0.75 + self._entropy.rng.random() / 2)):
+                with trio.move_on_after(self._jittered(backoff_s)):
                     await known.wake.wait()
                 backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
+
+    def _jittered(self, pause_s: float) -> float:
+        return pause_s * (0.75 + self._entropy.rng.random() / 2)
 
     def _dial_unknown(self, address: Address) -> None:
         reached = {up.connection.remote.address for up in self._up.values()}
@@ -262,8 +309,18 @@ class Peers:
         else:
             remote = connection.remote.peer_id
             if peer_id is None and remote is not None and remote not in self._known:
-                self.hint(PeerHint(peer_id=remote, addresses=(address,)))
+                self.hint(PeerHint(peer_id=remote, addresses=(address,)), vouched=True)
             await self._keep(connection, dialled_by_us=True)
+
+
+def first_addresses(addresses: Sequence[Address], count: int) -> tuple[Address, ...]:
+    """At most so many addresses to be told to others: where they are more, IPv4 before IPv6.
+
+    A host has few IPv4 addresses and may have any number of temporary IPv6 ones. Loopback is last.
+    """
+    if len(addresses) <= count:
+        return tuple(addresses)
+    return tuple(sorted(addresses, key=lambda each: (each.is_loopback, ":" in each.host))[:count])
 
 
 def sent(connection: Connection) -> int:

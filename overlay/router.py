@@ -25,7 +25,7 @@ from overlay.routing.measured import FirstToken
 from overlay.routing.memory import Memory, Recall, Sent
 from overlay.routing.policies import Policy, Reason
 from overlay.routing.ring import EMPTY_RING, Ring
-from overlay.served import Advertised, advertised
+from overlay.served import Advertised
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
 from overlay.views import Views
@@ -101,23 +101,24 @@ class Router:
 
     def models(self) -> dict[str, Advertised]:
         """Every model that this peer or one that is up serves, by name; ours wins."""
-        found = {model.name: advertised(model) for model in self._engine.capabilities().models}
+        found = dict(self._views.told_here())
         for peer_id in self._peers.up():
             for model in self._knowledge.models(peer_id):
                 found.setdefault(model.name, model)
         return found
 
-    def model_name(self, asked: str) -> str:
+    def model_of(self, asked: str) -> Advertised:
         """The model that a request means; an empty name means the only one that is served.
 
         Raises:
             RequestError: When no peer that is up serves it.
         """
-        names = sorted(self.models())
-        if asked in names:
-            return asked
+        models = self.models()
+        if asked in models:
+            return models[asked]
+        names = sorted(models)
         if not asked and len(names) == 1:
-            return names[0]
+            return models[names[0]]
         if not names:
             raise request_error("no_capable_peer", "no peer that is up serves any model")
         served = ", ".join(names)

@@ -32,6 +32,12 @@ class TenantBook:
         self.changed += 1
         return True
 
+    def forget(self, tenant: TenantId) -> None:
+        """This host is on the tenant's roster no longer."""
+        if self._epochs.pop(tenant, None) is not None:
+            self._chains = {k: v for k, v in self._chains.items() if k[0] != tenant}
+            self.changed += 1
+
     def get(self, tenant: TenantId) -> TenantEpoch | None:
         """The tenant's epoch, None where this host is no member."""
         return self._epochs.get(tenant)

@@ -7,9 +7,9 @@ peer, and for :data:`KEPT_S` at most, since everything in it fades.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from inference.request import EngineLoad, ServedModel
+from inference.request import Capabilities, EngineLoad, ServedModel
 from overlay.knowledge import Knowledge, LoadPicture
 from overlay.peers import Peers
 from overlay.ports import Engine
@@ -18,7 +18,7 @@ from overlay.routing.candidate import PeerView
 from overlay.routing.measured import Measured
 from overlay.routing.memory import Memory
 from overlay.routing.probation import Probation
-from overlay.served import advertised
+from overlay.served import Advertised, advertised
 from overlay.zone import ZoneRule, may_forward
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
@@ -56,6 +56,8 @@ class Views:
         self.bookings = Bookings()
         self.measured = Measured()
         self.probation = Probation()
+        self._told_of: Capabilities | None = None
+        self._told: dict[str, Advertised] = {}
         self._kept: dict[tuple[TenantId, str], dict[PeerId, tuple[float, PeerView]]] = {}
 
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
@@ -88,14 +90,21 @@ class Views:
         models = self._engine.capabilities().models
         return next((model for model in models if model.name == name), None)
 
+    def told_here(self) -> Mapping[str, Advertised]:
+        """This host's own models as they are told to others, by name."""
+        capabilities = self._engine.capabilities()
+        if self._told_of is not capabilities:
+            self._told_of = capabilities
+            self._told = {model.name: advertised(model) for model in capabilities.models}
+        return self._told
+
     def _serves_alike(self, peer_id: PeerId, name: str) -> bool:
         """Whether a peer serves that model, and where it is served here too, the same one."""
         theirs = next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
-        ours = self.served_here(name)
+        ours = self.told_here().get(name)
         if theirs is None or ours is None:
             return theirs is not None
-        own = advertised(ours)
-        return (theirs.prefix, theirs.weights) == (own.prefix, own.weights)
+        return (theirs.prefix, theirs.weights) == (ours.prefix, ours.weights)
 
     def _here(self, load: EngineLoad, now_s: float) -> PeerView:
         capabilities = self._engine.capabilities()

@@ -3,7 +3,9 @@
 Rules
 1. What is signed is ``rhizome/<kind>/v1`` and a zero byte, the overlay id, the signer and the body:
    a signature for one kind, overlay or signer is none for another.
-2. The body travels as the bytes that were signed; nothing is encoded again to verify it.
+2. The body travels as the bytes that were signed; nothing is encoded again to verify it. The array
+   around it is not signed, so only one spelling of it is taken: whoever carries an object cannot
+   make a second one of it that everybody believes as well.
 3. :class:`Verified` is made in this package only, after the signature held. A function that takes
    one needs no check of its own.
 4. A host's key is its name, so its signature can be checked by anybody; that the host belongs to
@@ -205,7 +207,10 @@ def _decode(data: bytes, kind: Kind, overlay_id: OverlayId, size_max: int) -> Si
 def _read(data: bytes, size_max: int) -> SignedObject:
     if len(data) > size_max:
         raise MalformedObject(f"a signed object of {len(data)} bytes")
-    return decode(data, SignedObject, VERSION, "a signed object")
+    signed = decode(data, SignedObject, VERSION, "a signed object")
+    if msgspec.msgpack.encode(signed) != data:
+        raise MalformedObject("a signed object in another spelling")
+    return signed
 
 
 def _check(public: Ed25519PublicKey, signed: SignedObject) -> None:

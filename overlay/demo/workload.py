@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

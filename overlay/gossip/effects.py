@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 from security.record import Record
+from security.tenant import TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,20 @@ class EpochLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochLost:
+    """A newer roster of a tenant leaves this host out: it belongs to the tenant no longer."""
+
+    tenant_id: TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class RecordForgotten:
+    """A peer has been silent for long; what its record said counts no more."""
+
+    peer_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class LoadLearned:
     """A peer's load hint came; ``taken_s`` is when it was true, by our clock."""
 
@@ -55,4 +70,13 @@ class NewGeneration:
     above: int
 
 
-Effect = Send | Persist | RecordLearned | EpochLearned | LoadLearned | NewGeneration
+Effect = (
+    Send
+    | Persist
+    | RecordLearned
+    | RecordForgotten
+    | EpochLearned
+    | EpochLost
+    | LoadLearned
+    | NewGeneration
+)

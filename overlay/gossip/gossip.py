@@ -21,9 +21,11 @@ from overlay.gossip.blocktree import BlockForest
 from overlay.gossip.effects import (
     Effect,
     EpochLearned,
+    EpochLost,
     LoadLearned,
     NewGeneration,
     Persist,
+    RecordForgotten,
     RecordLearned,
     Send,
 )
@@ -41,7 +43,7 @@ from overlay.gossip.messages import (
 from overlay.gossip.origins import Origins
 from overlay.gossip.publisher import Publisher
 from overlay.gossip.reader import Reader
-from overlay.gossip.tenants import Epochs
+from overlay.gossip.tenants import Epochs, place_of
 from overlay.identity import Identity
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
@@ -49,7 +51,10 @@ from security.record import Record
 from security.revocation import RevocationSet
 
 ASK_AGAIN_S = 0.5
-"""A peer whose head tells of more than is here is asked at most so often."""
+"""A peer that tells of more than is here is asked at most so often."""
+
+HEADS_BYTES_MAX = MESSAGE_BYTES_MAX - 4096
+"""A thousand origins with all their streams and tenants are more than one message."""
 
 FLOORS = "floors"
 EPOCHS = "epochs"
@@ -95,10 +100,13 @@ class Gossip:
         self._revocations = revocations
         self.forest = BlockForest()
         self.reader = Reader(floors)
-        self.origins = Origins(
-            me=self._me, trust=identity.trust, floors=self.reader.generation_floors()
-        )
         self.epochs = Epochs(trust=identity.trust, keys=identity.keys)
+        self.origins = Origins(
+            me=self._me,
+            trust=identity.trust,
+            floors=self.reader.generation_floors(),
+            is_ours=self.epochs.names,
+        )
         self.publisher = Publisher(identity, generation, boot_salt)
         self._connected: dict[PeerId, None] = {}
         self._allowance = Allowance()
@@ -186,6 +194,7 @@ class Gossip:
             silent_s = self._config.forget_s
             for peer_id in self.origins.forget_silent(now_s, self._connected, silent_s):
                 self.reader.forget(peer_id)
+                effects.append(RecordForgotten(peer_id))
         if now_s >= self._timer.anti_entropy_s:
             pause_s = self._config.anti_entropy_s * (0.75 + self._rng.random() / 2)
             self._timer.anti_entropy_s = now_s + pause_s
@@ -212,6 +221,14 @@ class Gossip:
         mine = self.publisher.known()
         known = [origin.known(peer_id) for peer_id, origin in self.origins]
         told = [mine, *known, *self.origins.graves.known()][:ORIGINS_MAX]
+        data = encode(Heads(known=told, epochs=self.epochs.known(), answer=answer))
+        if len(data) <= HEADS_BYTES_MAX:
+            return data
+        # What is left out is another part each time, so that everything is told in the end.
+        over, first = len(data) - HEADS_BYTES_MAX, self._rng.randrange(len(told))
+        told = told[first:] + told[:first]
+        while over > 0:
+            over -= len(encode(told.pop()))
         return encode(Heads(known=told, epochs=self.epochs.known(), answer=answer))
 
     # -- what comes in
@@ -221,11 +238,12 @@ class Gossip:
         taken = self.epochs.take(data, now_unix_s, self._revocations())
         if taken is None:
             return []
-        header, epoch = taken
-        effects: list[Effect] = [Persist(EPOCHS, {header.object_id: data})]
+        effects: list[Effect] = [Persist(EPOCHS, {place_of(taken.header): data})]
         self.reader.sync(self.epochs, self.origins)
-        if epoch is not None:
-            effects.append(EpochLearned(epoch))
+        if taken.epoch is not None:
+            effects.append(EpochLearned(taken.epoch))
+        if taken.lost is not None:
+            effects.append(EpochLost(taken.lost))
         return effects
 
     def on_message(
@@ -243,7 +261,7 @@ class Gossip:
                 self.origins.graves.open_for([bundle.head])
                 records = [] if bundle.record is None else [bundle.record]
                 effects = self._take_records(records, now_unix_s)
-                effects += self._tell_of_another(sender, records)
+                effects += self._tell_of_another(sender, records, now_s)
                 effects += self._take_heads([bundle.head], sender, now_s, now_unix_s)
                 self._take_frames(bundle.frames)
                 return effects + self._ask_if_lacking(sender, now_s)
@@ -272,13 +290,18 @@ class Gossip:
                 effects.append(NewGeneration(record.generation))
         return effects
 
-    def _tell_of_another(self, sender: PeerId, records: Sequence[bytes]) -> list[Effect]:
+    def _tell_of_another(
+        self, sender: PeerId, records: Sequence[bytes], now_s: float
+    ) -> list[Effect]:
         """A sender whose record was not taken learns which one of its name is known here."""
         origin = self.origins.known.get(sender)
         if origin is None or all(data == origin.record_bytes for data in records):
             return []
-        known = Repair(epochs=[], records=[origin.record_bytes], heads=[], frames=[])
-        return [Send(sender, encode(known))]
+        if not self._allowance.is_left(sender, now_s):
+            return []
+        data = encode(Repair(epochs=[], records=[origin.record_bytes], heads=[], frames=[]))
+        self._allowance.spend(sender, len(data), now_s)
+        return [Send(sender, data)]
 
     def _take_heads(
         self, heads: Sequence[bytes], sender: PeerId, now_s: float, now_unix_s: float
@@ -303,8 +326,8 @@ class Gossip:
         for data in frames:
             taken = self.origins.take_frame(data)
             if taken is not None:
-                peer_id, frame = taken
-                self.reader.catch_up(self.epochs, self.origins, peer_id, frame.stream)
+                peer_id, name = taken.peer_id, taken.frame.stream
+                self.reader.catch_up(self.epochs, self.origins, peer_id, name, taken)
                 self._note_current(peer_id)
 
     def _note_current(self, peer_id: PeerId) -> None:
@@ -314,11 +337,22 @@ class Gossip:
 
     def _ask_if_lacking(self, sender: PeerId, now_s: float) -> list[Effect]:
         origin = self.origins.known.get(sender)
-        recently = now_s - self._timer.asked_s.get(sender, float("-inf")) < ASK_AGAIN_S
-        if origin is None or recently or not origin.lacking():
+        if origin is None or not origin.lacking():
             return []
-        self._timer.asked_s[sender] = now_s
-        return [Send(sender, self._heads(answer=True))]
+        return self._ask(sender, now_s)
+
+    def _ask(self, peer_id: PeerId, now_s: float) -> list[Effect]:
+        """Our Heads for a peer that tells of more than is here.
+
+        Within its allowance: a made-up name or head asks for them as well.
+        """
+        recently = now_s - self._timer.asked_s.get(peer_id, float("-inf")) < ASK_AGAIN_S
+        if recently or not self._allowance.is_left(peer_id, now_s):
+            return []
+        self._timer.asked_s[peer_id] = now_s
+        data = self._heads(answer=True)
+        self._allowance.spend(peer_id, len(data), now_s)
+        return [Send(peer_id, data)]
 
     def _answer(self, sender: PeerId, heads: Heads, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -330,5 +364,5 @@ class Gossip:
                 self._allowance.spend(sender, len(data), now_s)
                 effects.append(Send(sender, data))
         if not heads.answer and lacks(heads, self.epochs, self._me, self.origins):
-            effects.append(Send(sender, self._heads(answer=True)))
+            effects += self._ask(sender, now_s)
         return effects

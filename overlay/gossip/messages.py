@@ -12,11 +12,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlay.errors import ProtocolError
 from overlay.wire import read
 from security.envelope import ENVELOPE_BYTES_MAX
 from security.epoch import EPOCH_BYTES_MAX
 from security.record import RECORD_BYTES_MAX
 
+VERSION = 1
 MESSAGE_BYTES_MAX = 1 << 20
 STREAMS_MAX = 64
 """Tenants that one peer publishes for."""
@@ -109,8 +111,9 @@ class Known(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class KnownEpoch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How far somebody knows one tenant's EPOCH objects, by its opaque name."""
+    """How far somebody knows one tenant's EPOCH objects, by its steward and its opaque name."""
 
+    steward: Annotated[bytes, Meta(min_length=16, max_length=16)]
     object_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
     epoch: Uint
     version: Uint
@@ -142,8 +145,8 @@ _frame = msgspec.msgpack.Decoder(Frame)
 _content = msgspec.msgpack.Decoder(Content)
 
 
-def encode(value: Message | Head | Frame | Content) -> bytes:
-    """The bytes of a message, or of what is signed or sealed."""
+def encode(value: Message | Head | Frame | Content | Known) -> bytes:
+    """The bytes of a message or a part of one, or of what is signed or sealed."""
     return _encoder.encode(value)
 
 
@@ -153,13 +156,19 @@ def decode_message(data: bytes) -> Message:
 
 
 def decode_head(data: bytes) -> Head:
-    """Reads the body of a signed head. Raises ProtocolError."""
-    return read(_head, data, "head")
+    """Reads the body of a signed head. Raises ProtocolError, also for another version."""
+    head = read(_head, data, "head")
+    if head.v != VERSION:
+        raise ProtocolError(f"head version {head.v} is not {VERSION}")
+    return head
 
 
 def decode_frame(data: bytes) -> Frame:
-    """Reads the body of a signed frame. Raises ProtocolError."""
-    return read(_frame, data, "frame")
+    """Reads the body of a signed frame. Raises ProtocolError, also for another version."""
+    frame = read(_frame, data, "frame")
+    if frame.v != VERSION:
+        raise ProtocolError(f"frame version {frame.v} is not {VERSION}")
+    return frame
 
 
 def decode_content(data: bytes) -> Content:

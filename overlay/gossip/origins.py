@@ -6,7 +6,7 @@ origin backwards: not its generation, nor its record's or head's number.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from overlay.errors import ProtocolError
@@ -32,13 +32,27 @@ class GossipCounters:
     forgotten: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TakenFrame:
+    """A frame whose signature has been checked, and the bytes that it is kept as."""
+
+    peer_id: PeerId
+    frame: Frame
+    data: bytes
+
+
 @dataclass(slots=True)
 class Origins:
-    """Records, heads and frames of the other peers. ``floors`` are generations known once."""
+    """Records, heads and frames of the other peers.
+
+    ``floors`` are generations known once; ``is_ours`` says whether a peer is a member of a tenant
+    of this host.
+    """
 
     me: PeerId
     trust: Trust
     floors: Mapping[PeerId, int]
+    is_ours: Callable[[PeerId], bool]
     counters: GossipCounters = field(default_factory=GossipCounters)
     known: dict[PeerId, Origin] = field(default_factory=dict)
     graves: Graves = field(init=False)
@@ -148,7 +162,7 @@ class Origins:
         origin.head, origin.head_bytes = head, data
         return peer_id, head
 
-    def take_frame(self, data: bytes) -> tuple[PeerId, Frame] | None:
+    def take_frame(self, data: bytes) -> TakenFrame | None:
         """A frame that goes on where its stream has ended here."""
         try:
             signed = verify_peer(data, Kind.FRAME, self.overlay_id)
@@ -161,9 +175,8 @@ class Origins:
         if origin is None or frame.generation != origin.record.generation:
             self.counters.old += 1
             return None
-        if (
-            origin.size_bytes + len(data) > ORIGIN_BYTES_MAX
-            or self.carried_bytes + len(data) > CARRIED_BYTES_MAX
+        if origin.size_bytes + len(data) > ORIGIN_BYTES_MAX or not self._has_room(
+            peer_id, len(data)
         ):
             self.counters.refused += 1
             return None
@@ -173,7 +186,25 @@ class Origins:
             return None
         self.counters.accepted += 1
         self.carried_bytes += len(data)
-        return peer_id, frame
+        return TakenFrame(peer_id, frame, data)
+
+    def _has_room(self, peer_id: PeerId, size_bytes: int) -> bool:
+        """Whether so much more can be carried of an origin.
+
+        For a member of a tenant of ours others make room, the largest first: carrying for them is
+        a kindness, and a handful of them could fill everything.
+        """
+        if self.carried_bytes + size_bytes <= CARRIED_BYTES_MAX:
+            return True
+        if not self.is_ours(peer_id):
+            return False
+        others = [(-origin.size_bytes, other) for other, origin in self if not self.is_ours(other)]
+        for negative_bytes, other in sorted(others):
+            if self.carried_bytes + size_bytes <= CARRIED_BYTES_MAX:
+                break
+            self.known[other].streams.clear()
+            self.carried_bytes += negative_bytes
+        return self.carried_bytes + size_bytes <= CARRIED_BYTES_MAX
 
 
 def _is_clone(record: Record, known: Record) -> bool:

@@ -10,6 +10,7 @@ from overlay.gossip.messages import (
     FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     STREAMS_MAX,
+    VERSION,
     Head,
     Known,
     LoadHint,
@@ -25,7 +26,6 @@ from security.record import Record, sign_record
 from security.signed import Kind, sign_as_peer
 from security.tenant import TenantId
 
-VERSION = 1
 BUNDLE_BYTES_MAX = MESSAGE_BYTES_MAX - FRAME_BYTES_MAX // 2
 """Frames of one period beyond this are left to anti-entropy."""
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from inference.events import BlockHash
 from overlay.errors import ProtocolError
 from overlay.gossip.index import Index
-from overlay.gossip.messages import Frame, Head, decode_content, decode_frame
-from overlay.gossip.origins import Origins
+from overlay.gossip.messages import Head, decode_content, decode_frame
+from overlay.gossip.origins import Origins, TakenFrame
 from overlay.gossip.relay import Origin
 from overlay.gossip.replica import Replica
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
@@ -135,8 +135,18 @@ class Reader:
             for name in sorted(origin.streams):
                 self.catch_up(epochs, origins, peer_id, name)
 
-    def catch_up(self, epochs: Epochs, origins: Origins, peer_id: PeerId, name: bytes) -> None:
-        """Applies the frames of a stream that are carried and not yet read."""
+    def catch_up(
+        self,
+        epochs: Epochs,
+        origins: Origins,
+        peer_id: PeerId,
+        name: bytes,
+        taken: TakenFrame | None = None,
+    ) -> None:
+        """Applies the frames of a stream that are carried and not yet read.
+
+        ``taken`` is the one that was just verified, and is not verified again.
+        """
         origin = origins.known[peer_id]
         found = self._read_of(epochs, origin, peer_id, name)
         if found is None:
@@ -144,7 +154,7 @@ class Reader:
         place, read = found
         for seq, checkpoint, data in origin.streams[name].after(read.replica.seq):
             if read.replica.takes(seq, checkpoint=checkpoint) and not self._apply(
-                place, read, origins, data
+                place, read, origins, data, taken
             ):
                 return
 
@@ -173,10 +183,15 @@ class Reader:
                 return place, read
         return None
 
-    def _apply(self, place: Place, read: _Read, origins: Origins, data: bytes) -> bool:
+    def _apply(
+        self, place: Place, read: _Read, origins: Origins, data: bytes, taken: TakenFrame | None
+    ) -> bool:
         peer_id, tenant_id = place
         try:
-            frame: Frame = decode_frame(verify_peer(data, Kind.FRAME, origins.overlay_id).value)
+            if taken is not None and taken.data is data:
+                frame = taken.frame
+            else:
+                frame = decode_frame(verify_peer(data, Kind.FRAME, origins.overlay_id).value)
             kind = CHECKPOINT if frame.checkpoint else DELTA
             header = frame_header(frame.stream, frame.generation, frame.seq)
             content = decode_content(read.opener.open(kind, header, frame.envelope))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from overlay.errors import ProtocolError
 from overlay.gossip.messages import Content
 from overlay.gossip.tagset import unpack_tags
 
@@ -51,9 +52,12 @@ class Replica:
             What changes for who uses the set: everything when it becomes visible.
 
         Raises:
-            ProtocolError: For malformed tags; then nothing has changed.
+            ProtocolError: For malformed tags, or a checkpoint that removes some; then nothing has
+                changed.
         """
         added, removed = unpack_tags(content.added), unpack_tags(content.removed)
+        if checkpoint and removed:
+            raise ProtocolError("a checkpoint only adds")
         was_visible = self.visible
         change = self._replace(added) if checkpoint else self._amend(added, removed)
         self.seq = seq

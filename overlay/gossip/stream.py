@@ -8,7 +8,7 @@ stream never needs more than a checkpoint and a short tail.
 from __future__ import annotations
 
 from overlay.gossip.digest import Digest
-from overlay.gossip.messages import Content, Frame, StreamHead, encode
+from overlay.gossip.messages import VERSION, Content, Frame, StreamHead, encode
 from overlay.gossip.tagset import pack_tags
 from security.certificate import OverlayId
 from security.envelope import Sealers
@@ -17,7 +17,6 @@ from security.keys import HostKeys
 from security.signed import Kind, sign_as_peer
 from security.tags import tags_of
 
-VERSION = 1
 TAIL_FRAMES_MAX = 32
 TAIL_BYTES_MIN = 4096
 """A tail may be as large as the checkpoint before it, but a small one is never too large."""

@@ -17,6 +17,18 @@ from security.trust import Trust
 EPOCHS_MAX = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class TakenEpoch:
+    """An EPOCH object that was newer than what was known.
+
+    ``epoch`` is the tenant where this host is a member, ``lost`` the one that it was of before.
+    """
+
+    header: EpochHeader
+    epoch: TenantEpoch | None = None
+    lost: TenantId | None = None
+
+
 @dataclass(slots=True)
 class Epochs:
     """The newest EPOCH object of every tenant, read or unread."""
@@ -24,21 +36,20 @@ class Epochs:
     trust: Trust
     keys: HostKeys
     mine: dict[TenantId, TenantEpoch] = field(default_factory=dict)
-    _carried: dict[tuple[str, bytes], tuple[EpochHeader, bytes]] = field(default_factory=dict)
+    _carried: dict[bytes, tuple[EpochHeader, bytes]] = field(default_factory=dict)
+    """By :func:`place_of`."""
 
-    def take(
-        self, data: bytes, now_unix_s: float, revocations: RevocationSet
-    ) -> tuple[EpochHeader, TenantEpoch | None] | None:
+    def take(self, data: bytes, now_unix_s: float, revocations: RevocationSet) -> TakenEpoch | None:
         """Takes an object in that is newer than what is known.
 
         Returns:
-            Its header, and the tenant where this host is a member; None where it is old or bad.
+            What it means for this host; None where it is old or bad.
         """
         if any(data == carried for _, carried in self._carried.values()):
             return None
         try:
             header = read_epoch(data, self.trust, now_unix_s, revocations).value
-            place = (str(header.steward), header.object_id)
+            place = place_of(header)
             before = self._carried.get(place)
             if before is not None and not header.supersedes(before[0]):
                 return None
@@ -49,38 +60,49 @@ class Epochs:
             return None
         self._carried[place] = (header, data)
         if opened is None:
-            self.mine = {
-                tenant: epoch
-                for tenant, epoch in self.mine.items()
-                if not header.supersedes(epoch.header)
-            }
-            return header, None
+            lost = next((t for t, e in self.mine.items() if header.supersedes(e.header)), None)
+            if lost is not None:
+                del self.mine[lost]
+            return TakenEpoch(header, lost=lost)
         self.mine[opened.value.tenant_id] = opened.value
-        return header, opened.value
+        return TakenEpoch(header, epoch=opened.value)
 
     def known(self) -> list[KnownEpoch]:
         """How far this host knows every tenant, by opaque names."""
         return [
-            KnownEpoch(header.object_id, header.epoch, header.version)
+            KnownEpoch(
+                bytes.fromhex(header.steward), header.object_id, header.epoch, header.version
+            )
             for _, (header, _) in sorted(self._carried.items())
         ]
 
     def newer_than(self, theirs: list[KnownEpoch]) -> list[bytes]:
         """Objects that somebody who knows ``theirs`` lacks."""
-        have = {known.object_id: (known.epoch, known.version) for known in theirs}
+        have = _numbers(theirs)
         return [
             data
-            for _, (header, data) in sorted(self._carried.items())
-            if (header.epoch, header.version) > have.get(header.object_id, (0, 0))
+            for place, (header, data) in sorted(self._carried.items())
+            if (header.epoch, header.version) > have.get(place, (0, 0))
         ]
 
     def lacks(self, theirs: list[KnownEpoch]) -> bool:
         """Whether somebody who knows ``theirs`` has an object that is newer or new."""
-        have = {known.object_id: (known.epoch, known.version) for known in self.known()}
-        return any(
-            (known.epoch, known.version) > have.get(known.object_id, (0, 0)) for known in theirs
-        )
+        have = _numbers(self.known())
+        return any(numbers > have.get(place, (0, 0)) for place, numbers in _numbers(theirs).items())
+
+    def names(self, origin: PeerId) -> bool:
+        """Whether the roster of a tenant of ours names that peer."""
+        return any(origin in epoch.members for epoch in self.mine.values())
 
     def of_origin(self, origin: PeerId) -> Iterator[TenantEpoch]:
         """Tenants of ours whose roster names that peer."""
         return (epoch for _, epoch in sorted(self.mine.items()) if origin in epoch.members)
+
+
+def place_of(header: EpochHeader) -> bytes:
+    """What an EPOCH object is kept under: an object id alone could be another issuer's choice."""
+    return bytes.fromhex(header.steward) + header.object_id
+
+
+def _numbers(known: list[KnownEpoch]) -> dict[bytes, tuple[int, int]]:
+    return {one.steward + one.object_id: (one.epoch, one.version) for one in known}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from overlay.body import parse_chat, parse_completion
 from overlay.errors import RequestError
 from overlay.http.front import Front
 from overlay.http.openai import Json, Shape, error_of, model_of, models_of
+from overlay.logs import about_request
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 SERVED_BY = "x-rhizome-served-by"
+DONE = b"data: [DONE]\n\n"
 
 Endpoint = Callable[[Request, RequestId], Awaitable[Response]]
 
@@ -40,7 +44,7 @@ Endpoint = Callable[[Request, RequestId], Awaitable[Response]]
 def make_app(front: Front) -> Starlette:
     """The application of one peer."""
     face = _Face(front)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", face.guarded(face.chat), methods=["POST"]),
             Route("/v1/completions", face.guarded(face.completion), methods=["POST"]),
@@ -51,6 +55,8 @@ def make_app(front: Front) -> Starlette:
         ],
         exception_handlers={HTTPException: face.unknown},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Face:
@@ -60,14 +66,20 @@ class _Face:
         self._front = front
 
     def guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-        """Draws the request's id, and turns refusals into OpenAI's form."""
+        """Draws the request's id, and turns refusals and failures into OpenAI's form."""
 
         async def serve(request: Request) -> Response:
-            request_id = RequestId(self._front.entropy.secret(16).hex())
+            request_id = self._new_id()
             try:
                 response = await endpoint(request, request_id)
             except RequestError as error:
                 response = refusal(error)
+            except Exception:
+                with about_request(request_id):
+                    log.exception("a request failed")
+                response = refusal(
+                    RequestError("internal error", code="internal_error", status=500)
+                )
             response.headers[REQUEST_ID] = request_id
             return response
 
@@ -75,9 +87,17 @@ class _Face:
 
     async def unknown(self, request: Request, error: Exception) -> Response:
         """A path or method that is not served."""
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        message = f"{request.method} {request.url.path[:100]} is not served here"
-        return refusal(RequestError(message, code="not_found", status=status))
+        assert isinstance(error, HTTPException), "this handler is registered for no other"
+        code = "method_not_allowed" if error.status_code == 405 else "not_found"
+        # From the scope: request.url would need a Host header that makes sense.
+        message = f"{request.method} {request.scope['path'][:100]} is not served here"
+        response = refusal(RequestError(message, code=code, status=error.status_code))
+        response.headers.update(error.headers or {})
+        response.headers[REQUEST_ID] = self._new_id()
+        return response
+
+    def _new_id(self) -> RequestId:
+        return RequestId(self._front.entropy.secret(16).hex())
 
     # -- endpoints
 
@@ -137,12 +157,12 @@ class _Face:
                 model=started.model,
                 chat=chat,
                 created_unix_s=int(self._front.clock.unix_s()),
+                include_usage=call.include_usage,
             )
             headers = {SERVED_BY: started.served_by}
             if not call.stream:
                 return JSONResponse(await whole(shape, events), headers=headers)
-            chunks = stream(shape, events, stack.pop_all(), include_usage=call.include_usage)
-            return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+            return EventStream(shape, events, stack.pop_all(), headers)
         raise AssertionError("the stack swallows no exception")
 
 
@@ -157,29 +177,49 @@ async def whole(shape: Shape, events: AsyncIterator[AnswerEvent]) -> Json:
     raise AssertionError("an answer ends with Finished")
 
 
-async def stream(
-    shape: Shape,
-    events: AsyncIterator[AnswerEvent],
-    stack: AsyncExitStack,
-    *,
-    include_usage: bool,
-) -> AsyncIterator[bytes]:
-    """The answer as server-sent events; a failure half way is an event too, and no [DONE]."""
-    async with stack:
-        if shape.chat:
-            yield line(shape.first())
-        try:
-            async for event in events:
-                if isinstance(event, Delta) and event.text:
-                    yield line(shape.piece(event.text))
-                elif isinstance(event, Finished):
-                    yield line(shape.last(event))
-                    if include_usage:
-                        yield line(shape.usage(event))
-        except RequestError as error:
-            yield line(error_of(error))
+class EventStream(StreamingResponse):
+    """The answer as server-sent events; a failure half way is an event too, and no [DONE].
+
+    It owns the request: whatever ends the sending, the request is left in this very task, and
+    before [DONE] is sent.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        events: AsyncIterator[AnswerEvent],
+        stack: AsyncExitStack,
+        headers: Mapping[str, str],
+    ) -> None:
+        self._lines = lines_of(shape, events)
+        self._stack = stack
+        super().__init__(self._lines, media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
+        """Sends it all."""
+        end = DONE
+        async with self._stack, aclosing(self._lines):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                async for each in self._lines:
+                    await send({"type": "http.response.body", "body": each, "more_body": True})
+            except RequestError as error:
+                end = line(error_of(error))
+        await send({"type": "http.response.body", "body": end, "more_body": False})
+
+
+async def lines_of(shape: Shape, events: AsyncIterator[AnswerEvent]) -> AsyncGenerator[bytes, None]:
+    """The chunks of a streamed answer. The first comes at once, so that the head does."""
+    yield line(shape.first()) if shape.chat else b""
+    async for event in events:
+        if isinstance(event, Delta) and event.text:
+            yield line(shape.piece(event.text))
+        elif isinstance(event, Finished):
+            yield line(shape.last(event))
+            if shape.include_usage:
+                yield line(shape.usage(event))
             return
-    yield b"data: [DONE]\n\n"
+    raise AssertionError("an answer ends with Finished")
 
 
 def line(value: Json) -> bytes:

@@ -1,14 +1,18 @@
 """One HTTP/1.1 connection: h11 between a trio stream and an ASGI application.
 
 Requests are answered one after the other. While the application runs, the connection is read on,
-so that a client that leaves is noticed and what runs for it is cancelled.
+so that a client that leaves is noticed and what runs for it is cancelled. A client that shuts down
+only its sending side counts as gone.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 import trio
@@ -19,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 16
 SERVER = (b"server", b"rhizome")
+ABSOLUTE_FORM = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+"""What a target has before its path when it is written as for a proxy (RFC 9112, 3.2.2)."""
 
 Message = MutableMapping[str, Any]
 """ASGI messages are mappings of many types."""
@@ -28,9 +34,20 @@ App = Callable[
     Awaitable[None],
 ]
 
+Sent = h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage
+
 
 class ClientLeft(Exception):
     """The client has closed its side, or does not take what is sent."""
+
+
+class Refused(Exception):
+    """What the client sent is not answered by the application; the connection ends."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
 
 
 class HttpConnection:
@@ -53,120 +70,142 @@ class HttpConnection:
         self._scheme = scheme
         self._draining = draining
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._asked_head = False
 
     async def run(self) -> None:
-        """Answers requests until the connection ends."""
-        first = True
+        """Answers requests until the connection ends; the caller closes the stream."""
+        wait_s = self._limits.header_s
         try:
-            while True:
-                wait_s = self._limits.header_s if first else self._limits.idle_s
-                request = await self._next_request(wait_s)
-                if request is None:
-                    return
-                await self._answer(request)
+            while (request := await self._next_request(wait_s)) is not None:
+                await self._answer(request, await self._read_body(request))
                 if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                     return
                 self._h11.start_next_cycle()
-                first = False
+                wait_s = self._limits.idle_s
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint, "malformed HTTP request")
-        except (ClientLeft, trio.BrokenResourceError, trio.ClosedResourceError):
+        except Refused as refused:
+            await self._refuse(refused.status, refused.message)
+        except ClientLeft:
             return
+
+    # -- receiving
 
     async def _next_request(self, wait_s: float) -> h11.Request | None:
-        """The next request's head; None when the client is done or too slow."""
-        with trio.move_on_after(wait_s) as scope:
-            while True:
-                event = await self._next_event()
-                if isinstance(event, h11.Request):
-                    return event
-                if isinstance(event, h11.ConnectionClosed):
-                    return None
-                scope.deadline = min(scope.deadline, trio.current_time() + self._limits.header_s)
-        if self._h11.trailing_data[0]:
-            await self._refuse(408, "the request's head did not come in time")
+        """The next request's head; None when the client is done or silent."""
+        self._asked_head = False
+        begun = bool(self._h11.trailing_data[0])
+        with trio.move_on_after(self._limits.header_s if begun else wait_s) as scope:
+            while (event := self._h11.next_event()) is h11.NEED_DATA:
+                await self._receive()
+                if not begun:
+                    begun = True
+                    scope.deadline = trio.current_time() + self._limits.header_s
+            if not isinstance(event, h11.Request):
+                return None
+            self._asked_head = event.method == b"HEAD"
+            self._check_head(event)
+            return event
+        if begun:
+            raise Refused(408, "the request's head did not come in time")
         return None
 
-    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._h11.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]  # h11 has no name for what is left
-            if self._h11.they_are_waiting_for_100_continue:
-                await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._h11.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+    def _check_head(self, request: h11.Request) -> None:
+        if not request.http_version.startswith(b"1."):
+            raise Refused(505, "only HTTP/1.1 and 1.0 are spoken here")
+        if request.method == b"CONNECT":
+            raise Refused(405, "this is no proxy")
+        size = len(request.target) + sum(len(n) + len(v) for n, v in request.headers)
+        if size > self._limits.header_bytes:
+            raise Refused(431, "the request's head is too large")
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # A proxy before us may have believed the other one (RFC 9112, 6.3).
+            raise Refused(400, "Content-Length and Transfer-Encoding contradict each other")
 
-    async def _answer(self, request: h11.Request) -> None:
-        body = await self._read_body(request)
-        if body is None:
-            return
+    async def _read_body(self, request: h11.Request) -> bytes:
+        """The whole body."""
+        for name, value in request.headers:
+            if name == b"content-length":
+                self._check_size(int(value))
+        body = bytearray()
+        with trio.move_on_after(self._limits.body_s):
+            while not isinstance(event := self._h11.next_event(), h11.EndOfMessage):
+                if isinstance(event, h11.Data):
+                    body += event.data
+                    self._check_size(len(body))
+                else:
+                    await self._receive()
+            return bytes(body)
+        raise Refused(408, "the body did not come in time")
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._limits.body_bytes:
+            raise Refused(413, f"the body is larger than {self._limits.body_bytes} bytes")
+
+    async def _receive(self) -> None:
+        """Reads what comes next; the end of it is h11's to judge."""
+        if self._h11.they_are_waiting_for_100_continue:
+            await self.write(h11.InformationalResponse(status_code=100, headers=[]))
+        self._h11.receive_data(await self._read())
+
+    async def _read(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientLeft from None
+
+    # -- answering
+
+    async def _answer(self, request: h11.Request, body: bytes) -> None:
         cycle = _Cycle(self, body)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, cycle, nursery.cancel_scope)
             try:
                 await self._app(self._scope_of(request), cycle.receive, cycle.send)
+            except ClientLeft:
+                cycle.left = True
             except Exception:
                 log.exception("the HTTP application failed")
-                if not cycle.started:
-                    await self._refuse(500, "internal error")
-            cycle.over = True
             nursery.cancel_scope.cancel()
         if cycle.left:
             raise ClientLeft
-        if cycle.started and not cycle.complete:
+        if not cycle.begun:
+            raise Refused(500, "internal error")
+        if not cycle.complete:
+            # Forcefully: an orderly end could be taken for the answer's.
             await trio.aclose_forcefully(self._stream)
-
-    async def _read_body(self, request: h11.Request) -> bytes | None:
-        """The whole body; None when it was refused."""
-        for name, value in request.headers:
-            too_large = name == b"content-length" and int(value) > self._limits.body_bytes
-            if too_large:
-                await self._refuse(413, "the body is too large")
-                return None
-        parts: list[bytes] = []
-        size = 0
-        with trio.move_on_after(self._limits.body_s):
-            while True:
-                event = await self._next_event()
-                if isinstance(event, h11.EndOfMessage):
-                    return b"".join(parts)
-                if isinstance(event, h11.Data):
-                    parts.append(bytes(event.data))
-                    size += len(event.data)
-                if size > self._limits.body_bytes:
-                    await self._refuse(413, "the body is too large")
-                    return None
-                if isinstance(event, h11.ConnectionClosed):
-                    return None
-        await self._refuse(408, "the body did not come in time")
-        return None
 
     async def _watch(self, cycle: _Cycle, scope: trio.CancelScope) -> None:
         """Reads on while the application runs; a client that leaves ends it."""
         pending = 0
         while pending <= self._limits.header_bytes:
             try:
-                data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = await self._read()
+            except ClientLeft:
                 data = b""
             if not data:
-                if not cycle.over:
-                    cycle.left = True
-                    cycle.changed.set()
+                cycle.left = True
+                cycle.ended.set()
+                if not cycle.complete:
                     scope.cancel()
                 return
             pending += len(data)
             self._h11.receive_data(data)
 
     def _scope_of(self, request: h11.Request) -> Message:
-        path, _, query = request.target.partition(b"?")
+        target = request.target
+        if absolute := ABSOLUTE_FORM.match(target):
+            target = target[absolute.end() :]
+            target = target if target.startswith(b"/") else b"/" + target
+        path, _, query = target.partition(b"?")
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": request.http_version.decode("ascii"),
             "method": request.method.decode("ascii"),
             "scheme": self._scheme,
-            "path": path.decode("latin-1"),
+            "path": unquote(path.decode("ascii")),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
@@ -177,48 +216,71 @@ class HttpConnection:
 
     # -- sending
 
-    async def respond(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The head of the answer."""
+    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+        """The head of an answer. Raises h11.LocalProtocolError for one that cannot be sent."""
         closing = [(b"connection", b"close")] if self._draining() else []
-        await self._send(h11.Response(status_code=status, headers=[*headers, SERVER, *closing]))
+        return h11.Response(status_code=status, headers=[*headers, SERVER, *closing])
 
-    async def data(self, body: bytes, *, more: bool) -> None:
-        """A part of the answer's body."""
-        if body:
-            await self._send(h11.Data(data=body))
-        if not more:
-            await self._send(h11.EndOfMessage())
-
-    async def _send(
-        self, event: h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage
-    ) -> None:
-        data = self._h11.send(event)
+    async def write(self, *events: Sent) -> None:
+        """Sends these at once. Raises ClientLeft when they are not taken."""
+        data = b"".join(self._encode(event) for event in events)
         if not data:
             return
-        with trio.move_on_after(self._limits.write_s) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise ClientLeft
+        with trio.move_on_after(self._limits.write_s):
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise ClientLeft from None
+            return
+        raise ClientLeft
+
+    def _encode(self, event: Sent) -> bytes:
+        if isinstance(event, h11.Data) and self._asked_head:
+            return b""
+        return self._h11.send(event)
 
     async def _refuse(self, status: int, message: str) -> None:
         """An answer to what cannot be served; the connection ends with it."""
         if self._h11.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
-        body = (
-            b'{"error": {"message": "%s", "type": "invalid_request_error", '
-            b'"param": null, "code": "http_%d"}}'
-        ) % (message.encode(), status)
+        kind = b"server_error" if status >= 500 else b"invalid_request_error"
+        body = (b'{"error": {"message": "%s", "type": "%s", "param": null, "code": "http_%d"}}') % (
+            message.encode(),
+            kind,
+            status,
+        )
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
             SERVER,
         ]
+        with suppress(ClientLeft):
+            await self.write(
+                h11.Response(status_code=status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            )
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Takes what a refused client still sends, until it has read why.
+
+        Closing a socket that holds unread data resets the connection, and the reset destroys the
+        refusal on its way (RFC 9112, 9.6).
+        """
+        left = self._limits.linger_bytes
+        with trio.move_on_after(self._limits.linger_s):
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._send_eof(self._stream)
+            while left > 0 and (data := await self._read()):
+                left -= len(data)
+
+    async def _send_eof(self, stream: trio.abc.HalfCloseableStream) -> None:
         try:
-            await self._send(h11.Response(status_code=status, headers=headers))
-            await self.data(body, more=False)
-        except (ClientLeft, trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("a client left before its refusal was sent")
+            await stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientLeft from None
 
 
 class _Cycle:
@@ -227,27 +289,45 @@ class _Cycle:
     def __init__(self, connection: HttpConnection, body: bytes) -> None:
         self._connection = connection
         self._body: bytes | None = body
-        self.changed = trio.Event()
-        self.started = False
+        self._head: h11.Response | None = None
+        self.ended = trio.Event()
+        self.begun = False
         self.complete = False
         self.left = False
-        self.over = False
 
     async def receive(self) -> Message:
-        """The body, and then, when it happens, that the client has left."""
+        """The body, and then, when it happens, that the exchange is over."""
         await trio.lowlevel.checkpoint()
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self.changed.wait()
+        await self.ended.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Sends what the application answers."""
+        """Sends what the application answers; the head leaves with the body's first part."""
         if message["type"] == "http.response.start":
-            self.started = True
-            await self._connection.respond(message["status"], list(message["headers"]))
+            self._head = self._connection.head(message["status"], list(message["headers"]))
         elif message["type"] == "http.response.body":
             more = bool(message.get("more_body", False))
-            await self._connection.data(bytes(message.get("body", b"")), more=more)
-            self.complete = not more
+            body = bytes(message.get("body", b""))
+            events: list[Sent] = []
+            if self._head is not None:
+                events.append(self._head)
+                self._head, self.begun = None, True
+            if body:
+                events.append(h11.Data(data=body))
+            if not more:
+                events.append(h11.EndOfMessage())
+            await self._write(events, complete=not more)
+
+    async def _write(self, events: list[Sent], *, complete: bool) -> None:
+        try:
+            await self._connection.write(*events)
+        except ClientLeft:
+            self.left = True
+            self.ended.set()
+            raise
+        if complete:
+            self.complete = True
+            self.ended.set()

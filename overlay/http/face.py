@@ -115,8 +115,10 @@ def tls_context(config: PeerConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(config.http_cert, config.http_key)
+        # The password that no key has: otherwise OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(config.http_cert, config.http_key, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"http_cert or http_key cannot be used: {error}") from None
     return context

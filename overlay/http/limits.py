@@ -16,6 +16,9 @@ class HttpLimits:
         body_s: For the whole body.
         idle_s: Between two requests of a kept connection.
         write_s: A client that reads nothing for so long is gone.
+        linger_s: How long a refused client's further bytes are taken, so that it reads why; nginx
+            has 30 s.
+        linger_bytes: How many of them; ten images in a chat.
         connections: All together; more are closed at once.
     """
 
@@ -25,4 +28,6 @@ class HttpLimits:
     body_s: float = 30.0
     idle_s: float = 60.0
     write_s: float = 30.0
+    linger_s: float = 5.0
+    linger_bytes: int = 16 << 20
     connections: int = 256

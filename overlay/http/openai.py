@@ -15,12 +15,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One answer's constant parts. ``created_unix_s`` is whole seconds."""
+    """One answer's constant parts. ``created_unix_s`` is whole seconds.
+
+    Where ``include_usage`` was asked for, a stream's chunks have a ``usage``, null but in the last.
+    """
 
     request_id: str
     model: str
     chat: bool
     created_unix_s: int
+    include_usage: bool = False
 
     @property
     def _id(self) -> str:
@@ -59,14 +63,17 @@ class Shape:
 
     def usage(self, finished: Finished) -> Json:
         """The chunk that ``stream_options.include_usage`` asks for."""
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._base(kind), "choices": [], "usage": usage_of(finished.usage)}
+        return {**self._base(self._chunk_kind), "choices": [], "usage": usage_of(finished.usage)}
 
     def _chunk(self, delta: Json, text: str, reason: str | None) -> Json:
         choice: Json = {"index": 0, "finish_reason": reason, "logprobs": None}
         choice |= {"delta": delta} if self.chat else {"text": text}
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._base(kind), "choices": [choice]}
+        usage: Json = {"usage": None} if self.include_usage else {}
+        return {**self._base(self._chunk_kind), "choices": [choice], **usage}
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
 
     def _base(self, kind: str) -> Json:
         return {

@@ -14,6 +14,8 @@ from overlay.http.limits import HttpLimits
 log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
+CLOSE_S = 2.0
+"""For TLS's close_notify, which tells the client that an answer without a length is whole."""
 
 
 async def serve_http(
@@ -71,7 +73,7 @@ async def _serve(
         return
     secured: trio.abc.Stream = stream
     if tls is not None:
-        wrapped = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        wrapped = trio.SSLStream(stream, tls, server_side=True)
         try:
             with trio.fail_after(HANDSHAKE_S):
                 await wrapped.do_handshake()
@@ -87,3 +89,5 @@ async def _serve(
         draining=draining,
     )
     await connection.run()
+    with trio.move_on_after(CLOSE_S):
+        await secured.aclose()

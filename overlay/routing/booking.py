@@ -7,8 +7,9 @@ at its expiry should that never be told (SMG and Dynamo do the same).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections import deque
+from dataclasses import dataclass, field
 from typing import NewType
 
 from security.peer_id import PeerId
@@ -31,6 +32,9 @@ class Booked:
     in_flight: int = 0
 
 
+NOTHING_BOOKED = Booked()
+
+
 @dataclass(slots=True)
 class _Booking:
     peer_id: PeerId
@@ -38,20 +42,47 @@ class _Booking:
     uncached_tokens: float
     prefilled_s: float | None = None
     ended_s: float | None = None
+    requests: int = 0
+    tokens: float = 0.0
 
-    def added_requests(self, hint_s: float) -> int:
-        """1 when the hint is too old to know of it, -1 when it counts it and it is over."""
+    def count(self, hint_s: float) -> None:
+        """Sets what it adds to a hint of that time.
+
+        1 request when the hint is too old to know of it, -1 when it counts it and it is over; the
+        same for its prefill work.
+        """
         known = self.began_s <= hint_s
         if self.ended_s is None:
-            return 0 if known else 1
-        return -1 if known and self.ended_s > hint_s else 0
-
-    def added_tokens(self, hint_s: float) -> float:
-        """The same for its prefill work."""
-        known = self.began_s <= hint_s
+            self.requests = 0 if known else 1
+        else:
+            self.requests = -1 if known and self.ended_s > hint_s else 0
         if self.prefilled_s is None:
-            return 0.0 if known else self.uncached_tokens
-        return -self.uncached_tokens if known and self.prefilled_s > hint_s else 0.0
+            self.tokens = 0.0 if known else self.uncached_tokens
+        else:
+            self.tokens = -self.uncached_tokens if known and self.prefilled_s > hint_s else 0.0
+
+
+@dataclass(slots=True)
+class _Account:
+    """All bookings at one peer, and their sums: a decision asks for these, and must not count."""
+
+    hint_s: float = -math.inf
+    bookings: dict[BookingId, _Booking] = field(default_factory=dict)
+    ended: deque[BookingId] = field(default_factory=deque)
+    requests: int = 0
+    tokens: float = 0.0
+    in_flight: int = 0
+
+    def add(self, booking: _Booking) -> None:
+        booking.count(self.hint_s)
+        self.requests += booking.requests
+        self.tokens += booking.tokens
+        self.in_flight += booking.ended_s is None
+
+    def subtract(self, booking: _Booking) -> None:
+        self.requests -= booking.requests
+        self.tokens -= booking.tokens
+        self.in_flight -= booking.ended_s is None
 
 
 class Bookings:
@@ -60,9 +91,8 @@ class Bookings:
     def __init__(self, lifetime_s: float = LIFETIME_S) -> None:
         self._lifetime_s = lifetime_s
         self._next = 0
-        self._by_peer: dict[PeerId, dict[BookingId, _Booking]] = {}
+        self._accounts: dict[PeerId, _Account] = {}
         self._peer_of: dict[BookingId, PeerId] = {}
-        self._hint_s: dict[PeerId, float] = {}
 
     def begin(self, peer_id: PeerId, *, uncached_tokens: float, now_s: float) -> BookingId:
         """Books a request that is being sent now.
@@ -74,63 +104,88 @@ class Bookings:
         """
         booking_id = BookingId(self._next)
         self._next += 1
+        account = self._accounts.setdefault(peer_id, _Account())
         booking = _Booking(peer_id, now_s, uncached_tokens)
-        self._by_peer.setdefault(peer_id, {})[booking_id] = booking
+        account.bookings[booking_id] = booking
+        account.add(booking)
         self._peer_of[booking_id] = peer_id
         return booking_id
 
     def first_token(self, booking_id: BookingId, now_s: float) -> None:
         """Its prefill is done. Unknown (expired) bookings are passed over."""
-        booking = self._find(booking_id)
+        account, booking = self._find(booking_id)
         if booking is not None and booking.prefilled_s is None:
+            account.subtract(booking)
             booking.prefilled_s = now_s
+            account.add(booking)
 
     def end(self, booking_id: BookingId, now_s: float) -> None:
         """It is over, whatever became of it. Unknown (expired) bookings are passed over."""
-        booking = self._find(booking_id)
+        account, booking = self._find(booking_id)
         if booking is None or booking.ended_s is not None:
             return
-        self.first_token(booking_id, now_s)
+        account.subtract(booking)
         booking.ended_s = now_s
-        of_peer = self._by_peer[booking.peer_id]
-        ended = [each for each, kept in of_peer.items() if kept.ended_s is not None]
-        for each in ended[: max(0, len(ended) - ENDED_KEPT_MAX)]:
-            self._drop(each)
+        if booking.prefilled_s is None:
+            booking.prefilled_s = now_s
+        account.add(booking)
+        account.ended.append(booking_id)
+        if len(account.ended) > ENDED_KEPT_MAX:
+            self._drop(account, account.ended.popleft())
 
     def on_hint(self, peer_id: PeerId, taken_s: float) -> None:
         """A load hint of that peer came in, a picture of ``taken_s`` by the router's clock."""
-        self._hint_s[peer_id] = max(taken_s, self._hint_s.get(peer_id, taken_s))
-        for booking_id, booking in list(self._by_peer.get(peer_id, {}).items()):
-            if booking.ended_s is not None and booking.ended_s <= self._hint_s[peer_id]:
-                self._drop(booking_id)
+        account = self._accounts.setdefault(peer_id, _Account())
+        account.hint_s = max(taken_s, account.hint_s)
+        while account.ended:
+            booking = account.bookings.get(account.ended[0])
+            if booking is not None and (booking.ended_s or 0.0) > account.hint_s:
+                break
+            self._drop(account, account.ended.popleft())
+        self._count_again(account)
 
     def booked(self, peer_id: PeerId, now_s: float) -> Booked:
         """What to add to that peer's last hint, and how much we have there."""
-        hint_s = self._hint_s.get(peer_id, float("-inf"))
-        requests, tokens, in_flight = 0, 0.0, 0
-        for booking in self._alive(peer_id, now_s):
-            requests += booking.added_requests(hint_s)
-            tokens += booking.added_tokens(hint_s)
-            in_flight += booking.ended_s is None
-        return Booked(requests=requests, queued_tokens=tokens, in_flight=in_flight)
+        account = self._accounts.get(peer_id)
+        if account is None:
+            return NOTHING_BOOKED
+        while account.bookings:
+            oldest = next(iter(account.bookings))
+            if now_s - account.bookings[oldest].began_s <= self._lifetime_s:
+                break
+            self._drop(account, oldest)
+        return Booked(
+            requests=account.requests,
+            queued_tokens=account.tokens,
+            in_flight=account.in_flight,
+        )
 
     def forget(self, peer_id: PeerId) -> None:
         """The peer is gone, and with it its hint; requests under way are still to be ended."""
-        self._hint_s.pop(peer_id, None)
+        account = self._accounts.get(peer_id)
+        if account is None:
+            return
+        account.hint_s = -math.inf
+        self._count_again(account)
+        if not account.bookings:
+            del self._accounts[peer_id]
 
-    def _alive(self, peer_id: PeerId, now_s: float) -> Iterator[_Booking]:
-        for booking_id, booking in list(self._by_peer.get(peer_id, {}).items()):
-            if now_s - booking.began_s > self._lifetime_s:
-                self._drop(booking_id)
-            else:
-                yield booking
+    def _count_again(self, account: _Account) -> None:
+        account.requests, account.tokens, account.in_flight = 0, 0.0, 0
+        for booking in account.bookings.values():
+            account.add(booking)
 
-    def _find(self, booking_id: BookingId) -> _Booking | None:
+    def _find(self, booking_id: BookingId) -> tuple[_Account, _Booking | None]:
         peer_id = self._peer_of.get(booking_id)
-        return None if peer_id is None else self._by_peer[peer_id][booking_id]
+        if peer_id is None:
+            return _Account(), None
+        account = self._accounts[peer_id]
+        return account, account.bookings.get(booking_id)
 
-    def _drop(self, booking_id: BookingId) -> None:
-        peer_id = self._peer_of.pop(booking_id)
-        del self._by_peer[peer_id][booking_id]
-        if not self._by_peer[peer_id]:
-            del self._by_peer[peer_id]
+    def _drop(self, account: _Account, booking_id: BookingId) -> None:
+        booking = account.bookings.pop(booking_id, None)
+        if booking is not None:
+            account.subtract(booking)
+            del self._peer_of[booking_id]
+        if not account.bookings:
+            account.tokens = 0.0  # sums of fractions leave a rest

@@ -49,6 +49,17 @@ def test_two_issuers_cannot_undo_each_other() -> None:
     assert merged.revokes(overlay.issuer.issuer_id)
 
 
+def test_who_carries_a_statement_cannot_make_two_of_it() -> None:
+    overlay = Overlay()
+    data = make_revocation(overlay.issuer, "x", NOW_S)
+    # The version, 1, spelled as a number of two bytes.
+    respelled = data[:1] + b"\xcc" + data[1:]
+    with pytest.raises(MalformedObject):
+        RevocationSet.of(
+            [open_revocation(data, overlay.trust), open_revocation(respelled, overlay.trust)]
+        )
+
+
 def test_hosts_and_foreign_issuers_revoke_nobody() -> None:
     overlay, foreign = Overlay(1), Overlay(2)
     with pytest.raises(UntrustedIssuer):

@@ -141,6 +141,27 @@ def test_no_single_altered_byte_passes(position: int, difference: int) -> None:
         verify_peer(bytes(data), Kind.HEAD, overlay.overlay_id)
 
 
+@pytest.mark.parametrize(
+    ("plain", "wider"),
+    [
+        (b"\x96\x01\xc4\x10", b"\x96\xcc\x01\xc4\x10"),
+        (b"\x96\x01\xc4\x10", b"\xdc\x00\x06\x01\xc4\x10"),
+        (b"\xaarevocation", b"\xd9\x0arevocation"),
+        (b"\xc4\x04body", b"\xc5\x00\x04body"),
+    ],
+)
+def test_another_spelling_of_the_same_object_is_refused(plain: bytes, wider: bytes) -> None:
+    overlay = Overlay()
+    data = sign_as_issuer(overlay.issuer, Kind.REVOCATION, b"body")
+    assert data.count(plain) == 1
+    respelled = data.replace(plain, wider)
+    assert msgspec.msgpack.decode(respelled) == msgspec.msgpack.decode(data)
+    with pytest.raises(MalformedObject):
+        verify_issuer(respelled, Kind.REVOCATION, overlay.trust)
+    with pytest.raises(MalformedObject):
+        claimed_signer(respelled)
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_refused(data: bytes) -> None:
     overlay_id = Overlay().overlay_id

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from overlay.errors import ProtocolError
+from overlay.gossip.antientropy import ALLOWANCE_BYTES
 from overlay.gossip.effects import Effect, LoadLearned, Send
 from overlay.gossip.messages import (
     MESSAGE_BYTES_MAX,
@@ -16,6 +17,7 @@ from overlay.gossip.messages import (
     Known,
     LoadHint,
     Repair,
+    decode_message,
     encode,
 )
 from overlay.gossip.relay import STREAM_BYTES_MAX, TAIL_FRAMES_MAX
@@ -264,6 +266,28 @@ def test_names_that_are_none_in_a_question_get_an_answer_and_leave_nothing() -> 
     effects = give(fabric, b, e, encode(Heads(known=known, epochs=[], answer=False)))
     assert sum(isinstance(effect, Send) for effect in effects) <= 2
     assert set(b.gossip.origins.known) == before
+
+
+def test_made_up_names_in_questions_cost_two_heads_a_second_and_the_askers_allowance() -> None:
+    fabric, _, b, e = world()
+    known = [Known("nobody", 9, 9, 9, 9, [(bytes(8), 5)])]
+    question = encode(Heads(known=known, epochs=b.gossip.epochs.known(), answer=False))
+    told = []
+    for number in range(40):
+        effects = b.gossip.on_message(e.peer_id, question, 1000.0 + number / 20, fabric.unix_s)
+        sent = [decode_message(effect.data) for effect in effects if isinstance(effect, Send)]
+        told += [message for message in sent if isinstance(message, Heads)]
+    assert len(told) == 4
+    b.gossip._allowance.spend(e.peer_id, 2 * ALLOWANCE_BYTES, 1010.0)
+    assert b.gossip.on_message(e.peer_id, question, 1010.0, fabric.unix_s) == []
+
+
+def test_records_that_are_none_are_answered_within_the_allowance() -> None:
+    fabric, _, b, e = world()
+    junk = encode(Bundle(record=b"x", head=b"", frames=[], pad=b""))
+    assert len(b.gossip.on_message(e.peer_id, junk, 1000.0, fabric.unix_s)) == 1
+    b.gossip._allowance.spend(e.peer_id, 2 * ALLOWANCE_BYTES, 1000.0)
+    assert b.gossip.on_message(e.peer_id, junk, 1000.0, fabric.unix_s) == []
 
 
 def test_a_message_over_the_bound_is_refused() -> None:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import collections
 
+import msgspec
 import pytest
 
 from overlay.gossip.antientropy import ALLOWANCE_BYTES, ALLOWANCE_BYTES_PER_S, Allowance
 from overlay.gossip.effects import NewGeneration, Send
-from overlay.gossip.messages import MESSAGE_BYTES_MAX, Heads, Repair, decode_message, encode
+from overlay.gossip.messages import (
+    MESSAGE_BYTES_MAX,
+    ORIGINS_MAX,
+    STREAMS_MAX,
+    Heads,
+    Known,
+    KnownEpoch,
+    Repair,
+    decode_message,
+    encode,
+)
 from overlay.gossip.relay import TAIL_FRAMES_MAX, CarriedStream
+from overlay.gossip.tenants import EPOCHS_MAX, Epochs
+from security.peer_id import PeerId
 from security.record import sign_record
 from tests.overlay.gossip.fabric import Fabric, Host, signed_frame
 
@@ -37,6 +50,10 @@ def frames_of(host: Host, count: int, tags: int) -> list[bytes]:
     ]
 
 
+def repair_of(frame: bytes) -> bytes:
+    return encode(Repair(epochs=[], records=[], heads=[], frames=[frame]))
+
+
 @pytest.mark.parametrize("bound", ["ORIGIN_BYTES_MAX", "CARRIED_BYTES_MAX"])
 def test_what_is_carried_is_bounded(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     limit = 100_000
@@ -57,6 +74,79 @@ def test_what_is_carried_is_bounded(monkeypatch: pytest.MonkeyPatch, bound: str)
     a.cache(a.tenant("alpha"), 1, 12)
     fabric.run(10.0)
     assert fabric.differences() == []
+
+
+def test_members_of_our_tenants_find_room_where_others_have_filled_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = 100_000
+    monkeypatch.setattr("overlay.gossip.origins.CARRIED_BYTES_MAX", limit)
+    fabric = Fabric([ALPHA, ALPHA, ("other",), ("other",)])
+    fabric.link(0, 1, 2, 3)
+    a, b, *others = fabric.hosts
+    fabric.run(6.0)
+    other = others[0].tenant("other")
+    for host in others:
+        for number in range(40):
+            name = number.to_bytes(8, "big")
+            data = signed_frame(host, other, 1, added=range(1000), stream=name)
+            fabric.give(b, host.peer_id, repair_of(data))
+    assert carried(b) > limit - 7000
+    for data in frames_of(a, 12, 1000):
+        fabric.give(b, a.peer_id, repair_of(data))
+    assert b.gossip.origins.known[a.peer_id].size_bytes > 12 * 6000
+    assert b.gossip.origins.carried_bytes == carried(b) <= limit
+    # Nobody makes room for those who are no members.
+    before = b.gossip.origins.known[a.peer_id].size_bytes
+    for number in range(40, 60):
+        name = number.to_bytes(8, "big")
+        data = signed_frame(others[0], other, 1, added=range(1000), stream=name)
+        fabric.give(b, others[0].peer_id, repair_of(data))
+    assert b.gossip.origins.known[a.peer_id].size_bytes == before
+    assert carried(b) <= limit
+
+
+def test_heads_at_all_bounds_are_one_message_and_tell_everything_in_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fabric = Fabric([ALPHA, ALPHA])
+    fabric.link(0, 1)
+    a, b = fabric.hosts
+    fabric.run(6.0)
+    origin = b.gossip.origins.known[a.peer_id]
+    head = Known(a.peer_id, *[(1 << 63) - 1] * 4, [])
+    monkeypatch.setattr(
+        type(origin),
+        "known",
+        lambda _, name: msgspec.structs.replace(
+            head,
+            origin=name,
+            streams=[(n.to_bytes(8, "big"), (1 << 63) - 1) for n in range(STREAMS_MAX)],
+        ),
+    )
+    names = [PeerId(f"{a.peer_id[:-4]}{number:04}") for number in range(ORIGINS_MAX)]
+    monkeypatch.setattr(b.gossip.origins, "known", dict.fromkeys(names, origin))
+    known = KnownEpoch(bytes(16), bytes(16), (1 << 32) - 1, (1 << 32) - 1)
+    monkeypatch.setattr(Epochs, "known", lambda _: [known] * EPOCHS_MAX)
+    told: set[str] = set()
+    for _ in range(20):
+        data = b.gossip._heads(answer=False)
+        assert 1_000_000 < len(data) <= MESSAGE_BYTES_MAX
+        message = decode_message(data)
+        assert isinstance(message, Heads)
+        told |= {one.origin for one in message.known}
+    assert told >= set(names[:-1])
+
+
+def test_a_frame_that_comes_in_order_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric = Fabric([ALPHA, ALPHA])
+    fabric.link(0, 1)
+    a, b = fabric.hosts
+    alpha = a.tenant("alpha")
+    fabric.run(6.0)
+    monkeypatch.setattr("overlay.gossip.reader.verify_peer", None)
+    fabric.give(b, a.peer_id, repair_of(signed_frame(a, alpha, 1, added=[4])))
+    assert b.view(a, alpha) == {4}
 
 
 def test_the_old_deltas_of_a_stream_that_was_let_go_are_not_taken_again() -> None:

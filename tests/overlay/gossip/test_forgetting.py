@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from overlay.gossip.effects import RecordForgotten
 from overlay.gossip.gossip import GossipConfig
 from overlay.gossip.graves import GRAVES_MAX, KEPT_S, Graves
 from overlay.gossip.messages import Known, Repair, encode
@@ -40,6 +41,7 @@ def test_a_peer_that_was_silent_for_long_is_forgotten_with_all_that_it_told() ->
         assert host.view(a, a.tenant("alpha")) == set()
         assert a.peer_id not in host.gossip.reader.index._bits
         assert host.gossip.origins.counters.forgotten == 1
+        assert RecordForgotten(a.peer_id) in host.effects
 
 
 def test_what_others_still_tell_of_it_does_not_bring_it_back() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from overlay.gossip.effects import NewGeneration, Persist, Send
+from overlay.gossip.effects import EpochLost, NewGeneration, Persist, Send
 from overlay.gossip.gossip import EPOCHS, FLOORS
 from overlay.gossip.messages import Repair, decode_message
 from security.epoch import make_epoch
@@ -304,6 +304,8 @@ def test_a_new_epoch_comes_through_gossip_and_who_left_the_roster_is_out() -> No
     fabric._do(a, a.gossip.learn_epoch(rotate(fabric, [a, b]), fabric.unix_s))
     settle(fabric, 30.0)
     assert c.tenants() == {}
+    assert EpochLost(alpha.tenant_id) in c.effects
+    assert not [e for host in (a, b) for e in host.effects if isinstance(e, EpochLost)]
     assert len(c.gossip.reader.index) == 0
     assert b.view(c, b.tenant("alpha")) == set()
     assert b.gossip.lookup(b.tenant("alpha"), chain(2, 9)) == {a.peer_id: 9}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +13,12 @@ from overlay.errors import ProtocolError
 from overlay.gossip.messages import (
     PADDED_MIN_BYTES,
     Bundle,
+    Frame,
+    Head,
     Heads,
     Known,
     KnownEpoch,
+    LoadHint,
     Repair,
     decode_content,
     decode_frame,
@@ -35,7 +39,7 @@ DECODERS: list[Callable[[bytes], object]] = [
 KNOWN = Known("p", 1, 2, 3, 4, [(bytes(8), 5)])
 MESSAGES = [
     Bundle(record=b"r", head=b"h", frames=[b"f"], pad=b""),
-    Heads(known=[KNOWN], epochs=[KnownEpoch(bytes(16), 1, 2)], answer=True),
+    Heads(known=[KNOWN], epochs=[KnownEpoch(bytes(16), bytes(16), 1, 2)], answer=True),
     Repair(epochs=[b"e"], records=[b"r"], heads=[b"h"], frames=[b"f"]),
 ]
 
@@ -68,6 +72,17 @@ def test_an_altered_or_cut_message_is_a_message_or_a_protocol_error(
         decode_message(bytes(data[:place] if cut else data))
     except ProtocolError:
         return
+
+
+def test_a_head_or_frame_of_another_version_is_refused() -> None:
+    head = Head(v=2, generation=1, hseq=1, unix_ms=1, load=LoadHint(), streams=[])
+    frame = Frame(v=9, stream=bytes(8), generation=1, seq=1, checkpoint=False, envelope=b"")
+    with pytest.raises(ProtocolError):
+        decode_head(encode(head))
+    with pytest.raises(ProtocolError):
+        decode_frame(encode(frame))
+    assert decode_head(encode(msgspec.structs.replace(head, v=1))).hseq == 1
+    assert decode_frame(encode(msgspec.structs.replace(frame, v=1))).seq == 1
 
 
 def test_deep_nesting_is_a_protocol_error() -> None:

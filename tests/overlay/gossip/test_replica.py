@@ -80,6 +80,14 @@ def test_malformed_tags_change_nothing() -> None:
     assert (replica.seq, replica.tags, replica.truncated) == (1, {1}, False)
 
 
+def test_a_checkpoint_that_removes_something_is_refused() -> None:
+    replica = Replica()
+    replica.apply(1, content([1]), checkpoint=False)
+    with pytest.raises(ProtocolError):
+        replica.apply(2, content([2], [1]), checkpoint=True)
+    assert (replica.seq, replica.tags) == (1, {1})
+
+
 def test_tags_are_bounded_by_deltas_and_by_checkpoints() -> None:
     replica = Replica()
     replica.apply(1, content(list(range(TAGS_MAX + 5))), checkpoint=True)

@@ -169,7 +169,7 @@ def test_ended_bookings_are_bounded_for_a_peer_that_sends_no_hints(hinted: bool)
     running = bookings.begin(ONE, uncached_tokens=0, now_s=0.0)
     for _ in range(2 * ENDED_KEPT_MAX):
         bookings.end(bookings.begin(ONE, uncached_tokens=0, now_s=1.0), 6.0)
-    kept = bookings._by_peer[ONE]
+    kept = bookings._accounts[ONE].bookings
     assert len(kept) == len(bookings._peer_of) == ENDED_KEPT_MAX + 1
     assert running in kept
 
@@ -178,5 +178,5 @@ def test_nothing_is_kept_of_a_peer_whose_requests_are_all_over() -> None:
     bookings = Bookings()
     bookings.end(bookings.begin(ONE, uncached_tokens=0, now_s=0.0), 1.0)
     bookings.on_hint(ONE, 2.0)
-    assert not bookings._by_peer
+    assert not bookings._accounts[ONE].bookings
     assert not bookings._peer_of
