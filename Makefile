@@ -37,10 +37,10 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	@for b in decide rpc http router ttft idle routing; do echo "== $$b"; $(BIN)/python -m benchmarks.$$b || exit $$?; done
+	@for b in decide rpc router http ttft idle routing; do echo "== $$b"; $(BIN)/python -m benchmarks.$$b || exit $$?; done
 
 bench-quick: $(STAMP)
-	@for b in decide rpc http router ttft idle routing; do echo "== $$b"; $(BIN)/python -m benchmarks.$$b --quick || exit $$?; done
+	@for b in decide rpc router http ttft idle routing; do echo "== $$b"; $(BIN)/python -m benchmarks.$$b --quick || exit $$?; done
 
 test-lan: $(STAMP)
 	$(BIN)/python -m pytest tests/lan -v

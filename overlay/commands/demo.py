@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from overlay.control.messages import TokenReply
 from overlay.demo.cluster import PeerProcess, rhizome
 from overlay.demo.report import show
-from overlay.demo.run import POLICIES, POLICIES_SHORT, TENANTS, DemoResult, run_demo
+from overlay.demo.run import POLICIES, POLICIES_MORE, TENANTS, DemoResult, run_demo
 
 
 @click.command("demo")
@@ -43,7 +43,7 @@ def command(seed: int, short: bool, model: str | None, keep: bool, json_path: Pa
     Example: rhizome demo --short --json demo.json
     """  # noqa: D301 - click's mark
     console = Console()
-    policies = POLICIES_SHORT if short else POLICIES
+    policies = POLICIES if short else (*POLICIES, *POLICIES_MORE)
     with Progress(
         TextColumn("{task.description:<42}"),
         BarColumn(),

@@ -18,7 +18,7 @@ from overlay.errors import HomeError, OverlayError
 from overlay.home import Home
 
 START_TIMEOUT_S = 120.0
-"""Three engines that load at once on two cores need a while."""
+"""Loading a model takes seconds; a busy machine, or a first conversion, minutes."""
 
 MEET_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
@@ -77,10 +77,13 @@ class Cluster:
         await self.stop_peer(issuer)
 
     async def start(self, *flags: str) -> None:
-        """Starts every peer, and returns when each knows all the others."""
+        """Starts one peer after the other, and returns when each knows all the others.
+
+        All at once, the first to be loaded would measure itself while the others load beside it,
+        and be taken for slow.
+        """
         for peer in self.peers:
             await self.start_peer(peer, *flags)
-        for peer in self.peers:
             await self.ready(peer)
         await self.met()
 

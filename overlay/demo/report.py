@@ -23,6 +23,8 @@ def show(result: DemoResult, console: Console) -> None:
     """Prints what came out."""
     console.print()
     console.print(table_of(result.summaries))
+    if result.skipped:
+        console.print(f"left out, to end within five minutes: {', '.join(result.skipped)}")
     console.print()
     for line in bars(result.summaries):
         console.print(line, highlight=False)
