@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 ATTEMPTS_MAX = 8
 """Tries of one request, the first included, before it fails for good."""
 
-
 PIECES_EXTRA = 64
 """Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
 
@@ -299,14 +298,14 @@ class PeerIngress:
     ) -> Delta:
         now_s = self._clock.now_s()
         request.attempt_pieces += 1
+        tokens = len(request.emitted) + len(piece.token_ids or ())
+        pieces_max = request.tokens_max + PIECES_EXTRA
+        if tokens > request.tokens_max or request.attempt_pieces > pieces_max:
+            raise Broken("too_many_tokens")
         if piece.token_ids is None:
             request.resumable = request.resumable and not piece.text
-        elif len(request.emitted) + len(piece.token_ids) > request.tokens_max:
-            raise Broken("too_many_tokens")
         else:
             request.emitted += piece.token_ids
-        if request.attempt_pieces > request.tokens_max + PIECES_EXTRA:
-            raise Broken("too_many_tokens")
         if piece.cached_tokens is not None:
             request.attempt_cached = piece.cached_tokens
             if request.cached_tokens is None:

@@ -17,13 +17,14 @@ from overlay.knowledge import Knowledge
 from overlay.peers import Peers
 from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
-from overlay.routing.booking import BookingId
+from overlay.routing.booking import BookingId, Bookings
 from overlay.routing.candidate import PeerView, Query, candidates_of
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
-from overlay.routing.measured import FirstToken
+from overlay.routing.measured import FirstToken, Measured
 from overlay.routing.memory import Memory, Recall, Sent
 from overlay.routing.policies import Policy, Reason
+from overlay.routing.probation import Probation
 from overlay.routing.ring import EMPTY_RING, Ring
 from overlay.served import Advertised
 from overlay.tenants import TenantBook
@@ -79,17 +80,20 @@ class Router:
         self._knowledge = knowledge
         self._peers = peers
         self.policy = policy
+        self.bookings = Bookings()
+        self.measured = Measured()
+        self.probation = Probation()
         self._views = Views(
             me=me,
             engine=engine,
             knowledge=knowledge,
             peers=peers,
+            bookings=self.bookings,
+            measured=self.measured,
+            probation=self.probation,
             zone=zone,
             zone_rules=zone_rules,
         )
-        self.bookings = self._views.bookings
-        self.measured = self._views.measured
-        self.probation = self._views.probation
         self._expected = ExpectedOutput()
         self._memories: OrderedDict[tuple[TenantId, str], Memory] = OrderedDict()
         self._generations: dict[PeerId, int] = {}

@@ -44,6 +44,9 @@ class Views:
         engine: Engine,
         knowledge: Knowledge,
         peers: Peers,
+        bookings: Bookings,
+        measured: Measured,
+        probation: Probation,
         zone: str | None,
         zone_rules: Sequence[ZoneRule],
     ) -> None:
@@ -51,11 +54,11 @@ class Views:
         self._engine = engine
         self._knowledge = knowledge
         self._peers = peers
+        self._bookings = bookings
+        self._measured = measured
+        self._probation = probation
         self._zone = zone
         self._zone_rules = zone_rules
-        self.bookings = Bookings()
-        self.measured = Measured()
-        self.probation = Probation()
         self._told_of: Capabilities | None = None
         self._told: dict[str, Advertised] = {}
         self._kept: dict[tuple[TenantId, str], dict[PeerId, tuple[float, PeerView]]] = {}
@@ -63,10 +66,8 @@ class Views:
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
         """Every member of the tenant that is up, and this host where it serves the model."""
         load = self._engine.load()
-        self.measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
-        if len(self._kept) >= KINDS_MAX:
-            self._kept.clear()
-        kept = self._kept.setdefault((tenant.tenant_id, model), {})
+        self._measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
+        kept = self._kept_of((tenant.tenant_id, model))
         views = []
         for peer_id in self._peers.up():
             if peer_id not in tenant.members:
@@ -79,6 +80,11 @@ class Views:
         if self.served_here(model) is not None:
             views.append(self._here(load, now_s))
         return views
+
+    def _kept_of(self, kind: tuple[TenantId, str]) -> dict[PeerId, tuple[float, PeerView]]:
+        if kind not in self._kept and len(self._kept) >= KINDS_MAX:
+            self._kept.clear()
+        return self._kept.setdefault(kind, {})
 
     def changed(self, peer_id: PeerId) -> None:
         """Something was noted of a peer: its views are made anew."""
@@ -115,14 +121,14 @@ class Views:
             running=load.running,
             queued=load.queued,
             queued_tokens=load.queued_tokens,
-            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
+            prefill_tokens_per_s=self._measured.prefill_tokens_per_s(
                 self._me, load.prefill_tokens_per_s, now_s
             ),
-            decode_s_per_token=self.measured.decode_s_per_token(
+            decode_s_per_token=self._measured.decode_s_per_token(
                 self._me, load.decode_s_per_token, now_s
             ),
             rtt_s=0.0,
-            standing=self.probation.standing(self._me, now_s),
+            standing=self._probation.standing(self._me, now_s),
         )
 
     def _there(self, peer_id: PeerId, model: str, memory: Memory, now_s: float) -> PeerView:
@@ -132,8 +138,8 @@ class Views:
         rtt_s = None if connection is None else connection.rtt_s
         heard_s = now_s if connection is None else connection.last_heard_s
         if rtt_s is not None:
-            self.measured.on_rtt(peer_id, rtt_s)
-        booked = self.bookings.booked(peer_id, now_s)
+            self._measured.on_rtt(peer_id, rtt_s)
+        booked = self._bookings.booked(peer_id, now_s)
         hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
         age_s = now_s - hint.taken_s
         return PeerView(
@@ -143,22 +149,22 @@ class Views:
             running=hint.running,
             queued=hint.queued,
             queued_tokens=hint.queued_tokens,
-            prefill_tokens_per_s=self.measured.prefill_tokens_per_s(
+            prefill_tokens_per_s=self._measured.prefill_tokens_per_s(
                 peer_id, hint.prefill_tokens_per_s, now_s
             ),
-            decode_s_per_token=self.measured.decode_s_per_token(
+            decode_s_per_token=self._measured.decode_s_per_token(
                 peer_id, hint.decode_s_per_token, now_s
             ),
-            rtt_s=self.measured.rtt_s(peer_id),
+            rtt_s=self._measured.rtt_s(peer_id),
             age_s=age_s,
             freshness=memory.freshness(age_s),
-            load_freshness=self.measured.load_freshness(age_s),
-            trust=self.measured.trust(peer_id),
-            observed_wait_s=self.measured.observed_wait_s(peer_id, now_s),
+            load_freshness=self._measured.load_freshness(age_s),
+            trust=self._measured.trust(peer_id),
+            observed_wait_s=self._measured.observed_wait_s(peer_id, now_s),
             booked_requests=booked.requests,
             booked_tokens=booked.queued_tokens,
             in_flight=booked.in_flight,
             zone_allowed=may_forward(self._zone_rules, self._zone, zone, rtt_s),
             capable=self._serves_alike(peer_id, model),
-            standing=self.probation.standing(peer_id, now_s, heard_s),
+            standing=self._probation.standing(peer_id, now_s, heard_s),
         )
