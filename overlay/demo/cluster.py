@@ -146,15 +146,21 @@ class Cluster:
 
 @asynccontextmanager
 async def running_cluster(
-    folder: Path, names: Sequence[str], tenants: Sequence[str]
+    folder: Path, names: Sequence[str], tenants: Sequence[str], *, keep: bool = False
 ) -> AsyncIterator[Cluster]:
-    """A cluster whose processes are gone when the block is left, however it is left."""
+    """A cluster whose processes are gone when the block is left, however it is left.
+
+    With ``keep`` they go on where it is left well.
+    """
     cluster = Cluster(folder, names, tenants)
+    stays = False
     try:
         yield cluster
+        stays = keep
     finally:
-        with trio.CancelScope(shield=True):
-            await cluster.stop()
+        if not stays:
+            with trio.CancelScope(shield=True):
+                await cluster.stop()
 
 
 async def rhizome(*words: str, text: str = "") -> bytes:

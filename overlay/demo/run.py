@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,7 +95,7 @@ async def run_demo(
     try:
         reference = Reference(model)
         reference.load(lambda what, share: say(what, int(100 * share), 100))
-        async with cluster_for(folder, keep=keep) as cluster:
+        async with running_cluster(folder, NAMES, TENANTS, keep=keep) as cluster:
             result.peers = cluster.peers
             say("three hosts join one overlay", 0, 1)
             await cluster.create(*engine)
@@ -115,16 +115,6 @@ async def run_demo(
             shutil.rmtree(folder, ignore_errors=True)
     result.checks["cleaned_up"] = None if kept else cleaned_up(result.peers, folder)
     return result, folder
-
-
-@asynccontextmanager
-async def cluster_for(folder: Path, *, keep: bool) -> AsyncIterator[Cluster]:
-    """The demo's peers; with ``keep`` they survive a demo that ends well, and no other."""
-    async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(running_cluster(folder, NAMES, TENANTS))
-        yield cluster
-        if keep:
-            stack.pop_all()
 
 
 async def run_policies(
