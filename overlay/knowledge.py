@@ -87,6 +87,7 @@ class Knowledge:
         zone: str | None,
         on_load: Callable[[PeerId, float], None],
         on_generation: Callable[[int], None],
+        on_forgotten: Callable[[PeerId], None],
     ) -> None:
         self._ports = ports
         self._peers = peers
@@ -94,6 +95,7 @@ class Knowledge:
         self._zone = zone
         self._on_load = on_load
         self._on_generation = on_generation
+        self._on_forgotten = on_forgotten
         self._me = identity.peer_id
         self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
         self._heard: set[Connection] = set()
@@ -181,6 +183,10 @@ class Knowledge:
             prefill_tokens_per_s=hint.prefill_tokens_per_s,
             decode_s_per_token=hint.decode_s_per_token,
         )
+
+    def digest_as_of(self, peer_id: PeerId) -> float | None:
+        """When, by our clock, all that a peer published had come; None where it never had."""
+        return self.gossip.digest_as_of(peer_id)
 
     def models(self, peer_id: PeerId) -> tuple[Advertised, ...]:
         """What a peer serves, by its record."""
@@ -286,6 +292,7 @@ class Knowledge:
                     self._on_record(effect.record)
                 case RecordForgotten():
                     self._models.pop(effect.peer_id, None)
+                    self._on_forgotten(effect.peer_id)
                 case EpochLearned():
                     self._tenants.learn(effect.epoch)
                 case EpochLost():

@@ -100,6 +100,7 @@ class Node:
             zone=config.zone,
             on_load=lambda peer_id, taken_s: self.router.on_load(peer_id, taken_s),
             on_generation=self._on_generation,
+            on_forgotten=lambda peer_id: self.router.on_forgotten(peer_id),
         )
         self.router = Router(
             me=self.peer_id,

@@ -303,7 +303,8 @@ class Router:
         self._views.changed(peer_id)
         hint = self._knowledge.load(peer_id)
         if hint is not None:
-            self.measured.on_claim(peer_id, hint.prefill_tokens_per_s, hint.decode_s_per_token)
+            rates = hint.prefill_tokens_per_s, hint.decode_s_per_token
+            self.measured.on_claim(peer_id, *rates, taken_s)
 
     def on_up(self, peer_id: PeerId, generation: int) -> None:
         """A peer connected; a new generation of it has an empty cache."""
@@ -312,6 +313,12 @@ class Router:
                 memory.forget(peer_id)
         self._generations[peer_id] = generation
         self.probation.on_sign_of_life(peer_id, self._clock.now_s())
+        self._views.changed(peer_id)
+
+    def on_forgotten(self, peer_id: PeerId) -> None:
+        """It has been silent for so long that its record is forgotten."""
+        self.measured.forget(peer_id)
+        self.probation.forget(peer_id)
         self._views.changed(peer_id)
 
     def on_down(self, peer_id: PeerId) -> None:

@@ -66,7 +66,8 @@ class Views:
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
         """Every member of the tenant that is up, and this host where it serves the model."""
         load = self._engine.load()
-        self._measured.on_claim(self._me, load.prefill_tokens_per_s, load.decode_s_per_token)
+        rates = load.prefill_tokens_per_s, load.decode_s_per_token
+        self._measured.on_claim(self._me, *rates, now_s)
         kept = self._kept_of((tenant.tenant_id, model))
         views = []
         for peer_id in self._peers.up():
@@ -128,6 +129,7 @@ class Views:
                 self._me, load.decode_s_per_token, now_s
             ),
             rtt_s=0.0,
+            in_flight=self._bookings.booked(self._me, now_s).in_flight,
             standing=self._probation.standing(self._me, now_s),
         )
 
@@ -142,6 +144,8 @@ class Views:
         booked = self._bookings.booked(peer_id, now_s)
         hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
         age_s = now_s - hint.taken_s
+        as_of_s = self._knowledge.digest_as_of(peer_id)
+        digest_age_s = UNHEARD_AGE_S if as_of_s is None else now_s - as_of_s
         return PeerView(
             peer_id=peer_id,
             local=False,
@@ -157,7 +161,8 @@ class Views:
             ),
             rtt_s=self._measured.rtt_s(peer_id),
             age_s=age_s,
-            freshness=memory.freshness(age_s),
+            digest_age_s=digest_age_s,
+            freshness=memory.freshness(digest_age_s),
             load_freshness=self._measured.load_freshness(age_s),
             trust=self._measured.trust(peer_id),
             observed_wait_s=self._measured.observed_wait_s(peer_id, now_s),

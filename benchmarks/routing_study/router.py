@@ -133,6 +133,7 @@ class Router:
             decode_s_per_token=self._decode_s(peer_id, now_s),
             rtt_s=self.measured.rtt_s(peer_id),
             age_s=age_s,
+            digest_age_s=age_s,
             freshness=self.memory.freshness(age_s),
             load_freshness=self.measured.load_freshness(age_s),
             trust=self.measured.trust(peer_id),

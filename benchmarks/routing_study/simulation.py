@@ -150,7 +150,10 @@ class Simulation:
             self._digests.claimed_blocks(job.hashes) if self._cell.digest_age_s < NEVER else {}
         )
         router.route(job, claimed, engine, now_s)
-        self._at(now_s + self._delay_s(job), self._on_sent, job)
+        if job.served_by == job.ingress:
+            self._on_sent(job, now_s)  # a host's engine knows of it before the next one is decided
+        else:
+            self._at(now_s + self._delay_s(job), self._on_sent, job)
 
     def _on_sent(self, job: Job, now_s: float) -> None:
         self._engines[job.served_by].enqueue(job, now_s)

@@ -23,6 +23,11 @@ PREFILL_MIN_TOKENS_PER_S = 1e-3
 """A slower claim counts as this one: the inverse of the least float is infinite, and infinite costs
 cannot be compared."""
 
+TRUST_ENOUGH = 0.5
+"""What we infer of a peer's cache rests on what it reported before; with less trust it counts less.
+
+An honest peer stays above this: its digests are late, and that alone costs some trust."""
+
 PLACE_KEY_NONE = b""
 """Key of a prompt of which no whole block is known (too short, or not tokenised)."""
 
@@ -58,7 +63,8 @@ class PeerView:
         prefill_tokens_per_s: Above 0; already bounded by measurement.
         decode_s_per_token: At its present load; already bounded by measurement.
         rtt_s: Round trip to it; measured.
-        age_s: Age of its last bundle, which brought digest and load hint.
+        age_s: Age of its last load hint.
+        digest_age_s: Age of its digest: since all of it was here that it had published by then.
         freshness: Share (0 to 1) of what a digest of that age promises that is usually found.
         load_freshness: How far (0 to 1) its load hint still tells its load.
         trust: Share (0 to 1) of promised cached tokens that it used to deliver.
@@ -78,6 +84,7 @@ class PeerView:
         output_factor_s: Seconds per expected output token: its own, and of those in the way.
         prefill_s_per_token: The inverse of its prefill rate.
         claim_weight: Share of a claimed match that counts.
+        inferred_weight: Share of an inferred match that counts.
         terms: What the cost is made of, in one piece for the loop over all candidates; None when
             it may run no request.
     """
@@ -92,6 +99,7 @@ class PeerView:
     decode_s_per_token: float
     rtt_s: float
     age_s: float = 0.0
+    digest_age_s: float = 0.0
     freshness: float = 1.0
     load_freshness: float = 1.0
     trust: float = 1.0
@@ -109,7 +117,8 @@ class PeerView:
     output_factor_s: float = field(init=False)
     prefill_s_per_token: float = field(init=False)
     claim_weight: float = field(init=False)
-    terms: tuple[PeerId, float, float, float, float] | None = field(init=False, repr=False)
+    inferred_weight: float = field(init=False)
+    terms: tuple[PeerId, float, float, float, float, float] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (self.slots >= 1 and self.prefill_tokens_per_s > 0):
@@ -127,13 +136,16 @@ class PeerView:
         output_factor_s = self.decode_s_per_token * (1 + in_the_way)
         prefill_s_per_token = 1.0 / rate_per_s
         claim_weight = 1.0 if self.local else self.freshness * self.trust
-        terms = (self.peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight)
+        inferred_weight = 1.0 if self.local else min(1.0, self.trust / TRUST_ENOUGH)
+        costs_s = (fixed_s, output_factor_s, prefill_s_per_token)
+        terms = (self.peer_id, *costs_s, claim_weight, inferred_weight)
         put(self, "exclusion", exclusion)
         put(self, "load", requests / self.slots)
         put(self, "fixed_s", fixed_s)
         put(self, "output_factor_s", output_factor_s)
         put(self, "prefill_s_per_token", prefill_s_per_token)
         put(self, "claim_weight", claim_weight)
+        put(self, "inferred_weight", inferred_weight)
         put(self, "terms", terms if exclusion is None else None)
 
     def _load(self, rate_per_s: float) -> tuple[float, float]:

@@ -34,13 +34,14 @@ class CostTerms:
 
 
 Costed = tuple[float, PeerId, float, Candidate]
-"""Expected completion time in seconds, whose, tokens counted on as cached, and the candidate."""
+"""Expected completion time, whose, seconds of it that are this prompt's prefill; the candidate."""
 
 
 def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
-    """The candidates that may run the request, cheapest first and equal ones by PeerId.
+    """The candidates that may run the request, in the order given.
 
-    One loop without calls: a router of many peers spends its time here.
+    One loop without calls: a router of many peers spends its time here. Sorted they are cheapest
+    first and equal ones by PeerId: no two have the same, so nothing behind it is ever compared.
     """
     prompt, output, tried = query.prompt_tokens, query.expected_output_tokens, query.tried
     limit = max(prompt - 1, 0)
@@ -49,17 +50,17 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
         terms = each.view.terms
         if terms is None:
             continue
-        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight = terms
+        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight, trusted = terms
         if tried and peer_id in tried:
             continue
         counted = each.matched_tokens * claim_weight
-        if each.inferred_tokens > counted:  # noqa: PLR1730 - three times faster than max()
-            counted = each.inferred_tokens
+        inferred = each.inferred_tokens * trusted
+        if inferred > counted:  # noqa: PLR1730 - three times faster than max()
+            counted = inferred
         if counted > limit:  # noqa: PLR1730 - as above
             counted = limit
-        total_s = fixed_s + output_factor_s * output + prefill_s_per_token * (prompt - counted)
-        costed.append((total_s, peer_id, counted, each))
-    costed.sort()  # no two have the same PeerId, so that nothing behind it is ever compared
+        prefill_s = prefill_s_per_token * (prompt - counted)
+        costed.append((fixed_s + output_factor_s * output + prefill_s, peer_id, prefill_s, each))
     return costed
 
 
@@ -84,5 +85,7 @@ def terms_of(candidate: Candidate, query: Query, score_s: float | None = None) -
 
 def counted_tokens(candidate: Candidate, query: Query) -> float:
     """Tokens of the prompt that the candidate is counted on to have cached."""
-    counted = candidate.matched_tokens * candidate.view.claim_weight
-    return min(max(counted, candidate.inferred_tokens), max(query.prompt_tokens - 1, 0))
+    view = candidate.view
+    claimed = candidate.matched_tokens * view.claim_weight
+    inferred = candidate.inferred_tokens * view.inferred_weight
+    return min(max(claimed, inferred), max(query.prompt_tokens - 1, 0))

@@ -85,7 +85,7 @@ def decide(
     if not costed:
         order = Order(peers=(), reason=Reason.NOBODY)
     elif (probe := _probe(costed)) is not None:
-        rest = [peer_id for _, peer_id, _, _ in costed if peer_id != probe]
+        rest = [peer_id for _, peer_id, _, _ in sorted(costed) if peer_id != probe]
         order = Order(peers=(probe, *rest), reason=Reason.PROBE)
     else:
         order = policy.order(query, costed, rng)
@@ -103,7 +103,9 @@ def decide(
 
 def _probe(costed: list[Costed]) -> PeerId | None:
     """The cheapest suspected peer whose probe is due, if this request can afford it."""
-    due = [each for each in costed if each[3].view.standing is Standing.PROBE_DUE]
-    if due and due[0][0] <= costed[0][0] + PROBE_SLOWER_S:
-        return due[0][1]
-    return None
+    due = Standing.PROBE_DUE
+    probes = [each for each in costed if each[3].view.standing is due]
+    if not probes:
+        return None
+    probe = min(probes)
+    return probe[1] if probe[0] <= min(costed)[0] + PROBE_SLOWER_S else None

@@ -6,15 +6,19 @@ Rules:
    so that a peer that says nothing is no better than those that do).
 2. A measurement fades towards the prior, halved every two minutes, so that a peer that was slow
    once is tried again some day.
-3. A prefill rate is taken from a request that met an idle peer; with others in front the same
+3. A claim counts less as it gets older untested: one that was never told anew, of a peer that
+   answered nothing of ours, lets twice as fast a rate pass every two minutes. So a peer that was
+   slow only while it measured itself is tried again; a slow one gets one request in a long while.
+4. A prefill rate is taken from a request that met an idle peer; with others in front the same
    figure is a lower bound and counts only upwards.
-4. Trust is the share of promised cached tokens that were delivered, judged by the time to the first
+5. Trust is the share of promised cached tokens that were delivered, judged by the time to the first
    token, never by the peer's word alone: a liar also lies in ``cached_tokens``. A peer that is as
    fast as it claims is harmless.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from overlay.routing.candidate import freshness
@@ -29,6 +33,8 @@ WEIGHT = 0.2
 """Weight of the newest sample."""
 
 FADE_HALF_LIFE_S = 120.0
+CLAIM_DOUBLES_S = 120.0
+CLAIM_DOUBLINGS_MAX = 30.0
 WAIT_HALF_LIFE_S = 3.0
 """A wait that was seen at one peer says little about that peer after a few requests' time."""
 
@@ -74,6 +80,15 @@ class _Peer:
     trust: float = 1.0
     claimed_prefill: float = 0.0
     claimed_decode: float = 0.0
+    claim_tested_s: float | None = None
+    """When its claim was told anew, or a request of ours was answered; None before any claim."""
+
+    def claim_factor(self, now_s: float) -> float:
+        """How much faster than its claim it may be by now; 1 for a new claim."""
+        if self.claim_tested_s is None:
+            return 1.0
+        doublings = max(0.0, now_s - self.claim_tested_s) / CLAIM_DOUBLES_S
+        return float(2.0 ** min(doublings, CLAIM_DOUBLINGS_MAX))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +131,7 @@ class Measured:
         peer.rtt_s = rtt_s if peer.rtt_s is None else peer.rtt_s + WEIGHT * (rtt_s - peer.rtt_s)
 
     def on_claim(
-        self, peer_id: PeerId, prefill_tokens_per_s: float, decode_s_per_token: float
+        self, peer_id: PeerId, prefill_tokens_per_s: float, decode_s_per_token: float, now_s: float
     ) -> None:
         """A peer tells its own rates; 0 where it knows none."""
         peer = self._peer(peer_id)
@@ -126,14 +141,14 @@ class Measured:
         ):
             return
         peer.claimed_prefill, peer.claimed_decode = prefill_tokens_per_s, decode_s_per_token
-        rates = [each.claimed_prefill for each in self._peers.values()]
-        times = [each.claimed_decode for each in self._peers.values() if each.claimed_decode > 0]
-        self._claimed_prefill = max(rates) or PREFILL_DEFAULT_TOKENS_PER_S
-        self._claimed_decode = min(times, default=DECODE_DEFAULT_S_PER_TOKEN)
+        peer.claim_tested_s = now_s
+        self._find_claimed()
 
     def on_first_token(self, peer_id: PeerId, seen: FirstToken, now_s: float) -> None:
         """A request's first token came: learns the prefill rate, the wait and the trust."""
         peer = self._peer(peer_id)
+        if peer.claim_tested_s is not None:
+            peer.claim_tested_s = max(peer.claim_tested_s, now_s)
         working_s = max(SHORTEST_S, seen.elapsed_s - (peer.rtt_s or 0.0))
         computed = max(1, seen.prompt_tokens - seen.reported_tokens)
         self._learn_trust(peer, seen, working_s)
@@ -150,16 +165,14 @@ class Measured:
             first or seen.found_idle or rate > peer.prefill.value
         ):
             peer.prefill.add(rate, now_s)
-            known = [each.prefill.value for each in self._peers.values() if each.prefill.samples]
-            self._fastest_prefill = max(known)
+            self._find_fastest_prefill()
 
     def on_decoded(self, peer_id: PeerId, tokens: int, elapsed_s: float, now_s: float) -> None:
         """``tokens`` further tokens came within ``elapsed_s`` of the first one."""
         self._decode_s.add(elapsed_s, now_s)
         if tokens >= 1:
             self._peer(peer_id).decode.add(elapsed_s / tokens, now_s)
-            known = [each.decode.value for each in self._peers.values() if each.decode.samples]
-            self._fastest_decode = min(known)
+            self._find_fastest_decode()
 
     def rtt_s(self, peer_id: PeerId) -> float:
         """The peer's round trip."""
@@ -168,16 +181,17 @@ class Measured:
 
     def prefill_tokens_per_s(self, peer_id: PeerId, claimed: float, now_s: float) -> float:
         """Its prefill rate; ``claimed`` is its own word, 0 when it gives none."""
+        peer = self._peer(peer_id)
         fastest = self._fastest_prefill or self._claimed_prefill
-        prior = min(claimed, fastest) if claimed > 0 else fastest
-        rate = self._peer(peer_id).prefill.faded(prior, now_s, FADE_HALF_LIFE_S)
-        return min(rate, claimed) if claimed > 0 else rate
+        bound = claimed * peer.claim_factor(now_s) if claimed > 0 else math.inf
+        return min(peer.prefill.faded(min(bound, fastest), now_s, FADE_HALF_LIFE_S), bound)
 
     def decode_s_per_token(self, peer_id: PeerId, claimed: float, now_s: float) -> float:
         """Its time for an output token; ``claimed`` is its own word, 0 when it gives none."""
+        peer = self._peer(peer_id)
         fastest = self._fastest_decode or self._claimed_decode
-        prior = max(claimed, fastest)
-        return max(self._peer(peer_id).decode.faded(prior, now_s, FADE_HALF_LIFE_S), claimed)
+        bound = claimed / peer.claim_factor(now_s)
+        return max(peer.decode.faded(max(bound, fastest), now_s, FADE_HALF_LIFE_S), bound)
 
     def trust(self, peer_id: PeerId) -> float:
         """Share of its promises, 0 to 1, that it keeps."""
@@ -198,7 +212,27 @@ class Measured:
 
     def forget(self, peer_id: PeerId) -> None:
         """The peer has left the overlay; one that only reconnects keeps its record."""
-        self._peers.pop(peer_id, None)
+        if self._peers.pop(peer_id, None) is not None:
+            self._find_claimed()
+            self._find_fastest_prefill()
+            self._find_fastest_decode()
+
+    def _find_claimed(self) -> None:
+        peers = self._peers.values()
+        self._claimed_prefill = (
+            max((each.claimed_prefill for each in peers), default=0.0)
+            or PREFILL_DEFAULT_TOKENS_PER_S
+        )
+        times = [each.claimed_decode for each in peers if each.claimed_decode > 0]
+        self._claimed_decode = min(times, default=DECODE_DEFAULT_S_PER_TOKEN)
+
+    def _find_fastest_prefill(self) -> None:
+        rates = [each.prefill.value for each in self._peers.values() if each.prefill.samples]
+        self._fastest_prefill = max(rates, default=None)
+
+    def _find_fastest_decode(self) -> None:
+        times = [each.decode.value for each in self._peers.values() if each.decode.samples]
+        self._fastest_decode = min(times, default=None)
 
     def _learn_trust(self, peer: _Peer, seen: FirstToken, working_s: float) -> None:
         if seen.promised_tokens < SAMPLE_TOKENS_MIN:

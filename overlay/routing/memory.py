@@ -98,7 +98,7 @@ class Memory:
             prompt_tokens=decision.query.prompt_tokens,
             counted_tokens=counted_tokens(candidate, decision.query),
             claimed_tokens=candidate.matched_tokens,
-            claim_age_s=candidate.view.age_s,
+            claim_age_s=candidate.view.digest_age_s,
             placement=recall.placements.get(peer_id),
             at_home=peer_id == decision.home,
         )

@@ -1,11 +1,11 @@
 """The ways to choose among eligible candidates; one interface for ours and for its rivals.
 
-A policy is given the candidates with their expected completion times, cheapest first and equal
-ones by PeerId, and returns all of them, best first, with the reason. It keeps no state.
+A policy is given the candidates with their expected completion times, in any order, and returns all
+of them, best first, with the reason. It keeps no state.
 
 * ``cost`` (default): least expected completion time, and the cost to those who come after. What a
-  prompt's place on the bounded ring is not known to hold counts as partly held there, so that
-  routers that know nothing of each other agree on a home; equals are taken in ring order too.
+  prompt's place on the ring is not known to hold counts as partly held there, so that routers that
+  know nothing of each other agree on a home; equals are taken in ring order too.
 * ``longest-prefix``: the longest claimed match whatever the load (arXiv:2606.17059).
 * ``bounded-hash``: the place on the bounded ring, no other knowledge.
 * ``random``, ``round-robin``, ``least-loaded``, ``local``: as their names say.
@@ -74,18 +74,20 @@ class Cost:
 
     ``work_weight``: a token computed here holds up the requests behind it, and its block evicts
     another that may be wanted, so prefill work counts ``1 + work_weight`` times. Up keeps prefixes
-    where they are, down evens the load. At 70 % load with small caches 1 to 2 is best.
+    where they are, down evens the load. At 70 % load with small caches 1.5 to 2 is best.
 
     ``home_credit``: a share (0 to 1) of the tokens that a candidate is not known to hold is taken
     for held at the prefix's place on the ring, as far as the place's digest cannot be relied upon,
     so that routers that know little agree on a home. ``Query.home_share``, which is measured,
-    counts instead where it is more.
+    counts instead where it is more. The place is the first of the walk however loaded: its load is
+    in its cost already, and were a bound to move the place with every request that runs there, each
+    prefix would be copied to the next peers and push others out of their caches.
 
     ``equal_s`` and ``equal_share``: candidates within these of the best count as equal and are
     taken in ring order.
     """
 
-    work_weight: float = 1.5
+    work_weight: float = 1.75
     home_credit: float = 0.8
     equal_s: float = 0.0005
     equal_share: float = 0.02
@@ -94,42 +96,31 @@ class Cost:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; takes nothing from ``rng``."""
         del rng
-        home = place_of(query, costed)
+        home = first_of_walk(query, costed)
         scored = self._scored(query, costed, home)
         best_s = scored[0][0]
         limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
         equal_count = bisect_right(scored, limit_s, key=_COST)
-        index = 0
         if equal_count > 1:
-            first = place_of(query, scored[:equal_count])
+            first = first_of_walk(query, scored[:equal_count])
             index = next((i for i in range(equal_count) if scored[i][1] == first), 0)
-        chosen = scored.pop(index)
-        scored.insert(0, chosen)
-        return Order(
-            peers=_names(scored),
-            reason=_reason(chosen[3], at_home=chosen[1] == home),
-            scores_s=tuple([each[0] for each in scored]),
-            home=home,
-        )
+            scored.insert(0, scored.pop(index))
+        scores_s, peers, _, chosen = zip(*scored, strict=True)
+        reason = _reason(chosen[0], at_home=peers[0] == home)
+        return Order(peers=peers, reason=reason, scores_s=scores_s, home=home)
 
     def _scored(self, query: Query, costed: Sequence[Costed], home: PeerId | None) -> list[Costed]:
         """The candidates by what is compared, least first."""
-        weight, prompt = self.work_weight, query.prompt_tokens
+        weight = self.work_weight
         scored = [
-            (
-                total_s + weight * (prompt - counted) * each.view.prefill_s_per_token,
-                peer_id,
-                counted,
-                each,
-            )
-            for total_s, peer_id, counted, each in costed
+            (total_s + weight * prefill_s, peer_id, prefill_s, each)
+            for total_s, peer_id, prefill_s, each in costed
         ]
         if home is not None:
-            index = next(i for i, each in enumerate(scored) if each[1] == home)
-            score_s, _, counted, each = scored[index]
+            index = [peer_id for _, peer_id, _, _ in scored].index(home)
+            score_s, _, prefill_s, each = scored[index]
             share = max(query.home_share, self.home_credit * (1 - each.view.claim_weight))
-            credit_s = (1 + weight) * share * (prompt - counted) * each.view.prefill_s_per_token
-            scored[index] = (score_s - credit_s, home, counted, each)
+            scored[index] = (score_s - (1 + weight) * share * prefill_s, home, prefill_s, each)
         scored.sort()
         return scored
 
@@ -158,15 +149,15 @@ class BoundedHash:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; peers that are not on the ring come last."""
         del rng
-        by_name = {peer_id: each for _, peer_id, _, each in costed}
-        limit = load_limit([each.view.load for _, _, _, each in costed])
-        walk = [peer_id for peer_id in query.ring.walk(query.place) if peer_id in by_name]
-        within = [peer_id for peer_id in walk if by_name[peer_id].view.load <= limit]
-        over = [peer_id for peer_id in walk if by_name[peer_id].view.load > limit]
-        strangers = [peer_id for _, peer_id, _, _ in costed if peer_id not in walk]
-        ordered = (*within, *over, *strangers)
-        placed = bool(walk) and ordered[0] == walk[0]
-        return Order(peers=ordered, reason=Reason.PLACE if placed else Reason.OVERFLOW)
+        loads = {peer_id: each.view.load for _, peer_id, _, each in sorted(costed)}
+        limit = load_limit(loads.values())
+        walk = [peer_id for peer_id in query.ring.walk(query.place) if peer_id in loads]
+        within = [peer_id for peer_id in walk if loads[peer_id] <= limit]
+        over = [peer_id for peer_id in walk if loads[peer_id] > limit]
+        strangers = [peer_id for peer_id in loads if peer_id not in walk]
+        placed = bool(walk) and query.ring.place(query.place, loads) == walk[0]
+        reason = Reason.PLACE if placed else Reason.OVERFLOW
+        return Order(peers=(*within, *over, *strangers), reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,10 +209,11 @@ class Local:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; takes nothing from ``rng``."""
         del query, rng
-        here = [peer_id for _, peer_id, _, each in costed if each.view.local]
+        ordered = sorted(costed)
+        here = [peer_id for _, peer_id, _, each in ordered if each.view.local]
         if not here:
-            return Order(peers=_names(costed), reason=Reason.FALLBACK)
-        return Order(peers=_first(here[0], costed), reason=Reason.HERE)
+            return Order(peers=_names(ordered), reason=Reason.FALLBACK)
+        return Order(peers=_first(here[0], ordered), reason=Reason.HERE)
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -240,9 +232,10 @@ def policy_named(name: str) -> Policy:
     return {policy.name: policy for policy in POLICIES}[name]
 
 
-def place_of(query: Query, costed: Sequence[Costed]) -> PeerId | None:
-    """The first of these on the prefix's ring walk that is within its load bound."""
-    return query.ring.place(query.place, {name: each.view.load for _, name, _, each in costed})
+def first_of_walk(query: Query, costed: Sequence[Costed]) -> PeerId | None:
+    """The first of these on the prefix's ring walk; None where the ring has none of them."""
+    names = [peer_id for _, peer_id, _, _ in costed]
+    return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
 
 
 def _reason(chosen: Candidate, *, at_home: bool) -> Reason:

@@ -65,7 +65,7 @@ def ordered(asked: Query, candidates: list[Candidate], policy: Policy, seed: int
 
 
 def costed(asked: Query, candidates: list[Candidate]) -> list[Costed]:
-    return cost_all(candidates, asked)
+    return sorted(cost_all(candidates, asked))
 
 
 SHARES = st.floats(0, 1)
@@ -82,6 +82,7 @@ VIEWS = st.builds(
     decode_s_per_token=st.sampled_from([0.0, 0.001, 0.02, 1e12]),
     rtt_s=st.sampled_from([0.0, 0.0002, 0.02]),
     age_s=st.sampled_from([0.0, 2.0, 600.0, float("inf")]),
+    digest_age_s=st.sampled_from([0.0, 600.0]),
     freshness=SHARES,
     load_freshness=SHARES,
     trust=SHARES,

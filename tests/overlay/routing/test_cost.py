@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.routing.candidate import Candidate, Query
+from overlay.routing.candidate import TRUST_ENOUGH, Candidate, Query
 from overlay.routing.cost import cost_all, counted_tokens, terms_of
 from overlay.routing.decide import exclusion_of
 from tests.overlay.routing.pictures import (
@@ -42,8 +42,8 @@ def test_the_last_prompt_token_is_always_computed(prompt: int, surplus: int) -> 
         candidate(inferred=float(prompt + surplus)),
     ):
         assert counted_tokens(promised, query(prompt)) == max(0, prompt - 1)
-        ((_, _, counted, _),) = cost_all([promised], query(prompt))
-        assert counted == max(0, prompt - 1)
+        ((_, _, prefill_s, _),) = cost_all([promised], query(prompt))
+        assert prefill_s == pytest.approx(min(1, prompt) / 1000)
 
 
 def test_a_stale_or_untrusted_claim_counts_in_part() -> None:
@@ -51,12 +51,19 @@ def test_a_stale_or_untrusted_claim_counts_in_part() -> None:
 
 
 def test_what_we_sent_there_counts_where_it_is_more_than_the_claim() -> None:
-    assert counted_tokens(candidate(matched=800, trust=0.1, inferred=300.0), query()) == 300
+    assert counted_tokens(candidate(matched=800, trust=0.5, inferred=500.0), query()) == 500
     assert counted_tokens(candidate(matched=800, inferred=300.0), query()) == 800
 
 
+def test_with_little_trust_what_we_infer_of_a_peer_counts_in_part_too() -> None:
+    """Inferences rest on what it reported; an honest peer's late digests cost it nothing here."""
+    for trust, expected in ((1.0, 300), (TRUST_ENOUGH, 300), (TRUST_ENOUGH / 2, 150), (0.0, 0)):
+        assert counted_tokens(candidate(inferred=300.0, trust=trust), query()) == expected
+    assert counted_tokens(candidate(inferred=300.0, trust=0.0, local=True), query()) == 300
+
+
 def test_equal_costs_are_ordered_by_name() -> None:
-    costed = cost_all([candidate(THREE), candidate(ONE), candidate(TWO)], query())
+    costed = sorted(cost_all([candidate(THREE), candidate(ONE), candidate(TWO)], query()))
     assert [peer_id for _, peer_id, _, _ in costed] == [ONE, TWO, THREE]
 
 
@@ -69,10 +76,9 @@ def test_the_fast_loop_and_the_explained_terms_are_one_formula(
     assert {peer_id for _, peer_id, _, _ in costed} == {
         each.peer_id for each in candidates if exclusion_of(each, asked) is None
     }
-    assert costed == sorted(costed, key=lambda each: each[:2])
-    for total_s, peer_id, counted, each in costed:
+    for total_s, peer_id, prefill_s, each in costed:
         assert peer_id == each.peer_id
-        assert counted == counted_tokens(each, asked)
+        assert prefill_s == pytest.approx(terms_of(each, asked).prefill_s, rel=1e-12)
         assert total_s == pytest.approx(terms_of(each, asked).total_s, rel=1e-12)
 
 

@@ -240,7 +240,7 @@ def test_the_score_told_is_the_total_where_the_policy_compared_nothing_else() ->
 def test_the_score_told_for_cost_counts_those_who_come_after() -> None:
     decision = decided(query(), [candidate(ONE), candidate(TWO, matched=999)], Cost())
     terms = decision.terms
-    assert terms[ONE].score_s == pytest.approx(terms[ONE].total_s + 1.5 * terms[ONE].prefill_s)
+    assert terms[ONE].score_s == pytest.approx(terms[ONE].total_s + 1.75 * terms[ONE].prefill_s)
     assert terms[TWO].score_s < terms[ONE].score_s
 
 

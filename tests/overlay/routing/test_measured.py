@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.routing.measured import (
+    CLAIM_DOUBLES_S,
+    DECODE_DEFAULT_S_PER_TOKEN,
     FADE_HALF_LIFE_S,
+    PREFILL_DEFAULT_TOKENS_PER_S,
     RTT_DEFAULT_S,
     SAMPLE_TOKENS_MIN,
     SLACK_SHARE,
@@ -89,17 +92,17 @@ def test_rates_are_usable_numbers_where_nothing_is_known_or_claimed() -> None:
 
 def test_a_peer_that_says_nothing_is_no_faster_than_the_fastest_that_does() -> None:
     measured = Measured()
-    measured.on_claim(TWO, 200.0, 0.05)
-    measured.on_claim(THREE, 80.0, 0.0)
-    measured.on_claim(ONE, NO_CLAIM, NO_CLAIM)
+    measured.on_claim(TWO, 200.0, 0.05, 0.0)
+    measured.on_claim(THREE, 80.0, 0.0, 0.0)
+    measured.on_claim(ONE, NO_CLAIM, NO_CLAIM, 0.0)
     assert measured.prefill_tokens_per_s(ONE, NO_CLAIM, 0.0) == 200.0
     assert measured.decode_s_per_token(ONE, NO_CLAIM, 0.0) == 0.05
 
 
 def test_a_claim_taken_back_counts_no_more() -> None:
     measured = Measured()
-    measured.on_claim(TWO, 1e12, 5e-324)
-    measured.on_claim(TWO, 200.0, 0.05)
+    measured.on_claim(TWO, 1e12, 5e-324, 0.0)
+    measured.on_claim(TWO, 200.0, 0.05, 0.0)
     assert measured.prefill_tokens_per_s(ONE, NO_CLAIM, 0.0) == 200.0
     assert measured.decode_s_per_token(ONE, NO_CLAIM, 0.0) == 0.05
 
@@ -113,6 +116,40 @@ def test_a_measurement_fades_towards_the_fastest_so_that_a_slow_peer_is_tried_ag
     assert slow[0] == pytest.approx(100.0, rel=0.01)
     assert slow[1] == pytest.approx(550.0, rel=0.01)
     assert 990 < slow[2] < 1000
+
+
+def starved() -> Measured:
+    """ONE measured itself while it was busy with other work; TWO is as fast as ONE really is."""
+    measured = measured_at(1000.0, TWO)
+    measured.on_decoded(TWO, 100, 1.0, 0.0)
+    measured.on_rtt(ONE, 0.0)
+    measured.on_claim(ONE, 50.0, 0.2, 0.0)
+    return measured
+
+
+def test_a_slow_claim_that_nothing_tests_lets_more_pass_up_to_the_fastest_measured() -> None:
+    measured = starved()
+    ages = (0.0, CLAIM_DOUBLES_S, 2 * CLAIM_DOUBLES_S, 9 * CLAIM_DOUBLES_S, 1e9)
+    rates = [measured.prefill_tokens_per_s(ONE, 50.0, age_s) for age_s in ages]
+    assert rates == pytest.approx([50.0, 100.0, 200.0, 1000.0, 1000.0])
+    times = [measured.decode_s_per_token(ONE, 0.2, age_s) for age_s in ages]
+    assert times == pytest.approx([0.2, 0.1, 0.05, 0.01, 0.01])
+
+
+def test_a_claim_counts_in_full_again_once_a_request_has_tested_it() -> None:
+    measured = starved()
+    tested_s = 5 * CLAIM_DOUBLES_S
+    assert measured.prefill_tokens_per_s(ONE, 50.0, tested_s) == pytest.approx(1000.0)
+    measured.on_first_token(ONE, seen(20.0), tested_s)
+    assert measured.prefill_tokens_per_s(ONE, 50.0, tested_s) == pytest.approx(50.0)
+
+
+def test_a_claim_told_anew_counts_in_full_and_the_same_one_again_does_not() -> None:
+    measured = starved()
+    measured.on_claim(ONE, 50.0, 0.2, CLAIM_DOUBLES_S)
+    assert measured.prefill_tokens_per_s(ONE, 50.0, CLAIM_DOUBLES_S) == pytest.approx(100.0)
+    measured.on_claim(ONE, 60.0, 0.2, CLAIM_DOUBLES_S)
+    assert measured.prefill_tokens_per_s(ONE, 60.0, CLAIM_DOUBLES_S) == pytest.approx(60.0)
 
 
 def test_a_busy_peer_is_not_taken_for_a_slow_one() -> None:
@@ -197,7 +234,7 @@ def test_a_liar_whose_speed_was_never_measured_is_told_by_that_of_the_others() -
 def test_a_slow_peer_that_says_so_and_keeps_its_promises_is_trusted_unmeasured() -> None:
     measured = measured_at(5000.0, TWO)
     measured.on_rtt(ONE, 0.0)
-    measured.on_claim(ONE, 50.0, 0.0)
+    measured.on_claim(ONE, 50.0, 0.0, 0.0)
     honest = seen(0.8, prompt=1000, promised=960, reported=960)
     assert trust_after(measured, honest) == pytest.approx(1.0)
 
@@ -278,6 +315,16 @@ def test_a_peer_that_left_is_unknown_again() -> None:
     measured.forget(ONE)
     assert measured.trust(ONE) == 1.0
     assert measured.rtt_s(ONE) == RTT_DEFAULT_S
+
+
+def test_what_a_peer_that_left_claimed_or_showed_is_no_prior_for_others() -> None:
+    measured = measured_at(5000.0)
+    measured.on_decoded(ONE, 100, 0.1, 0.0)
+    measured.on_claim(ONE, 9000.0, 0.001, 0.0)
+    measured.forget(ONE)
+    rate = measured.prefill_tokens_per_s(TWO, NO_CLAIM, 0.0)
+    assert rate == PREFILL_DEFAULT_TOKENS_PER_S
+    assert measured.decode_s_per_token(TWO, NO_CLAIM, 0.0) == DECODE_DEFAULT_S_PER_TOKEN
 
 
 # -- anything at all

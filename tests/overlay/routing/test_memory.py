@@ -78,7 +78,7 @@ def test_inferring_stops_where_caches_are_found_not_to_keep() -> None:
 def test_digests_are_relied_on_as_far_as_they_were_kept() -> None:
     memory = Memory()
     recall = memory.recall(HASHES, 0.0)
-    claimed = [candidate(ONE, matched=TOKENS, age_s=2.0)]
+    claimed = [candidate(ONE, matched=TOKENS, digest_age_s=2.0)]
     before = memory.freshness(2.0)
     for _ in range(100):
         sent = memory.sent(recall, decision_for(recall, claimed), ONE, 0.0)
@@ -150,7 +150,7 @@ def test_no_report_however_wild_teaches_more_than_a_share(
     memory = Memory()
     for now_s, (cached, age_s, claimed) in enumerate(reports):
         recall = memory.recall(HASHES, float(now_s))
-        candidates = [candidate(ONE, matched=claimed, age_s=age_s, freshness=0.5)]
+        candidates = [candidate(ONE, matched=claimed, digest_age_s=age_s, freshness=0.5)]
         memory.found(memory.sent(recall, decision_for(recall, candidates), ONE, now_s), cached)
     recall = memory.recall(HASHES, 99.0)
     assert 0 <= recall.home_share <= 1

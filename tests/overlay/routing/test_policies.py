@@ -68,11 +68,21 @@ def test_cost_takes_equals_by_name_where_there_is_no_ring() -> None:
     assert (order.peers, order.home, order.reason) == ((ONE, TWO), None, Reason.CHEAPEST)
 
 
-def test_cost_leaves_the_place_to_those_within_their_bound() -> None:
+def test_cost_takes_the_next_of_the_walk_where_the_place_is_too_busy() -> None:
     walk = list(RING.walk(b"x"))
     candidates = [candidate(p, running=12 if p == walk[0] else 0) for p in EIGHT]
     order = ordered(query(ring=RING, place=b"x"), candidates, Cost())
-    assert (order.peers[0], order.home) == (walk[1], walk[1])
+    assert (order.peers[0], order.home) == (walk[1], walk[0])
+
+
+def test_a_place_with_all_slots_taken_stays_the_place() -> None:
+    """Else a prefix would be copied to the next peer with every two requests that overlap."""
+    walk = list(RING.walk(b"x"))
+    asked = query(1000, 2.0, ring=RING, place=b"x")
+    candidates = [candidate(p, trust=0.0, slots=1, running=int(p == walk[0])) for p in EIGHT]
+    order = ordered(asked, candidates, Cost())
+    assert (order.peers[0], order.home) == (walk[0], walk[0])
+    assert ordered(asked, candidates, BoundedHash()).peers[0] == walk[1]
 
 
 def test_cost_goes_where_the_prefix_is_held_and_not_to_its_place() -> None:
@@ -104,7 +114,7 @@ def test_a_home_is_given_no_credit_for_what_it_is_known_to_hold() -> None:
     )
     (score_s,) = order.scores_s
     prefill_s = 1 / 1000
-    assert score_s == pytest.approx(0.001 + 1.0 + 2.5 * prefill_s - 2.5 * prefill_s)
+    assert score_s == pytest.approx(0.001 + 1.0 + 2.75 * prefill_s - 2.75 * prefill_s)
 
 
 def test_work_weight_decides_between_waiting_and_computing_again() -> None:
