@@ -135,15 +135,17 @@ class World:
     def _fill(self, entries: int) -> None:
         """What was published of these prompts, and of others until there are enough entries."""
         for peer_id in self.others:
-            self.index.add(TENANT, peer_id, [])
+            self.index.add(TENANT, peer_id, [], strided=True)
         for prompt in self.prompts:
             for peer_id in self.rng.sample(self.others, HOLDERS):
                 depth = self.rng.randint(1, PROMPT_BLOCKS)
                 published = [*prompt.tags[STRIDE_BLOCKS - 1 : depth : STRIDE_BLOCKS]]
-                self.index.add(TENANT, peer_id, [*published, prompt.tags[depth - 1]])
+                published.append(prompt.tags[depth - 1])
+                self.index.add(TENANT, peer_id, published, strided=True)
         while len(self.index) < entries:
             peer_id = self.rng.choice(self.others)
-            self.index.add(TENANT, peer_id, [self.rng.getrandbits(48) for _ in range(32)])
+            others = [self.rng.getrandbits(48) for _ in range(32)]
+            self.index.add(TENANT, peer_id, others, strided=True)
 
     def _meet(self) -> None:
         """Some history with every peer: round trips, claims, requests under way."""
@@ -158,12 +160,8 @@ class World:
 
     def lookup(self, tags: Sequence[int]) -> dict[PeerId, int]:
         """Tokens that each peer says it holds."""
-        index = self.index
-        return {
-            peer_id: depth * BLOCK_TOKENS
-            for depth, mask in index.lookup(TENANT, tags)
-            for peer_id in index.peers(mask)
-        }
+        claims = self.index.claims(TENANT, tags)
+        return {peer_id: depth * BLOCK_TOKENS for peer_id, depth in claims.items()}
 
     def recall(self, prompt: Prompt) -> Recall:
         return self.memory.recall(prompt.hashes, NOW_S)
@@ -270,7 +268,7 @@ def measure_tokenising(runs: int, reference_us: float) -> None:
     """By the real model's tokenizer, where that model is installed."""
     try:
         # Late, as these load torch and transformers.
-        from inference.model import default_cache_dir, find_model
+        from inference.files import default_cache_dir, find_model
         from inference.tokenizer import PromptTokenizer
 
         files = find_model(None, default_cache_dir(), lambda _what, _done: None)

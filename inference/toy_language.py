@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from collections.abc import Sequence
+from typing import cast
 
 from inference.errors import InvalidRequest
 from inference.request import ChatPrompt, Prompt
@@ -54,6 +56,7 @@ TOKENIZER_DIGEST = hashlib.sha256(b"\0".join((b"toy/1", *_BYTES))).hexdigest()
 TEMPLATE_DIGEST = hashlib.sha256(TEMPLATE.encode()).hexdigest()
 
 _PARTS = re.compile(r" ?[a-z]+|.", re.DOTALL)
+_AFTER_SPACE = {piece[1:]: token_id for piece, token_id in _IDS.items() if piece[0] == " "}
 _SPOKEN = tuple(_IDS[" " + word] for word in _WORDS)
 _LONG_CHARACTERS = tuple(character.encode() for character in "éß€語😀")
 _NEXT_BYTE = {
@@ -102,7 +105,7 @@ class Speaker:
 
     def hear(self, token_ids: Sequence[int]) -> None:
         """Takes the next tokens of the sequence in."""
-        self._heard.update(b"".join([token_id.to_bytes(4, "little") for token_id in token_ids]))
+        self._heard.update(struct.pack(f"<{len(token_ids)}I", *token_ids))
         self._last = (*self._last, *token_ids[-3:])[-3:]
 
     def next_token(self) -> int:
@@ -124,8 +127,23 @@ class Speaker:
 
 
 def _encode_text(text: str) -> list[int]:
+    """By words: a space begins a token, and is part of one only at its beginning."""
+    first, *words = text.split(" ")
+    tokens = _encode_word(first)
+    known = list(map(_AFTER_SPACE.get, words))
+    if None not in known:
+        return tokens + cast("list[int]", known)
+    for word, token_id in zip(words, known, strict=True):
+        if token_id is not None:
+            tokens.append(token_id)
+        else:
+            tokens.extend(_encode_word(" " + word))
+    return tokens
+
+
+def _encode_word(word: str) -> list[int]:
     tokens: list[int] = []
-    for part in _PARTS.findall(text):
+    for part in _PARTS.findall(word):
         token_id = _IDS.get(part)
         if token_id is not None:
             tokens.append(token_id)

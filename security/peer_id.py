@@ -8,6 +8,7 @@ letter is refused.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NewType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -21,6 +22,9 @@ PEER_ID_CHARS = 52
 _PREFIX = bytes.fromhex("002408011220")
 _KEY_BYTES = 32
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+NAMES_KEPT = 4096
+"""Names and keys of which the other form is remembered: each object of gossip needs one."""
+
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 
 
@@ -29,6 +33,7 @@ def peer_id_of(public: Ed25519PublicKey) -> PeerId:
     return peer_id_of_bytes(public.public_bytes_raw())
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def peer_id_of_bytes(public: bytes) -> PeerId:
     """The name of the host that holds this key, from its 32 raw bytes.
 
@@ -64,6 +69,7 @@ def public_key_of(peer_id: PeerId) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(public_bytes_of(peer_id))
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def public_bytes_of(peer_id: PeerId) -> bytes:
     """The 32 raw bytes of the key that a PeerId is.
 

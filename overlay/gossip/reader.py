@@ -24,7 +24,7 @@ from security.epoch import TenantEpoch
 from security.errors import SecurityError
 from security.peer_id import PeerId
 from security.signed import Kind, verify_peer
-from security.tags import tags_of
+from security.tags import Tagger
 from security.tenant import TenantId
 
 _FLOOR = struct.Struct(">QQQ")
@@ -53,6 +53,7 @@ class Reader:
     _generations: dict[PeerId, int] = field(init=False)
     _reads: dict[Place, _Read] = field(default_factory=dict)
     _moved: dict[Place, None] = field(default_factory=dict)
+    _taggers: dict[bytes, Tagger] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._floors = {}
@@ -80,17 +81,19 @@ class Reader:
 
     def lookup(self, tenant: TenantEpoch, hashes: Sequence[BlockHash]) -> dict[PeerId, int]:
         """Blocks of a chain that each origin says it holds."""
-        tags = tags_of(tenant.keys.tag_key, hashes)
-        return {
-            peer_id: depth
-            for depth, mask in self.index.lookup(tenant.tenant_id, tags)
-            for peer_id in self.index.peers(mask)
-        }
+        key = tenant.keys.tag_key
+        tagger = self._taggers.get(key)
+        if tagger is None:
+            tagger = self._taggers[key] = Tagger(key)
+        tags = tagger.tags_of(hashes)
+        return self.index.claims(tenant.tenant_id, tags)
 
-    def tags_known(self, peer_id: PeerId) -> int:
-        """Published prefixes of a peer that this host knows."""
+    def tags_known(self, peer_id: PeerId, tenant_id: TenantId | None = None) -> int:
+        """Published prefixes of a peer that this host knows: of all tenants, or of one."""
         return sum(
-            len(read.replica.tags) for (origin, _), read in self._reads.items() if origin == peer_id
+            len(read.replica.tags)
+            for (origin, tenant), read in self._reads.items()
+            if origin == peer_id and tenant_id in (None, tenant)
         )
 
     def on_generation(self, peer_id: PeerId, generation: int) -> None:
@@ -127,6 +130,7 @@ class Reader:
 
     def sync(self, epochs: Epochs, origins: Origins) -> None:
         """Rosters have changed: drops what may no longer be read, reads what now may."""
+        self._taggers.clear()
         for place, read in list(self._reads.items()):
             tenant = epochs.mine.get(place[1])
             if tenant is None or tenant.epoch != read.epoch or place[0] not in tenant.members:
@@ -200,7 +204,8 @@ class Reader:
             self.unreadable += 1
             return False
         self.index.remove(tenant_id, peer_id, change.removed)
-        self.index.add(tenant_id, peer_id, change.added)
+        strided = not read.replica.truncated
+        self.index.add(tenant_id, peer_id, change.added, strided=strided)
         if read.replica.visible:
             self._floors[place] = (read.generation, read.epoch, read.replica.seq)
             self._moved[place] = None

@@ -96,33 +96,37 @@ class Cost:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; takes nothing from ``rng``."""
         del rng
-        home = first_of_walk(query, costed)
-        scored = self._scored(query, costed, home)
+        names = [peer_id for _, peer_id, _, _ in costed]
+        home = first_of_walk(query, names)
+        scored = sorted(zip(self._scores_s(query, costed, home, names), names, strict=True))
         best_s = scored[0][0]
         limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
         equal_count = bisect_right(scored, limit_s, key=_COST)
         if equal_count > 1:
-            first = first_of_walk(query, scored[:equal_count])
-            index = next((i for i in range(equal_count) if scored[i][1] == first), 0)
-            scored.insert(0, scored.pop(index))
-        scores_s, peers, _, chosen = zip(*scored, strict=True)
-        reason = _reason(chosen[0], at_home=peers[0] == home)
+            equals = [peer_id for _, peer_id in scored[:equal_count]]
+            first = first_of_walk(query, equals)
+            scored.insert(0, scored.pop(0 if first is None else equals.index(first)))
+        scores_s, peers = zip(*scored, strict=True)
+        chosen = costed[names.index(peers[0])][3]
+        reason = _reason(chosen, at_home=peers[0] == home)
         return Order(peers=peers, reason=reason, scores_s=scores_s, home=home)
 
-    def _scored(self, query: Query, costed: Sequence[Costed], home: PeerId | None) -> list[Costed]:
-        """The candidates by what is compared, least first."""
+    def _scores_s(
+        self,
+        query: Query,
+        costed: Sequence[Costed],
+        home: PeerId | None,
+        names: Sequence[PeerId],
+    ) -> list[float]:
+        """What is compared, for each candidate in the order given."""
         weight = self.work_weight
-        scored = [
-            (total_s + weight * prefill_s, peer_id, prefill_s, each)
-            for total_s, peer_id, prefill_s, each in costed
-        ]
+        scores_s = [total_s + weight * prefill_s for total_s, _, prefill_s, _ in costed]
         if home is not None:
-            index = [peer_id for _, peer_id, _, _ in scored].index(home)
-            score_s, _, prefill_s, each = scored[index]
+            index = names.index(home)
+            _, _, prefill_s, each = costed[index]
             share = max(query.home_share, self.home_credit * (1 - each.view.claim_weight))
-            scored[index] = (score_s - (1 + weight) * share * prefill_s, home, prefill_s, each)
-        scored.sort()
-        return scored
+            scores_s[index] -= (1 + weight) * share * prefill_s
+        return scores_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,9 +236,8 @@ def policy_named(name: str) -> Policy:
     return {policy.name: policy for policy in POLICIES}[name]
 
 
-def first_of_walk(query: Query, costed: Sequence[Costed]) -> PeerId | None:
+def first_of_walk(query: Query, names: Sequence[PeerId]) -> PeerId | None:
     """The first of these on the prefix's ring walk; None where the ring has none of them."""
-    names = [peer_id for _, peer_id, _, _ in costed]
     return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
 
 

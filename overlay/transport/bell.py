@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 
 class Bell:
@@ -16,24 +17,24 @@ class Bell:
 
     def ring(self) -> None:
         """Wakes the waiting task, or the next one to wait."""
-        if self._task is None:
+        task = self._task
+        if task is None:
             self._rung = True
         else:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
+            self._task = None
+            reschedule(task)
 
     async def wait(self) -> None:
         """Waits for the next ring, or takes one that nobody has waited for."""
         if self._rung:
             self._rung = False
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
             return
         if self._task is not None:
             raise trio.BusyResourceError("another task waits already")
-        self._task = trio.lowlevel.current_task()
+        self._task = current_task()
+        await wait_task_rescheduled(self._abort)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED

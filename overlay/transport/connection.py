@@ -9,8 +9,9 @@ the channel, so that cancelling a caller anywhere costs its own stream and nothi
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -38,13 +39,13 @@ from overlay.transport.events import (
     WasReset,
     WentAway,
 )
-from overlay.transport.expiry import Expiry
 from overlay.transport.frame import DEADLINE_MS_MAX, PROTOCOL_BYTES_MAX, GoawayCode, ResetCode
 from overlay.transport.limits import Limits
 from overlay.transport.liveness import Idleness, Liveness
 from overlay.transport.mux import IDS_USED_UP, Mux
 from overlay.transport.remote import Remote
-from overlay.transport.stream import Stream
+from overlay.transport.stream import Opening, Stream
+from overlay.transport.watch import Watch
 from overlay.transport.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -123,10 +124,10 @@ class Connection:
         self._streams: dict[int, Stream] = {}
         self._slots = trio.lowlevel.ParkingLot()
         self._bell = Bell()
+        self._wake_writer = self._bell.ring
         self._nursery: trio.Nursery | None = None
         self._workers: Workers | None = None
-        self._expiry = Expiry()
-        self._timer = trio.CancelScope()
+        self._watch = Watch(self._streams)
         self._ended = trio.Event()
         self._drained = trio.Event()
         self._writing = False
@@ -171,46 +172,40 @@ class Connection:
             PeerGone: When the connection has ended or ends.
             ProtocolError: When the far side finishes without an answer.
         """
-        deadline_s = self._clock.now_s() + timeout_s
+        deadline_s = trio.current_time() + timeout_s
         if not self._mux.can_open:
-            with trio.move_on_at(deadline_s) as scope:
-                await self._slot()
-            if scope.cancelled_caught:
-                raise Deadline(f"no free stream for a call of {protocol}")
+            await self._slot(protocol, timeout_s)
         stream = self._start(protocol, body, timeout_s, last=True)
-        self._expiry.add(stream.key, deadline_s)
-        self._timer.deadline = min(self._timer.deadline, deadline_s)
         try:
-            reply = await stream.receive()
+            reply = await stream.receive(by_s=deadline_s)
         finally:
             self._leave(stream)
-            self._expiry.ended(self._streams)
         if reply is None:
             raise ProtocolError(f"no answer to a call of {protocol}")
         return reply
 
-    @asynccontextmanager
-    async def open(
-        self, protocol: str, body: bytes, *, deadline_s: float | None = None
-    ) -> AsyncIterator[Stream]:
+    def open(
+        self,
+        protocol: str,
+        body: bytes,
+        *,
+        deadline_s: float | None = None,
+        wait_s: float = math.inf,
+    ) -> AbstractAsyncContextManager[Stream]:
         """Opens a stream with its first message; leaving the block early cancels its handler.
 
         Args:
             protocol: Which handler of the far side serves it.
             body: The opening message.
             deadline_s: Seconds granted, told to the far side. Nothing here enforces it.
+            wait_s: Seconds to wait for where the far side takes no more streams now.
 
         Raises:
+            Deadline: When no stream was free in time.
             PeerGone: When the connection has ended or takes no new streams.
             LocalFault: When the body is too large.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        await self._slot()
-        stream = self._start(protocol, body, deadline_s, last=False)
-        try:
-            yield stream
-        finally:
-            self._leave(stream)
+        return Opening(partial(self._begin, protocol, body, deadline_s, wait_s), self._leave)
 
     async def aclose(self, code: int, reason: str, *, drain_s: float = 0.0) -> None:
         """Says goodbye and ends the connection; everything under way fails with PeerGone.
@@ -243,10 +238,21 @@ class Connection:
                     with trio.move_on_after(self._limits.close_s):
                         await self._ended.wait()
 
-    async def _slot(self) -> None:
+    async def _begin(
+        self, protocol: str, body: bytes, deadline_s: float | None, wait_s: float
+    ) -> Stream:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._mux.can_open:
+            await self._slot(protocol, wait_s)
+        return self._start(protocol, body, deadline_s, last=False)
+
+    async def _slot(self, protocol: str, wait_s: float) -> None:
         """Waits until the far side takes one more stream, or the connection is over."""
-        while not self._mux.can_open and self.closed is None:
-            await self._slots.park()
+        with trio.move_on_after(wait_s) as scope:
+            while not self._mux.can_open and self.closed is None:
+                await self._slots.park()
+        if scope.cancelled_caught:
+            raise Deadline(f"no free stream for {protocol}")
 
     def _start(self, protocol: str, body: bytes, deadline_s: float | None, *, last: bool) -> Stream:
         if not protocol.startswith("/") or len(protocol) > PROTOCOL_BYTES_MAX:
@@ -259,11 +265,20 @@ class Connection:
         self._opened += 1
         if self._mux.going_away and self._nursery is not None:
             self._nursery.start_soon(self._retire)
-        stream = Stream(
-            self._mux, self._wake_writer, key, protocol=protocol, body=body, deadline_s=deadline_s
-        )
-        self._streams[key] = stream
+        stream = self._stream(key, protocol, body, deadline_s)
         self._wake_writer()
+        return stream
+
+    def _stream(self, key: int, protocol: str, body: bytes, deadline_s: float | None) -> Stream:
+        stream = self._streams[key] = Stream(
+            self._mux,
+            self._wake_writer,
+            self._watch.expect,
+            key,
+            protocol=protocol,
+            body=body,
+            deadline_s=deadline_s,
+        )
         return stream
 
     def _check_open(self) -> None:
@@ -276,15 +291,12 @@ class Connection:
 
     def _leave(self, stream: Stream) -> None:
         if self._streams.pop(stream.key, None) is not None:
+            self._watch.ended()
             self._mux.leave(stream.key)
             if self._mux.has_output or self._mux.going_away:
                 self._wake_writer()
             if self._slots and self._mux.can_open:
                 self._slots.unpark()
-
-    def _wake_writer(self) -> None:
-        """Something may be there to send."""
-        self._bell.ring()
 
     # -- the life of the connection
 
@@ -314,7 +326,7 @@ class Connection:
                 nursery.start_soon(self._guarded, self._write)
                 nursery.start_soon(self._guarded, self._read, handlers)
                 nursery.start_soon(self._guarded, self._keep_alive)
-                nursery.start_soon(self._expire)
+                nursery.start_soon(self._watch.run)
                 task_status.started()
         finally:
             with trio.CancelScope(shield=True):
@@ -386,44 +398,33 @@ class Connection:
                 self._mux.ping(number)
                 self._wake_writer()
 
-    async def _expire(self) -> None:
-        """Fails calls whose time is up. A call that is due sooner moves the timer's deadline."""
-        while True:
-            self._timer = trio.CancelScope(deadline=self._expiry.next_s)
-            with self._timer:
-                await trio.sleep_forever()
-            for key in self._expiry.due(self._clock.now_s()):
-                stream = self._streams.get(key)
-                if stream is not None:
-                    stream.fail(partial(Deadline, f"no answer to a call of {stream.protocol}"))
-
     def _dispatch(self, handlers: Mapping[str, Handler]) -> None:
+        streams = self._streams
         for event in self._mux.events():
-            if isinstance(event, Opened):
+            if isinstance(event, Received):
+                if (stream := streams.get(event.key)) is not None:
+                    stream.put(event.message, event.cost, last=event.last)
+            elif isinstance(event, Opened):
                 self._accept(event, handlers)
             elif isinstance(event, Ponged):
                 self._liveness.on_pong(event.number, self._clock.now_s())
             elif isinstance(event, WentAway):
                 self._farewell = f"the far side said goodbye: {event.reason}"
                 self._slots.unpark_all()
-            else:
-                stream = self._streams.get(event.key)
-                if stream is not None:
-                    self._tell(stream, event)
+            elif (stream := streams.get(event.key)) is not None:
+                self._tell(stream, event)
 
     @staticmethod
-    def _tell(stream: Stream, event: Received | Ended | WasReset | RoomAgain) -> None:
+    def _tell(stream: Stream, event: Ended | WasReset | RoomAgain) -> None:
         match event:
-            case Received(_, message, cost, last):
-                stream.put(message, cost, last=last)
             case Ended():
                 stream.end()
             case RoomAgain():
                 stream.room_again()
             case WasReset(_, code):
                 stream.fail(lambda: StreamReset(code))
-                if stream.scope is not None and code != ResetCode.DONE:
-                    stream.scope.cancel()
+                if stream.worker is not None and code != ResetCode.DONE:
+                    stream.worker.cancel()
 
     def _accept(self, event: Opened, handlers: Mapping[str, Handler]) -> None:
         key, protocol = event.key, event.protocol
@@ -435,18 +436,10 @@ class Connection:
             return
         self._accepted += 1
         deadline_s = event.deadline_ms / 1000 if event.deadline_ms else None
-        stream = Stream(
-            self._mux,
-            self._wake_writer,
-            key,
-            protocol=protocol,
-            body=event.body,
-            deadline_s=deadline_s,
-        )
+        stream = self._stream(key, protocol, event.body, deadline_s)
         if event.last:
             stream.end()
-        self._streams[key] = stream
-        stream.scope = self._workers.start(partial(self._serve, handler, stream))
+        stream.worker = self._workers.start(partial(self._serve, handler, stream))
 
     async def _serve(self, handler: Handler, stream: Stream) -> None:
         try:
@@ -468,6 +461,10 @@ class Connection:
         self._failed += 1
         log.error("handler of %s failed", stream.protocol, exc_info=error)
         return ResetCode.INTERNAL
+
+    def drop(self, reason: str) -> None:
+        """Ends it at once: nothing is taken in any more, not even what has come and waits."""
+        self._close(reason)
 
     def _close(self, reason: str) -> None:
         """The connection is over: callers hear of it now, the channel is closed by ``run``."""

@@ -89,11 +89,6 @@ class Mux:
         """Streams of both sides that are not over."""
         return len(self._streams)
 
-    @property
-    def streams_served(self) -> int:
-        """The far side's streams that are not over."""
-        return self._theirs_open
-
     def open(self, protocol: str, body: bytes, *, deadline_ms: int = 0, last: bool = False) -> int:
         """Opens a stream and gives its key.
 
@@ -163,9 +158,10 @@ class Mux:
         if stream is None or stream.left:
             return
         stream.left = True
-        self._give_back(stream.held)
-        stream.held = stream.parts_cost = 0
-        stream.parts = None
+        if stream.held:
+            self._give_back(stream.held)
+            stream.held = stream.parts_cost = 0
+            stream.parts = None
         self._body_done(stream)
         if not stream.closed:
             if key > 0 and not stream.fin_in:
@@ -212,7 +208,7 @@ class Mux:
     @property
     def has_output(self) -> bool:
         """Whether ``data_to_send`` would give something now."""
-        return self._outbox.has_output
+        return bool(self._outbox.control or self._outbox.ready)
 
     def ping(self, number: int) -> None:
         """Queues a ping."""
@@ -433,9 +429,10 @@ class Mux:
         """Nothing more goes or comes on this stream; credit for what will not be sent returns."""
         stream.closed = True
         self._outbox.drop(stream)
-        stream.held -= stream.parts_cost
-        self._give_back(stream.parts_cost)
-        stream.parts, stream.parts_cost = None, 0
+        if stream.parts is not None:
+            stream.held -= stream.parts_cost
+            self._give_back(stream.parts_cost)
+            stream.parts, stream.parts_cost = None, 0
         if stream.left or stream.opening_in is not None:
             self._forget(stream)
 

@@ -41,7 +41,8 @@ class Outbox:
         self._on_fin_sent = on_fin_sent
         self._chunk_bytes = min(CHUNK_BYTES_MAX, theirs.frame_bytes) - frame.OPENING_BYTES_MAX
         self.control: list[bytes] = []
-        self._ready: deque[StreamRecord] = deque()
+        self.ready: deque[StreamRecord] = deque()
+        """Streams that have something to send, as far as is known."""
         self._starved: deque[StreamRecord] = deque()
         """Streams whose next message waits for the connection's credit, in order."""
         self._unsent_bytes = 0
@@ -60,7 +61,7 @@ class Outbox:
         """The stream has something to send, or credit to send it."""
         if not stream.queued:
             stream.queued = True
-            self._ready.append(stream)
+            self.ready.append(stream)
 
     def drop(self, stream: StreamRecord) -> None:
         """Forgets what the stream has not sent; credit taken for it returns."""
@@ -93,17 +94,12 @@ class Outbox:
             del self._waiting[key]
         return keys
 
-    @property
-    def has_output(self) -> bool:
-        """Whether there may be something to write now."""
-        return bool(self.control) or bool(self._ready)
-
     def data_to_send(self, size_bytes: int) -> bytes:
         """The next bytes to write: about ``size_bytes``, or b"" when nothing can go now."""
         parts, self.control = self.control, []
         size = 0
-        while self._ready and size < size_bytes:
-            stream = self._ready.popleft()
+        while self.ready and size < size_bytes:
+            stream = self.ready.popleft()
             if stream.closed:
                 stream.queued = False
             elif not stream.out:
@@ -118,7 +114,7 @@ class Outbox:
     def _feed(self, cost: int) -> None:
         """There is more credit: who waits for it goes first, or no large message ever would."""
         self.credit += cost
-        self._ready.extendleft(reversed(self._starved))
+        self.ready.extendleft(reversed(self._starved))
         self._starved.clear()
 
     def _roomy(self, stream: StreamRecord) -> bool:
@@ -171,7 +167,7 @@ class Outbox:
             stream.queued = False
             self._fin(stream, parts)
         elif stream.out:
-            self._ready.append(stream)
+            self.ready.append(stream)
         else:
             stream.queued = False
         return size

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -11,6 +12,7 @@ from overlay.errors import LocalFault, OverlayError, StreamReset
 from overlay.transport.bell import Bell
 from overlay.transport.frame import ResetCode
 from overlay.transport.mux import Mux
+from overlay.transport.workers import Worker
 
 
 class Stream:
@@ -19,6 +21,7 @@ class Stream:
     __slots__ = (
         "_bell",
         "_ended",
+        "_expect",
         "_failure",
         "_inbox",
         "_mux",
@@ -27,15 +30,18 @@ class Stream:
         "_wake",
         "body",
         "deadline_s",
+        "due_s",
         "key",
         "protocol",
-        "scope",
+        "watched_s",
+        "worker",
     )
 
     def __init__(
         self,
         mux: Mux,
         wake: Callable[[], None],
+        expect: Callable[[Stream], None],
         key: int,
         *,
         protocol: str,
@@ -44,6 +50,7 @@ class Stream:
     ) -> None:
         self._mux = mux
         self._wake = wake
+        self._expect = expect
         self.key = key
         self.protocol = protocol
         self.body = body
@@ -51,7 +58,10 @@ class Stream:
         a handler that serves a stream for long does not hold on to how it began."""
         self.deadline_s = deadline_s
         """Seconds that the opener grants, from the stream's arrival; None for no limit."""
-        self.scope: trio.CancelScope | None = None
+        self.due_s = self.watched_s = math.inf
+        """By when the reader wants something, and when that is looked at (``watch.py``)."""
+        self.worker: Worker | None = None
+        """The task that serves it here; None for one that we opened."""
         self._inbox: deque[tuple[bytes, int]] = deque()
         self._ended = False
         self._sent_last = False
@@ -78,24 +88,34 @@ class Stream:
         self._mux.send(self.key, message)
         self._wake()
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, *, by_s: float = math.inf) -> bytes | None:
         """The next message, or None when the far side has finished.
+
+        Args:
+            by_s: When nothing has come by then, by trio's clock, the stream has failed.
 
         Raises:
             StreamReset: When the far side has given the stream up.
             PeerGone: When the connection has ended.
+            Deadline: When nothing has come in time.
         """
         if self.body and self.key < 0:
             self.body = b""
             self._mux.body_done(self.key)
         if self._inbox or self._ended:
             await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._inbox:
-            if self._ended:
-                return None
-            if self._failure is not None:
-                raise self._failure()
-            await self._bell.wait()
+        elif by_s < math.inf:
+            self.due_s = by_s
+            self._expect(self)
+        try:
+            while not self._inbox:
+                if self._ended:
+                    return None
+                if self._failure is not None:
+                    raise self._failure()
+                await self._bell.wait()
+        finally:
+            self.due_s = math.inf
         message, cost = self._inbox.popleft()
         self._mux.consumed(self.key, cost)
         if self._mux.has_output:
@@ -145,3 +165,22 @@ class Stream:
         """A sender that waits may go on."""
         if self._room is not None:
             self._room.ring()
+
+
+class Opening:
+    """A stream from its opening to its leaving. No generator: that would cost three times this."""
+
+    __slots__ = ("_begin", "_leave", "_stream")
+
+    def __init__(
+        self, begin: Callable[[], Awaitable[Stream]], leave: Callable[[Stream], None]
+    ) -> None:
+        self._begin = begin
+        self._leave = leave
+
+    async def __aenter__(self) -> Stream:
+        self._stream = await self._begin()
+        return self._stream
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave(self._stream)

@@ -221,8 +221,7 @@ class TlsChannel:
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
-            data = self._decrypt()
-            if data:
+            if self._holds_bytes and (data := self._decrypt()):
                 return data
             if self._ended:
                 await trio.lowlevel.checkpoint()
@@ -246,7 +245,14 @@ class TlsChannel:
             else:
                 parts.append(part)
                 self._ended = not part
+                if not self._holds_bytes:
+                    break
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @property
+    def _holds_bytes(self) -> bool:
+        """Whether a read might give something: to be told that it does not takes an exception."""
+        return bool(self._in.pending or self._in.eof or self._tls.pending())
 
     def _feed(self, data: bytes | bytearray) -> None:
         if data:

@@ -20,14 +20,20 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Worker:
-    """One task. ``scope`` cancels what it does now, and ends it."""
+    """One task. Cancelling it cancels what it does now, and ends it."""
 
-    __slots__ = ("bell", "job", "scope")
+    __slots__ = ("bell", "cancelled", "job", "scope")
 
     def __init__(self, job: Job) -> None:
         self.job: Job | None = job
         self.bell = Bell()
         self.scope = trio.CancelScope()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Cancels the present job."""
+        self.cancelled = True
+        self.scope.cancel()
 
 
 class Workers:
@@ -37,8 +43,8 @@ class Workers:
         self._nursery = nursery
         self._idle: list[Worker] = []
 
-    def start(self, job: Job) -> trio.CancelScope:
-        """Runs ``job`` in a task; gives the scope that cancels it, while it runs only.
+    def start(self, job: Job) -> Worker:
+        """Runs ``job`` in a task; gives what cancels it, to be used while it runs only.
 
         A job always begins, so that what it releases in ``finally`` is released; when it was
         cancelled before, it meets that at its first checkpoint.
@@ -50,21 +56,18 @@ class Workers:
         else:
             worker = Worker(job)
             self._nursery.start_soon(self._run, worker)
-        return worker.scope
+        return worker
 
     async def _run(self, worker: Worker) -> None:
         with worker.scope:
             while worker.job is not None:
                 job, worker.job = worker.job, None
                 await job()
-                if worker.scope.cancel_called or len(self._idle) >= IDLE_MAX:
+                if worker.cancelled or len(self._idle) >= IDLE_MAX:
                     return
                 self._idle.append(worker)
-                await self._next(worker)
-
-    async def _next(self, worker: Worker) -> None:
-        try:
-            await worker.bell.wait()
-        except trio.Cancelled:
-            if worker.job is None:
-                raise
+                try:
+                    await worker.bell.wait()
+                except trio.Cancelled:
+                    if worker.job is None:
+                        raise

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from security.errors import LimitExceeded
-from security.tags import tags_of
+from security.tags import Tagger, tags_of
 
 KEY = bytes(range(16))
 
@@ -22,6 +22,15 @@ def plain_tag(hash_: bytes) -> int:
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=40))
 def test_a_batch_gives_each_hash_its_own_tag(hashes: list[bytes]) -> None:
     assert tags_of(KEY, hashes) == [plain_tag(one) for one in hashes]
+
+
+def test_a_tagger_used_again_gives_the_same_and_refuses_alike() -> None:
+    tagger, hashes = Tagger(KEY), [bytes([i]) * 16 for i in range(3)]
+    for _ in range(2):
+        assert tagger.tags_of(hashes) == tags_of(KEY, hashes)
+        assert tagger.tags_of([]) == []
+        with pytest.raises(LimitExceeded):
+            tagger.tags_of([bytes(15)])
 
 
 def test_another_key_gives_other_tags() -> None:

@@ -16,6 +16,7 @@ from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from security.epoch import make_epoch
 from security.record import ADDRESSES_MAX, MODELS_MAX
+from tests.overlay.gossip.fabric import record_of
 from tests.overlay.peers_world import (
     FAST,
     QUESTION,
@@ -91,6 +92,8 @@ def test_a_peer_that_comes_up_before_gossip_begins_is_told_on_one_stream() -> No
             await both_tell(world)
             nursery, knowledge._nursery = knowledge._nursery, None
             knowledge.on_down(b.identity.peer_id)
+            # Who reads the first stream has to be through before it is offered another one.
+            await until(lambda: connection_of(b, a) not in b.running.knowledge._heard)
             knowledge.on_up(kept)
             assert b.identity.peer_id not in knowledge._outboxes
             knowledge._nursery = nursery
@@ -227,7 +230,7 @@ def test_a_host_of_very_many_addresses_and_models_tells_of_the_first_ones() -> N
         async with world_of(78, [FAST] * 2, **settings) as world:
             await everybody_ready(world)
             a, b = world.hosts
-            record = b.running.knowledge.gossip.record_of(a.identity.peer_id)
+            record = record_of(b.running.knowledge.gossip, a.identity.peer_id)
             assert record is not None
             assert len(record.addresses) == ADDRESSES_MAX
             assert record.addresses[0] == "10.0.0.1:7401"

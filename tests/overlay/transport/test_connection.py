@@ -146,6 +146,37 @@ async def test_deadlines_of_calls_are_kept_whatever_their_order(
                 nursery.start_soon(ask, timeout_s)
 
 
+async def test_a_stream_on_which_nothing_comes_in_time_fails_then_and_not_before(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow(connection: Connection, stream: Stream) -> None:
+        for pause_s in (2.0, 2.0, 9.0):
+            await trio.sleep(pause_s)
+            await stream.send(b"more")
+
+    async with pair({"/slow": slow}) as both, both.left.open("/slow", b"") as stream:
+        began_s = trio.current_time()
+        for _ in range(2):
+            assert await stream.receive(by_s=trio.current_time() + 3) == b"more"
+        assert trio.current_time() == pytest.approx(began_s + 4)
+        with pytest.raises(Deadline):
+            await stream.receive(by_s=trio.current_time() + 3)
+        assert trio.current_time() == pytest.approx(began_s + 7)
+
+
+async def test_a_reader_that_has_left_is_not_watched_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow(connection: Connection, stream: Stream) -> None:
+        await trio.sleep(60)
+        await stream.send(b"late")
+
+    async with pair({"/slow": slow}) as both, both.left.open("/slow", b"") as stream:
+        with trio.move_on_after(1):
+            await stream.receive(by_s=trio.current_time() + 2)
+        assert await stream.receive() == b"late"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

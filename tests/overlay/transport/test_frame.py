@@ -65,7 +65,7 @@ def test_an_oversized_frame_is_refused_by_its_header_alone() -> None:
 )
 def test_an_opening_survives_the_wire(protocol: str, deadline_ms: int, body: bytes) -> None:
     opening = frame.decode_opening(frame.encode_opening(protocol, deadline_ms) + body)
-    assert opening == (protocol, min(deadline_ms, frame.DEADLINE_MS_MAX), body)
+    assert opening == frame.Opening(protocol, min(deadline_ms, frame.DEADLINE_MS_MAX), body)
 
 
 @given(st.binary(max_size=300))

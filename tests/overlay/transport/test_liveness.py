@@ -98,20 +98,28 @@ def test_round_trips_are_smoothed() -> None:
     assert liveness.rtt_s == pytest.approx(0.2)
 
 
-def test_calls_expire_in_order_of_their_deadlines() -> None:
-    expiry = Expiry()
-    for key, deadline_s in [(1, 5.0), (2, 3.0), (3, 4.0)]:
-        expiry.add(key, deadline_s)
+def test_streams_are_due_in_order_of_their_times() -> None:
+    expiry, alive = Expiry(), {1, 2, 3}
+    for key, due_s in [(1, 5.0), (2, 3.0), (3, 4.0)]:
+        expiry.add(key, due_s)
     assert expiry.next_s == 3.0
-    assert expiry.due(4.0) == [2, 3]
+    assert expiry.due(4.0, alive) == [2, 3]
     assert expiry.next_s == 5.0
-    assert expiry.due(9.0) == [1]
+    assert expiry.due(9.0, alive) == [1]
     assert expiry.next_s == math.inf
 
 
-def test_ended_calls_leave_nothing_behind() -> None:
+def test_ended_streams_are_not_waited_for() -> None:
+    expiry = Expiry()
+    for key, due_s in [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]:
+        expiry.add(key, due_s)
+    assert expiry.due(1.0, {3}) == []
+    assert expiry.next_s == 3.0
+
+
+def test_ended_streams_leave_nothing_behind() -> None:
     expiry = Expiry()
     for key in range(10_000):
         expiry.add(key, 1000.0 + key)
-        expiry.ended({})
-        assert len(expiry._heap) <= SLACK + 4
+        expiry.ended(())
+        assert len(expiry._heap) <= SLACK

@@ -340,7 +340,7 @@ def test_opening_messages_are_counted_while_they_come() -> None:
     told = frame.FrameReader(1 << 20).feed(right.mux.data_to_send(1 << 20))
     codes = {frame.decode_u32(one.payload) for one in told if one.kind == frame.RESET}
     assert codes == {ResetCode.OVERLOADED}
-    assert right.mux.streams_served == len(sizes)
+    assert right.mux._theirs_open == len(sizes)
     for key in list(right.messages):
         right.mux.leave(key)
     assert right.mux._bodies_bytes == 0
@@ -355,7 +355,7 @@ def test_a_reader_that_is_done_with_the_opening_message_makes_room_for_others() 
     right.mux.leave(-2)
     right.take(opening(3, bytes(4000)))
     assert list(right.messages) == [-1, -2, -3], "left, though its last frame has not gone yet"
-    assert right.mux.streams_served == 3
+    assert right.mux._theirs_open == 3
 
 
 def test_the_last_stream_id_is_used_and_then_said_goodbye() -> None:
