@@ -172,6 +172,8 @@ class Capabilities:
     multiple of 16; ``exact_claims`` whether its cache events are exact; ``salts`` whether it keeps
     tenants apart by itself; ``tokenizes`` whether :meth:`tokenize` works; ``reports_token_ids``
     whether answers can be resumed. An engine with no models serves nothing (ingress only).
+    ``description``, ``device`` and ``cache_bytes`` are for the owner's eyes: what it is, where it
+    computes and why, and the memory of its cache, where it has any.
     """
 
     models: tuple[ServedModel, ...]
@@ -182,3 +184,5 @@ class Capabilities:
     tokenizes: bool
     reports_token_ids: bool
     description: str
+    device: str | None = None
+    cache_bytes: int | None = None

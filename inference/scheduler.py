@@ -67,9 +67,10 @@ class Posture:
     load_s: float
 
     def describe(self) -> str:
-        """One line for ``Capabilities.description``."""
-        threads = f", {self.threads} threads" if self.device == "cpu" else ""
-        return f"embedded: {self.model} on {self.device}, {self.dtype}{threads}"
+        """One line for ``Capabilities.device``."""
+        count = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        threads = f", {count}" if self.device == "cpu" else ""
+        return f"{self.device} ({self.device_why}), {self.dtype}{threads}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,9 @@ class EmbeddedCore:
             salts=True,
             tokenizes=True,
             reports_token_ids=True,
-            description=parts.posture.describe(),
+            description="embedded",
+            device=parts.posture.describe(),
+            cache_bytes=parts.posture.kv_cache_bytes,
         )
         self._cache = PrefixCache(parts.blocks)
         self._waiting: deque[Generation] = deque()
@@ -304,5 +307,5 @@ class EmbeddedCore:
             raise ContextOverflow(
                 f"{prompt} prompt tokens and {answer} for the answer do not fit into the context "
                 f"of {context} tokens",
-                param="prompt",
+                param="max_tokens" if prompt < context else "prompt",
             )

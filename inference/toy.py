@@ -206,7 +206,8 @@ class ToyEngine:
         wanted = request.sampling.max_tokens
         if len(request.token_ids) + (wanted or 1) > context_tokens:
             raise ContextOverflow(
-                f"prompt and answer exceed the context of {context_tokens} tokens", param="prompt"
+                f"prompt and answer exceed the context of {context_tokens} tokens",
+                param="max_tokens" if len(request.token_ids) < context_tokens else "prompt",
             )
         return context_tokens if wanted is None else len(request.token_ids) + wanted
 

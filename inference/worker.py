@@ -9,6 +9,7 @@ Rules:
 4. A step that raises fails every request; the core is then reset and goes on with an empty cache.
    After :data:`FAILURES_MAX` failures with no good step between them the engine stays failed.
 5. Shutdown waits for the step in flight: a thread cannot be interrupted.
+6. A step that takes far longer than it should is told as stalled; nothing else is done about it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,56 @@ LEAVE_S = 30.0
 FAILURES_MAX = 3
 """Failed steps in a row after which the engine is given up: a broken device does not mend."""
 
+STALLED_MIN_S = 1.5
+"""As long as a peer may be silent: a shorter pause may be the host's, whatever the engine does."""
+
+STALLED_FACTOR = 4.0
+"""Measured rates are noisy, and a step is longer while others use the host."""
+
+SLOWEST_HALF_LIFE_S = 60.0
+
 log = logging.getLogger(__name__)
+
+
+class StepWatch:
+    """Tells a step that hangs from one that is slow.
+
+    A step hangs that has taken :data:`STALLED_MIN_S` and :data:`STALLED_FACTOR` times as long as it
+    may: as the slowest one of late, and as all prompt tokens that wait and one token of each answer
+    at the engine's own rates. While these are not known no step hangs.
+    """
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._queued_tokens = 0
+        self._ended_s = 0.0
+        self._slowest_s = 0.0
+
+    def began(self, now_s: float, queued_tokens: int) -> None:
+        """A step begins; so many prompt tokens are to be computed, in this one or later."""
+        self._began_s, self._queued_tokens = now_s, queued_tokens
+
+    def ended(self, now_s: float) -> None:
+        """The step has ended."""
+        if self._began_s is not None:
+            faded = 0.5 ** ((now_s - self._ended_s) / SLOWEST_HALF_LIFE_S)
+            self._slowest_s = max(now_s - self._began_s, self._slowest_s * faded)
+        self._began_s, self._ended_s = None, now_s
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether a step has been in flight for so long that it may hang."""
+        return self._began_s is not None and now_s - self._began_s >= STALLED_MIN_S
+
+    def hangs(self, now_s: float, load: EngineLoad) -> bool:
+        """Whether the step in flight does; ``load`` is the engine's at present."""
+        unknown = self._queued_tokens > 0 and load.prefill_tokens_per_s <= 0
+        if self._began_s is None or unknown or not self.is_late(now_s):
+            return False
+        step_s = load.decode_s_per_token
+        if self._queued_tokens:
+            step_s += self._queued_tokens / load.prefill_tokens_per_s
+        step_s = max(step_s, self._slowest_s)
+        return step_s > 0 and now_s - self._began_s >= STALLED_FACTOR * step_s
 
 
 class AnswerStream:
@@ -115,6 +165,7 @@ class EngineWorker:
         self._wake = trio.Event()
         self._settled = trio.Event()
         self._stepping = False
+        self._watch = StepWatch()
         self._failures = 0
         self._down: str | None = None
 
@@ -127,6 +178,11 @@ class EngineWorker:
 
     def load(self) -> EngineLoad:
         return self._core.load()
+
+    def stalled(self) -> bool:
+        """Whether the step in flight takes far longer than any should."""
+        now_s = trio.current_time()
+        return self._watch.is_late(now_s) and self._watch.hangs(now_s, self._core.load())
 
     def cache_events(self) -> Sequence[CacheEvent]:
         """Drains what happened in the cache up to the last finished step, in order."""
@@ -189,7 +245,9 @@ class EngineWorker:
         try:
             while True:
                 if self._down is None and self._core.has_work():
+                    self._watch.began(trio.current_time(), self._core.load().queued_tokens)
                     await self._step()
+                    self._watch.ended(trio.current_time())
                 else:
                     self._wake = trio.Event()
                     await self._wake.wait()

@@ -5,8 +5,9 @@ answers :class:`Accept` or :class:`Refuse` within the forward budget, then :clas
 come, :class:`Progress` at least every 500 ms where none come, and one :class:`End` or
 :class:`Failed`. A forward is never forwarded on: it crosses one hop.
 
-The client's body travels whole and as it was sent, so that fields this version does not know reach
-an engine that does. The client's token never travels, its id does.
+The client's body travels whole and as it was sent. The serving peer reads it anew, and refuses one
+with a field that it does not know: dropping it would change the answer unseen. The client's token
+never travels, its id does.
 """
 
 from __future__ import annotations
@@ -122,10 +123,10 @@ REFUSALS = (
     "overloaded",
     "draining",
     "too_many_hops",
-    "revoked",
     "cannot_tokenize",
-    "bad_request",
+    "cannot_read",
     "deadline",
+    "stalled",
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,6 +17,7 @@ import trio
 
 from inference.errors import ContextOverflow, InvalidRequest, UnknownModel
 from inference.request import FinishReason
+from overlay.body import field_of
 from overlay.decisions import DecisionLog, Outcome
 from overlay.errors import RequestError
 from overlay.forward import End, Tokens
@@ -24,13 +25,22 @@ from overlay.local_run import run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
-from overlay.remote_run import run_there
+from overlay.remote_run import Patience, run_there
 from overlay.request import AnswerEvent, Delta, Finished, Started, Submission, Usage
 from overlay.retry import RetryBudget
 from overlay.router import Route, Router
 from overlay.routing.booking import BookingId
 from overlay.tenants import TenantBook
-from overlay.work import AttemptEnded, Broken, Refused, Silent, Work, request_error, sampling_of
+from overlay.work import (
+    AttemptEnded,
+    Broken,
+    Denied,
+    Refused,
+    Silent,
+    Work,
+    request_error,
+    sampling_of,
+)
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 
@@ -43,13 +53,21 @@ PIECES_EXTRA = 64
 """Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
 
 
+DENIED = {
+    "context_length_exceeded": "prompt and answer exceed the context of the peers that were tried",
+    "invalid_request": "the peers that were tried cannot run this request as it stands",
+}
+"""What a client is told where peers found the request wrong, and this host could not run it."""
+
+
 class Run(Protocol):
     """An answer under way, here or elsewhere."""
 
     @property
     def expected_start_s(self) -> float: ...
 
-    async def next(self) -> Tokens | End: ...
+    async def next(self, left_s: float) -> Tokens | End:
+        """Raises trio.TooSlowError when nothing comes within ``left_s``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +86,7 @@ class Progressed:
     tenant: TenantEpoch
     work: Work
     began_s: float
-    tokens_max: int
+    tokens_max: int = 0
     emitted: list[int] = field(default_factory=list)
     resumable: bool = True
     started: bool = False
@@ -77,6 +95,8 @@ class Progressed:
     attempts: int = 0
     resumes: int = 0
     excluded: set[PeerId] = field(default_factory=set)
+    denied: dict[PeerId, str] = field(default_factory=dict)
+    variant: str | None = None
     prefer_here: bool = False
     # Of the present attempt.
     attempt_answered: bool = False
@@ -132,18 +152,26 @@ class PeerIngress:
         state = "cancelled"
         try:
             request = self._prepare(submission, began_s)
-            async for event in self._attempts(request):
-                if isinstance(event, Finished):
-                    state = event.reason.value
-                yield event
+            while state == "cancelled":  # until an attempt ends it; each failure leaves a peer out
+                route = self._next_route(request)
+                try:
+                    async with aclosing(self._attempt(request, route)) as events:
+                        async for event in events:
+                            if isinstance(event, Finished):
+                                state = event.reason.value
+                            yield event
+                except AttemptEnded as error:
+                    self._after_failure(request, route, error)
         except RequestError as error:
             state = error.code
             self._decisions.ended(submission.request_id, Outcome(state=state))
+            error.param = field_of(submission.call, error.param)
             raise
         finally:
             if state == "cancelled":
                 self._decisions.ended(submission.request_id, Outcome(state=state))
             self._metrics.ended(state)
+            log.debug("request ended: %s", state)
 
     def _prepare(self, submission: Submission, began_s: float) -> Progressed:
         """Checks the tenant, tokenises where this host can, and draws the seed."""
@@ -156,12 +184,10 @@ class PeerIngress:
             )
         call = submission.call
         model = self._router.model_of(call.model)
-        context_tokens = model.context_tokens
         return Progressed(
             submission=submission,
             tenant=tenant,
             began_s=began_s,
-            tokens_max=min(call.max_tokens or context_tokens, context_tokens),
             work=Work(
                 request_id=submission.request_id,
                 tenant=tenant.tenant_id,
@@ -186,30 +212,22 @@ class PeerIngress:
         except InvalidRequest as error:
             raise request_error("invalid_request", str(error), param=error.param) from error
 
-    async def _attempts(self, request: Progressed) -> AsyncGenerator[AnswerEvent, None]:
-        """Tries until one attempt ends the answer; each failure leaves one peer out."""
-        while True:
-            route = self._next_route(request)
-            request.attempts += 1
-            try:
-                async with aclosing(self._attempt(request, route)) as events:
-                    async for event in events:
-                        yield event
-                return
-            except AttemptEnded as error:
-                self._after_failure(request, route, error)
-
     def _next_route(self, request: Progressed) -> Route:
         now_s = self._clock.now_s()
         if now_s >= request.submission.deadline_s:
             raise request_error("deadline_exceeded", "the request ran out of time")
-        route = self._router.route(
-            request.work,
-            request.tenant,
-            excluded=frozenset(request.excluded),
-            prefer_here=request.prefer_here,
-        )
+        try:
+            route = self._router.route(
+                request.work,
+                request.tenant,
+                excluded=frozenset(request.excluded),
+                prefer_here=request.prefer_here,
+                variant=request.variant,
+            )
+        except RequestError as error:
+            raise exhausted(request, error) from None
         self._decisions.decided(request.work.request_id, request.work.tenant, route, now_s)
+        request.attempts += 1
         return route
 
     def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
@@ -224,14 +242,16 @@ class PeerIngress:
                 "stream_broken", "the serving peer failed and its engine reports no token ids"
             )
         if request.attempts >= ATTEMPTS_MAX:
-            raise request_error("no_capable_peer", "every peer that was tried failed")
+            failed = request_error("no_capable_peer", "every peer that was tried failed")
+            raise exhausted(request, failed)
         if request.emitted:
             request.resumes += 1
             request.work = request.work.resumed(tuple(request.emitted))
             self._metrics.resumed()
         runs_here = self._me not in request.excluded and self._router.serves_here(request.work)
         if not runs_here and not error.dead and not self._retries.take(self._clock.now_s()):
-            raise request_error("overloaded", "too many retries at present; try again shortly")
+            busy = request_error("overloaded", "too many retries at present; try again shortly")
+            raise exhausted(request, busy)
 
     async def _attempt(
         self, request: Progressed, route: Route
@@ -242,6 +262,8 @@ class PeerIngress:
         request.attempt_answered = False
         request.attempt_tokens = request.attempt_cached = request.attempt_pieces = 0
         request.attempt_first_s = began_s
+        most = max(route.view.context_tokens, len(request.emitted))
+        request.tokens_max = request.work.sampling.max_tokens or most
         try:
             async with self._run(request, route) as run:
                 request.expected_start_s = run.expected_start_s
@@ -257,6 +279,8 @@ class PeerIngress:
                     yield self._delta(request, route, booking, piece, began_s)
         except AttemptEnded as error:
             code = error.code
+            if isinstance(error, Denied):
+                request.denied[route.peer_id] = code
             if isinstance(error, Silent | Broken):
                 self._router.failed(route.peer_id, self._clock.now_s())
             raise
@@ -282,16 +306,19 @@ class PeerIngress:
             attempt=min(request.attempts - 1, 255),
             deadline_s=request.submission.deadline_s - self._clock.now_s(),
             budget_s=2 * route.rtt_s + self._limits.budget_s,
-            silence_s=self._limits.silence_s,
+            patience=Patience(
+                silence_s=self._limits.silence_s,
+                first_s=route.first_token_s,
+                next_s=route.view.output_factor_s,
+            ),
         )
 
     async def _next_piece(self, request: Progressed, run: Run) -> Tokens | End:
         left_s = request.submission.deadline_s - self._clock.now_s()
-        with trio.move_on_after(max(0.0, left_s)) as scope:
-            piece = await run.next()
-        if scope.cancelled_caught:
-            raise request_error("deadline_exceeded", "the request ran out of time")
-        return piece
+        try:
+            return await run.next(max(0.0, left_s))
+        except trio.TooSlowError:
+            raise request_error("deadline_exceeded", "the request ran out of time") from None
 
     def _delta(
         self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
@@ -304,8 +331,9 @@ class PeerIngress:
             raise Broken("too_many_tokens")
         if piece.token_ids is None:
             request.resumable = request.resumable and not piece.text
-        else:
+        elif piece.token_ids:
             request.emitted += piece.token_ids
+            request.variant = request.variant or route.view.variant
         if piece.cached_tokens is not None:
             request.attempt_cached = piece.cached_tokens
             if request.cached_tokens is None:
@@ -350,6 +378,9 @@ class PeerIngress:
             tokens=request.attempt_tokens - 1,
             decode_s=now_s - request.attempt_first_s,
         )
+        if ids is not None:
+            for peer_id in request.denied:  # what they said of the request was not true
+                self._router.failed(peer_id, now_s)
         self._metrics.answered(usage, decode_s=now_s - first_s)
         self._decisions.ended(
             request.work.request_id,
@@ -370,3 +401,13 @@ class PeerIngress:
             hops=0 if route.peer_id == self._me else 1,
             resumes=request.resumes,
         )
+
+
+def exhausted(request: Progressed, error: RequestError) -> RequestError:
+    """What the client is told when no peer is left that could run the request, or go on with it."""
+    if request.emitted:
+        return request_error(
+            "stream_broken", "the serving peer failed, and no other can go on with its answer"
+        )
+    denied = next(iter(request.denied.values()), None)
+    return error if denied is None else request_error(denied, DENIED[denied])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
 from inference.errors import (
     ContextOverflow,
     EngineFailed,
@@ -32,16 +34,18 @@ class LocalRun:
         self._cached_tokens = 0
         self._end: End | None = None
 
-    async def next(self) -> Tokens | End:
+    async def next(self, left_s: float) -> Tokens | End:
         """The next piece of the answer, or its end. Cancelling the wait loses nothing.
 
         Raises:
+            trio.TooSlowError: When it does not come within ``left_s``; it can be asked for again.
             Broken: When the engine fails.
         """
         if self._end is not None:
             return self._end
         try:
-            event = await anext(self._tokens)
+            with trio.fail_after(left_s):
+                event = await anext(self._tokens)
         except EngineFailed as error:
             raise Broken("engine_failed") from error
         except StopAsyncIteration:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from overlay.request import Usage
 
@@ -46,6 +48,10 @@ class Metrics:
         gauge = Gauge(f"rhizome_{name}", text, registry=self._registry)
         gauge.set_function(value)
 
+    def counts(self, name: str, text: str, values: Callable[[], Mapping[str, int]]) -> None:
+        """Shows counters that are kept elsewhere, by result, as they are at every scrape."""
+        self._registry.register(_Counts(f"rhizome_{name}", text, values))
+
     def ended(self, state: str) -> None:
         self._requests.labels(state).inc()
 
@@ -72,3 +78,19 @@ class Metrics:
     def text(self) -> tuple[str, bytes]:
         """Content type and body of a scrape."""
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+
+class _Counts(Collector):
+    """Counters kept elsewhere, as one metric with a label ``result``."""
+
+    def __init__(self, name: str, text: str, values: Callable[[], Mapping[str, int]]) -> None:
+        self._name = name
+        self._text = text
+        self._values = values
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What a scrape shows."""
+        family = CounterMetricFamily(self._name, self._text, labels=("result",))
+        for result, value in self._values().items():
+            family.add_metric((result,), value)
+        yield family

@@ -49,7 +49,8 @@ class ByteChannel(Protocol):
     """A reliable ordered byte stream. One sender task and one receiver task at a time.
 
     ``receive_some`` returns ``b""`` at the end. A lost connection raises
-    ``trio.BrokenResourceError``, a locally closed one ``trio.ClosedResourceError``.
+    ``trio.BrokenResourceError``, a locally closed one ``trio.ClosedResourceError``. A send that is
+    cancelled has broken the channel for sending: nobody knows how much of it will arrive.
     """
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
@@ -153,6 +154,8 @@ class Engine(Protocol):
     raises ``EngineFailed``. ``cache_events`` drains what happened since the last call, in order,
     bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
     raises ``InvalidRequest``; it is the same function on every peer of one prefix identity.
+    ``stalled`` says whether it works on something and has finished no step for far longer than a
+    step should take; a slow engine is not stalled.
     """
 
     def capabilities(self) -> Capabilities: ...
@@ -164,6 +167,8 @@ class Engine(Protocol):
     def cancel(self, request_id: str) -> None: ...
 
     def load(self) -> EngineLoad: ...
+
+    def stalled(self) -> bool: ...
 
     def cache_events(self) -> Sequence[CacheEvent]: ...
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import trio
 
-from overlay.errors import LocalFault, PeerGone, ProtocolError, RequestError, StreamReset
+from overlay.errors import (
+    Deadline,
+    LocalFault,
+    PeerGone,
+    ProtocolError,
+    RequestError,
+    StreamReset,
+)
 from overlay.forward import (
     PROTOCOL,
     REFUSALS,
@@ -25,60 +33,104 @@ from overlay.forward import (
 )
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
-from overlay.work import ANSWER_ERRORS, Broken, Refused, Silent, Work, request_error
+from overlay.work import ANSWER_ERRORS, AttemptEnded, Broken, Denied, Refused, Silent, Work
 
-CLIENT_ERRORS = {"bad_request": "invalid_request"}
-"""Refusals that are the request's own fault: no other peer would take it either."""
+DENIALS = {"invalid_request", "context_length_exceeded"}
+"""Failures by which a peer says that the request itself is wrong."""
+
+PATIENCE_MIN_S = 30.0
+"""A request may have to wait for a slot that others hold, of whom this router knows nothing."""
+
+PATIENCE_FACTOR = 4.0
+
+START_BELIEVED_S = 30.0
+"""A later start than this is not waited for on the peer's word alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long signs of life alone keep an attempt alive. All in seconds.
+
+    A serving peer gives an answer up by itself when its engine hangs (``overlay/serve.py``); this
+    bounds one that does not, or that lies. It has to be generous: what is expected rests on noisy
+    rates and on loads that have changed since, and a slow peer that works is worth waiting for.
+
+    Args:
+        silence_s: Without any message.
+        first_s: Expected time to the first token.
+        next_s: Expected time between tokens.
+    """
+
+    silence_s: float
+    first_s: float = 0.0
+    next_s: float = 0.0
+
+    def to_first_s(self, start_s: float) -> float:
+        """To the first token of an answer that the peer says to start after ``start_s``."""
+        expected_s = PATIENCE_FACTOR * self.first_s + min(start_s, START_BELIEVED_S)
+        return max(PATIENCE_MIN_S, expected_s)
+
+    def to_next_s(self) -> float:
+        """To any further token."""
+        return max(PATIENCE_MIN_S, PATIENCE_FACTOR * self.next_s)
 
 
 class RemoteRun:
     """An answer under way at another peer, accepted with ``accept``."""
 
-    def __init__(self, stream: Stream, accept: Accept, *, silence_s: float) -> None:
+    def __init__(self, stream: Stream, accept: Accept, *, patience: Patience) -> None:
         self._stream = stream
         self.accept = accept
-        self._silence_s = silence_s
+        self._patience = patience
+        self._waits_s = patience.to_first_s(self.expected_start_s)
 
     @property
     def expected_start_s(self) -> float:
         """Seconds after its arrival there at which the peer expects to start on it."""
         return self.accept.expected_start_ms / 1000
 
-    async def next(self) -> Tokens | End:
+    async def next(self, left_s: float) -> Tokens | End:
         """The next piece of the answer, or its end.
 
         Raises:
-            Silent: When the peer says nothing for ``silence_s``.
+            trio.TooSlowError: When it does not come within ``left_s``.
+            Silent: When the peer says nothing, or nothing but that it lives, for too long.
             Broken: When the peer fails or breaks the protocol.
-            RequestError: When the peer found the request itself wrong.
+            Denied: When the peer finds the request itself wrong.
         """
+        now_s = trio.current_time()
+        ends_s, gives_up_s = now_s + left_s, now_s + self._waits_s
         while True:
-            with trio.move_on_after(self._silence_s) as scope:
-                answer = await receive(self._stream)
-            if scope.cancelled_caught:
-                raise Silent("silent")
+            silent_s = now_s + self._patience.silence_s
+            try:
+                answer = await receive(self._stream, min(silent_s, ends_s))
+            except Deadline:
+                raise trio.TooSlowError if ends_s < silent_s else Silent("silent") from None
             match answer:
                 case Tokens() | End():
+                    self._waits_s = self._patience.to_next_s()
                     return answer
                 case Progress():
-                    continue
+                    now_s = trio.current_time()
+                    if now_s >= gives_up_s:
+                        raise Silent("no_progress")
                 case Failed():
                     raise failure(answer)
                 case Accept() | Refuse():
                     raise Broken("protocol_error")
 
 
-def failure(answer: Failed) -> Exception:
-    """What a peer's ``Failed`` means here. Its words reach the client only for client errors."""
-    if answer.retryable or answer.code not in ANSWER_ERRORS or answer.status >= 500:
-        return Broken(answer.code if answer.code in ANSWER_ERRORS else "engine_failed")
-    return request_error(answer.code, answer.message)
+def failure(answer: Failed) -> AttemptEnded:
+    """What a peer's ``Failed`` means here; its words never reach the client."""
+    if answer.code in DENIALS and not answer.retryable:
+        return Denied(answer.code)
+    return Broken(answer.code if answer.code in ANSWER_ERRORS else "engine_failed")
 
 
-async def receive(stream: Stream) -> Answer:
-    """One answer message. Raises Broken, never the transport's own errors."""
+async def receive(stream: Stream, by_s: float) -> Answer:
+    """One answer message. Raises Broken, of the transport's own errors Deadline alone."""
     try:
-        data = await stream.receive()
+        data = await stream.receive(by_s=by_s)
         if data is None:
             raise Broken("ended_early")
         return decode_answer(data)
@@ -100,7 +152,7 @@ async def run_there(
     attempt: int,
     deadline_s: float,
     budget_s: float,
-    silence_s: float,
+    patience: Patience,
 ) -> AsyncIterator[RemoteRun]:
     """Forwards ``work``; leaving early cancels it there.
 
@@ -112,35 +164,33 @@ async def run_there(
         attempt: 0 for the first try of this request.
         deadline_s: Seconds left of the request's time.
         budget_s: Seconds within which the peer must accept or refuse.
-        silence_s: Seconds of silence after which it counts as fallen silent.
+        patience: How long it may take.
 
     Raises:
         Refused: The peer will not; Silent: it did not answer within the budget; Broken: it failed.
-        RequestError: When the peer found the request itself wrong.
+        Denied: The peer finds the request itself wrong.
     """
     opening = opening_of(work, token_id=token_id, chat=chat, attempt=attempt, deadline_s=deadline_s)
+    answer_by_s = trio.current_time() + budget_s
     try:
-        async with AsyncExitStack() as stack:
-            stream = None
-            with trio.move_on_after(budget_s) as scope:
-                # In the budget too: it waits while the peer takes no more streams.
-                stream = await stack.enter_async_context(
-                    connection.open(PROTOCOL, opening, deadline_s=deadline_s)
-                )
-                answer = await receive(stream)
-            if stream is None:
-                raise Refused("no_free_stream")
-            if scope.cancelled_caught:
-                raise Silent("budget")
+        async with connection.open(
+            PROTOCOL, opening, deadline_s=deadline_s, wait_s=budget_s
+        ) as stream:
+            try:
+                answer = await receive(stream, answer_by_s)
+            except Deadline:
+                raise Silent("budget") from None
             match answer:
                 case Accept():
-                    yield RemoteRun(stream, answer, silence_s=silence_s)
+                    yield RemoteRun(stream, answer, patience=patience)
                 case Refuse():
                     raise refusal(answer)
                 case Failed():
                     raise failure(answer)
                 case _:
                     raise Broken("protocol_error")
+    except Deadline as error:
+        raise Refused("no_free_stream") from error
     except PeerGone as error:
         raise Broken("peer_gone", dead=True) from error
     except StreamReset as error:
@@ -173,8 +223,6 @@ def opening_of(work: Work, *, token_id: str, chat: bool, attempt: int, deadline_
     )
 
 
-def refusal(answer: Refuse) -> Refused | RequestError:
-    """A refusal, or the client's own error where no other peer would take the request either."""
-    if answer.code in CLIENT_ERRORS:
-        return request_error(CLIENT_ERRORS[answer.code], "the serving peer cannot read this body")
+def refusal(answer: Refuse) -> Refused:
+    """A refusal; codes that this version does not know count as one."""
     return Refused(answer.code if answer.code in REFUSALS else "refused")

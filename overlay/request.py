@@ -26,7 +26,6 @@ class Scope(enum.Enum):
 
     INFER = "infer"
     STATUS = "status"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference.events import BlockHash
 from inference.request import BLOCK_TOKENS
+from overlay.errors import RequestError
 from overlay.knowledge import Knowledge
 from overlay.peers import Peers
 from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
 from overlay.routing.booking import BookingId, Bookings
-from overlay.routing.candidate import PeerView, Query, candidates_of
+from overlay.routing.candidate import Candidate, Exclusion, PeerView, Query, candidates_of
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
 from overlay.routing.measured import FirstToken, Measured
@@ -49,10 +50,27 @@ class Route:
 
     peer_id: PeerId
     decision: Decision
-    rtt_s: float
+    candidate: Candidate
     promised_tokens: float
     found_idle: bool
     sent: Sent
+
+    @property
+    def view(self) -> PeerView:
+        """What was seen of the peer."""
+        return self.candidate.view
+
+    @property
+    def rtt_s(self) -> float:
+        return self.candidate.view.rtt_s
+
+    @property
+    def first_token_s(self) -> float:
+        """Seconds to the first token there, as expected (``overlay/routing/cost.py``)."""
+        view, sent = self.candidate.view, self.sent
+        in_the_way_s = view.output_factor_s - view.decode_s_per_token
+        waits_s = view.fixed_s + in_the_way_s * self.decision.query.expected_output_tokens
+        return waits_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
 
 
 class Router:
@@ -151,6 +169,7 @@ class Router:
         *,
         excluded: frozenset[PeerId],
         prefer_here: bool,
+        variant: str | None = None,
     ) -> Route:
         """Decides where ``work`` runs next.
 
@@ -159,6 +178,7 @@ class Router:
             tenant: Its tenant.
             excluded: Peers that it has failed at.
             prefer_here: After a failure: this host, where it serves the model.
+            variant: Of the peer that the answer began at; no other may go on with it.
 
         Raises:
             RequestError: When no peer can run it.
@@ -170,14 +190,18 @@ class Router:
         matched = self._matches(tenant, hashes)
         views = self._views.of(tenant, work.model, memory, now_s)
         held = {peer_id: blocks * BLOCK_TOKENS for peer_id, blocks in matched.items()}
-        query = self._query(work, recall, views, excluded)
+        query = self._query(work, recall, views, excluded, variant)
         # Of this host's own cache we know, so nothing is inferred.
         inferred = {each: t for each, t in recall.inferred_tokens.items() if each != self._me}
         candidates = candidates_of(views, held, inferred)
         decision = decide(query, candidates, self.policy, self._entropy.rng)
+        if decision.chosen is None and work.emitted and work.sampling.max_tokens is None:
+            # An engine whose context is full with what was answered already says that it has ended.
+            query = replace(query, context_tokens=tokens_at_least(work) + 1)
+            decision = decide(query, candidates, self.policy, self._entropy.rng)
         chosen = decision.chosen
         if chosen is None:
-            raise request_error("no_capable_peer", "no peer can run this request at present")
+            raise self._nobody(work, decision)
         if prefer_here and self._me in decision.ordered:
             chosen = self._me
         candidate = next(c for c in decision.candidates if c.peer_id == chosen)
@@ -185,11 +209,41 @@ class Router:
         return Route(
             peer_id=chosen,
             decision=decision,
-            rtt_s=view.rtt_s,
+            candidate=candidate,
             promised_tokens=candidate.matched_tokens * view.freshness,
             found_idle=view.load == 0,
             sent=memory.sent(recall, decision, chosen, now_s),
         )
+
+    def _nobody(self, work: Work, decision: Decision) -> RequestError:
+        """Why no peer can run it: too long for all that could, or none is there."""
+        excluded = decision.excluded
+        contexts = [
+            each.view.context_tokens
+            for each in decision.candidates
+            if excluded.get(each.peer_id) is Exclusion.CONTEXT
+        ]
+        prompt, most = tokens_at_least(work), max(contexts, default=0)
+        if contexts and prompt + (work.sampling.max_tokens or 1) > most:
+            return request_error(
+                "context_length_exceeded",
+                f"prompt and answer exceed the context of {most} tokens",
+                param="max_tokens" if prompt < most else "prompt",
+            )
+        return request_error("no_capable_peer", "no peer can run this request at present")
+
+    def _context_needed(self, work: Work) -> int:
+        """The context that a peer must have, in tokens, to give the whole answer.
+
+        Without ``max_tokens`` an answer may go on to the end of the context that this host's own
+        model has. Where it has none it promises none: then each peer's own context ends an answer.
+        """
+        prompt = tokens_at_least(work)
+        if work.sampling.max_tokens is not None:
+            return prompt + work.sampling.max_tokens
+        ours = self._views.told_here().get(work.model)
+        least = prompt + len(work.emitted) + 1
+        return least if ours is None else max(ours.context_tokens, least)
 
     def _memory(self, work: Work) -> Memory:
         key = (work.tenant, work.model)
@@ -222,6 +276,7 @@ class Router:
         recall: Recall,
         views: Sequence[PeerView],
         excluded: frozenset[PeerId],
+        variant: str | None,
     ) -> Query:
         self._turn += 1
         tokens = (
@@ -239,6 +294,8 @@ class Router:
             turn=self._turn,
             tried=excluded,
             home_share=recall.home_share,
+            context_tokens=self._context_needed(work),
+            variant=variant,
         )
 
     # -- what came true
@@ -319,9 +376,18 @@ class Router:
         """It has been silent for so long that its record is forgotten."""
         self.measured.forget(peer_id)
         self.probation.forget(peer_id)
+        self.bookings.forget(peer_id)
+        self._generations.pop(peer_id, None)
+        for memory in self._memories.values():
+            memory.forget(peer_id)
         self._views.changed(peer_id)
 
     def on_down(self, peer_id: PeerId) -> None:
         """A peer's connection ended."""
         self.bookings.forget(peer_id)
         self._views.changed(peer_id)
+
+
+def tokens_at_least(work: Work) -> int:
+    """Tokens of the prompt; where they are not known, one: a guess rules nobody out."""
+    return 1 if work.token_ids is None else len(work.token_ids)

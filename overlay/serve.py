@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from overlay.body import parse_chat, parse_completion
-from overlay.errors import ProtocolError, RequestError
+from overlay.errors import PeerGone, ProtocolError, RequestError
 from overlay.forward import (
     PROGRESS_EVERY_S,
     START_MS_MAX,
@@ -72,6 +72,8 @@ class ForwardHandler:
         forwarder = connection.remote.peer_id
         if forwarder is None:
             raise ProtocolError("a client may not forward")
+        if connection.closed is not None:
+            raise PeerGone(connection.closed)  # dropped while this waited: admitted no more
         request = decode_request(stream.body)
         with about_request(request.request_id):
             tenant = self._tenants.get(TenantId(request.tenant))
@@ -94,6 +96,8 @@ class ForwardHandler:
             return "draining"
         if request.deadline_ms == 0:
             return "deadline"
+        if self._engine.stalled():
+            return "stalled"
         return None
 
     async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
@@ -107,7 +111,7 @@ class ForwardHandler:
                         expected_start_ms=expected_start_ms(self._engine),
                     )
                     await stream.send(encode(accept))
-                    await pump(run, stream)
+                    await self._pump(run, stream)
             if scope.cancelled_caught:
                 await self._fail(stream, "deadline_exceeded", "out of time", 504, retryable=False)
         except Refused as error:
@@ -118,6 +122,31 @@ class ForwardHandler:
             await self._fail(stream, error.code, "the engine failed", 502, retryable=True)
         except RequestError as error:
             await self._fail(stream, error.code, error.message, error.status, retryable=False)
+
+    async def _pump(self, run: LocalRun, stream: Stream) -> None:
+        """Sends the answer as it comes, and a sign of life where nothing comes from a live engine.
+
+        The host knows what its engine may take for a step, so it tells a slow engine from one that
+        hangs as no other peer can; the ingress has only its own patience against a host that does
+        not tell (``overlay/remote_run.py``).
+        """
+        while True:
+            try:
+                piece = await run.next(PROGRESS_EVERY_S)
+            except trio.TooSlowError:
+                if self._engine.stalled():
+                    # Here, since leaving the engine waits for the step in flight.
+                    log.warning("the engine has stalled during a forwarded request")
+                    await self._fail(stream, "engine_stalled", "stalled", 502, retryable=True)
+                    return
+                await stream.send(encode(Progress()))
+                continue
+            match piece:
+                case Tokens():
+                    await stream.send(encode(piece))
+                case End():
+                    await send_last(stream, piece)
+                    return
 
     async def _fail(
         self, stream: Stream, code: str, message: str, status: int, *, retryable: bool
@@ -132,10 +161,13 @@ def work_of(tenant: TenantEpoch, request: ForwardRequest) -> Work:
     """The work that a forward asks for; the body is parsed again here, never trusted.
 
     Raises:
-        RequestError: When the body is not one that this version can read.
+        Refused: When this version cannot honour the whole body; the ingress has, or another may.
     """
     parse = parse_chat if request.chat else parse_completion
-    call = parse(request.body)
+    try:
+        call = parse(request.body)
+    except RequestError as error:
+        raise Refused("cannot_read") from error
     return Work(
         request_id=request.request_id,
         tenant=tenant.tenant_id,
@@ -154,22 +186,6 @@ def expected_start_ms(engine: Engine) -> int:
     if load.running < engine.capabilities().slots or load.prefill_tokens_per_s <= 0:
         return 0
     return min(START_MS_MAX, int(1000 * load.queued_tokens / load.prefill_tokens_per_s))
-
-
-async def pump(run: LocalRun, stream: Stream) -> None:
-    """Sends the answer as it comes, and a sign of life wherever nothing comes."""
-    while True:
-        with trio.move_on_after(PROGRESS_EVERY_S) as scope:
-            piece = await run.next()
-        if scope.cancelled_caught:
-            await stream.send(encode(Progress()))
-            continue
-        match piece:
-            case Tokens():
-                await stream.send(encode(piece))
-            case End():
-                await send_last(stream, piece)
-                return
 
 
 async def send_last(stream: Stream, answer: Answer) -> None:

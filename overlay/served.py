@@ -30,6 +30,11 @@ class Advertised:
     weights: str
     dtype: str
 
+    @property
+    def variant(self) -> str:
+        """Equal where one peer can go on with the answer that another began."""
+        return f"{self.prefix} {self.weights}"
+
 
 def advertised(model: ServedModel) -> Advertised:
     """How a model is told to others."""

@@ -61,6 +61,7 @@ class Views:
         self._zone_rules = zone_rules
         self._told_of: Capabilities | None = None
         self._told: dict[str, Advertised] = {}
+        self._served: dict[str, ServedModel] = {}
         self._kept: dict[tuple[TenantId, str], dict[PeerId, tuple[float, PeerView]]] = {}
 
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
@@ -79,7 +80,7 @@ class Views:
                 kept[peer_id] = (now_s + KEPT_S, view)
             views.append(view)
         if self.served_here(model) is not None:
-            views.append(self._here(load, now_s))
+            views.append(self._here(model, load, now_s))
         return views
 
     def _kept_of(self, kind: tuple[TenantId, str]) -> dict[PeerId, tuple[float, PeerView]]:
@@ -94,26 +95,32 @@ class Views:
 
     def served_here(self, name: str) -> ServedModel | None:
         """This host's own model of that name."""
-        models = self._engine.capabilities().models
-        return next((model for model in models if model.name == name), None)
+        self._look()
+        return self._served.get(name)
 
     def told_here(self) -> Mapping[str, Advertised]:
         """This host's own models as they are told to others, by name."""
+        self._look()
+        return self._told
+
+    def _look(self) -> None:
+        """What the engine serves is looked at anew where it says something new."""
         capabilities = self._engine.capabilities()
         if self._told_of is not capabilities:
             self._told_of = capabilities
+            self._served = {model.name: model for model in reversed(capabilities.models)}
             self._told = {model.name: advertised(model) for model in capabilities.models}
-        return self._told
 
-    def _serves_alike(self, peer_id: PeerId, name: str) -> bool:
-        """Whether a peer serves that model, and where it is served here too, the same one."""
+    def _served_there(self, peer_id: PeerId, name: str) -> Advertised | None:
+        """A peer's model of that name; where it is served here too, only if it is the same one."""
         theirs = next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
         ours = self.told_here().get(name)
-        if theirs is None or ours is None:
-            return theirs is not None
-        return (theirs.prefix, theirs.weights) == (ours.prefix, ours.weights)
+        if theirs is None or ours is None or theirs.variant == ours.variant:
+            return theirs
+        return None
 
-    def _here(self, load: EngineLoad, now_s: float) -> PeerView:
+    def _here(self, model: str, load: EngineLoad, now_s: float) -> PeerView:
+        told = self._told[model]
         capabilities = self._engine.capabilities()
         return PeerView(
             peer_id=self._me,
@@ -130,6 +137,9 @@ class Views:
             ),
             rtt_s=0.0,
             in_flight=self._bookings.booked(self._me, now_s).in_flight,
+            context_tokens=told.context_tokens,
+            variant=told.variant,
+            dtype=told.dtype,
             standing=self._probation.standing(self._me, now_s),
         )
 
@@ -145,6 +155,7 @@ class Views:
         hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
         age_s = now_s - hint.taken_s
         as_of_s = self._knowledge.digest_as_of(peer_id)
+        served = self._served_there(peer_id, model)
         digest_age_s = UNHEARD_AGE_S if as_of_s is None else now_s - as_of_s
         return PeerView(
             peer_id=peer_id,
@@ -170,6 +181,9 @@ class Views:
             booked_tokens=booked.queued_tokens,
             in_flight=booked.in_flight,
             zone_allowed=may_forward(self._zone_rules, self._zone, zone, rtt_s),
-            capable=self._serves_alike(peer_id, model),
+            capable=served is not None,
+            context_tokens=0 if served is None else served.context_tokens,
+            variant="" if served is None else served.variant,
+            dtype="" if served is None else served.dtype,
             standing=self._probation.standing(peer_id, now_s, heard_s),
         )

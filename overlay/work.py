@@ -16,6 +16,7 @@ ANSWER_ERRORS = {
     "not_a_member": 421,
     "overloaded": 503,
     "engine_failed": 502,
+    "engine_stalled": 502,
     "stream_broken": 502,
     "no_capable_peer": 503,
     "deadline_exceeded": 504,
@@ -74,6 +75,10 @@ class Refused(AttemptEnded):
 
 class Silent(AttemptEnded):
     """The peer said nothing for longer than it may."""
+
+
+class Denied(AttemptEnded):
+    """The peer says that the request itself is wrong: its word, which is not taken for all."""
 
 
 class Broken(AttemptEnded):

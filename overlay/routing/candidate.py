@@ -28,6 +28,9 @@ TRUST_ENOUGH = 0.5
 
 An honest peer stays above this: its digests are late, and that alone costs some trust."""
 
+CONTEXT_UNKNOWN_TOKENS = 1 << 62
+"""Of a peer that no request is too long for, as far as is known."""
+
 PLACE_KEY_NONE = b""
 """Key of a prompt of which no whole block is known (too short, or not tokenised)."""
 
@@ -47,6 +50,8 @@ class Exclusion(enum.Enum):
     ZONE = "zone rule"
     SUSPECTED = "suspected"
     TRIED = "tried already"
+    CONTEXT = "context too small"
+    VARIANT = "other weights than the answer began with"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,9 @@ class PeerView:
         in_flight: All our requests there at present.
         zone_allowed: False where a zone rule forbids the crossing.
         capable: False where it does not serve the model (or not this tenant).
+        context_tokens: Most tokens of prompt and answer together, for the model of this view.
+        variant: Equal for peers that can go on with each other's answers; compared, never read.
+        dtype: In which it computes the model; for people, as it decides nothing.
         standing: After its latest failures.
 
     Computed:
@@ -109,6 +117,9 @@ class PeerView:
     in_flight: int = 0
     zone_allowed: bool = True
     capable: bool = True
+    context_tokens: int = CONTEXT_UNKNOWN_TOKENS
+    variant: str = ""
+    dtype: str = ""
     standing: Standing = Standing.CLEAR
 
     exclusion: Exclusion | None = field(init=False)
@@ -118,7 +129,9 @@ class PeerView:
     prefill_s_per_token: float = field(init=False)
     claim_weight: float = field(init=False)
     inferred_weight: float = field(init=False)
-    terms: tuple[PeerId, float, float, float, float, float] | None = field(init=False, repr=False)
+    terms: tuple[PeerId, float, float, float, float, float, int] | None = field(
+        init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not (self.slots >= 1 and self.prefill_tokens_per_s > 0):
@@ -138,7 +151,7 @@ class PeerView:
         claim_weight = 1.0 if self.local else self.freshness * self.trust
         inferred_weight = 1.0 if self.local else min(1.0, self.trust / TRUST_ENOUGH)
         costs_s = (fixed_s, output_factor_s, prefill_s_per_token)
-        terms = (self.peer_id, *costs_s, claim_weight, inferred_weight)
+        terms = (self.peer_id, *costs_s, claim_weight, inferred_weight, self.context_tokens)
         put(self, "exclusion", exclusion)
         put(self, "load", requests / self.slots)
         put(self, "fixed_s", fixed_s)
@@ -204,6 +217,8 @@ class Query:
         ring: All peers that serve the model.
         turn: Counts this router's requests, for round-robin.
         tried: Peers that this request has failed at.
+        context_tokens: The context that a peer must have for it.
+        variant: The one that a peer must have, where an answer has begun; None for any.
         home_share: Share of a prompt, 0 to 1, that is usually found at its place on the ring
             although nobody claims it (``overlay/routing/memory.py``).
     """
@@ -215,6 +230,8 @@ class Query:
     turn: int = 0
     tried: frozenset[PeerId] = frozenset()
     home_share: float = 0.0
+    context_tokens: int = 0
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 0 or self.expected_output_tokens < 0:

@@ -44,14 +44,17 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
     first and equal ones by PeerId: no two have the same, so nothing behind it is ever compared.
     """
     prompt, output, tried = query.prompt_tokens, query.expected_output_tokens, query.tried
+    needed, variant = query.context_tokens, query.variant
     limit = max(prompt - 1, 0)
     costed: list[Costed] = []
     for each in candidates:
         terms = each.view.terms
         if terms is None:
             continue
-        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight, trusted = terms
-        if tried and peer_id in tried:
+        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight, trusted, most = terms
+        if needed > most or (tried and peer_id in tried):
+            continue
+        if variant is not None and each.view.variant != variant:
             continue
         counted = each.matched_tokens * claim_weight
         inferred = each.inferred_tokens * trusted

@@ -64,7 +64,12 @@ def exclusion_of(candidate: Candidate, query: Query) -> Exclusion | None:
     """Why this candidate may not run this request; None when it may."""
     if candidate.view.peer_id in query.tried:
         return Exclusion.TRIED
-    return candidate.view.exclusion
+    view = candidate.view
+    if view.exclusion is not None:
+        return view.exclusion
+    if query.variant is not None and view.variant != query.variant:
+        return Exclusion.VARIANT
+    return Exclusion.CONTEXT if view.context_tokens < query.context_tokens else None
 
 
 def decide(

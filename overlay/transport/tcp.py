@@ -106,6 +106,16 @@ class TlsTransport:
         self._open = 0
         self.counters = TlsCounters()
 
+    def counts(self) -> dict[str, int]:
+        """Connections that reached us, by what became of them."""
+        counters = self.counters
+        return {
+            "peer": counters.accepted - counters.clients,
+            "client": counters.clients,
+            "refused": counters.refused,
+            "failed": counters.failed,
+        }
+
     async def listen(
         self,
         addresses: Sequence[Address],
@@ -152,7 +162,8 @@ class TlsTransport:
             channel = await self._shake(stream, address)
         except (SecurityError, trio.BrokenResourceError, OSError) as error:
             self.counters.failed += 1
-            log.info("no handshake with %s: %s", address, error)
+            # Not louder: a stranger could fill the log. The counter is in /metrics.
+            log.debug("no handshake with %s: %s", address, error)
             return
         finally:
             give_back(self._handshakes, host)

@@ -423,3 +423,24 @@ async def test_no_engine_serves_nothing() -> None:
         assert worker.cache_events() == []
         assert worker.load().total_blocks == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_step_that_hangs_in_its_thread_is_told_while_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("inference.worker.STALLED_MIN_S", 0.5)
+    core = ScriptedCore()
+    worker = EngineWorker(core, in_thread=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await collect(worker, "before")
+        gate = Gate(core)
+        async with worker.submit(request("r", 1)) as stream:
+            await gate.wait_entered()
+            assert not worker.stalled()
+            while not worker.stalled():
+                await trio.sleep(0.01)
+            gate.go.set()
+            assert [event async for event in stream]
+            assert not worker.stalled()
+        nursery.cancel_scope.cancel()

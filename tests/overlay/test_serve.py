@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from chaos.world import Host, World, until, world_of
+from inference.worker import STALLED_MIN_S
 from overlay.errors import PeerGone, StreamReset
 from overlay.forward import (
+    PROGRESS_EVERY_S,
     PROTOCOL,
     VERSION,
     Accept,
@@ -92,6 +94,11 @@ CASES = {
     "second hop": Case({"hops": 2}, "too_many_hops"),
     "draining": Case({}, "draining", draining=True),
     "no time left": Case({"deadline_ms": 0}, "deadline"),
+    "no JSON": Case({"body": b"{"}, "cannot_read"),
+    "field that this version does not know": Case(
+        {"body": BODY.replace(b"}]", b'}], "moon_phase": 1')}, "cannot_read"
+    ),
+    "another kind of body": Case({"chat": False}, "cannot_read"),
     "unknown model": Case({"model": "other"}, "unknown_model"),
 }
 
@@ -114,6 +121,8 @@ def test_refusals(name: str) -> None:
             assert await forward(world, case.asker, 1, opening) == [Refuse(code=case.code)]
             assert server.running.forwards.counters.refused == 1
             assert server.running.forwards.counters.accepted == 0
+            shown = server.running.metrics.text()[1].decode()
+            assert 'rhizome_served_forwards_total{result="refused"} 1.0' in shown
             assert server.running.ports.engine.load().used_blocks == 0
             await until(lambda: nothing_runs(server) and streams_open(server) == 0)
 
@@ -152,8 +161,6 @@ def test_a_peer_that_sits_on_the_request_shows_signs_of_life() -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "retryable"),
     [
-        ({"body": b"{"}, "invalid_json", False),
-        ({"body": BODY, "chat": False}, "unknown_parameter", False),
         ({"token_ids": [65] * 9000}, "context_length_exceeded", False),
         ({"deadline_ms": 30, "token_ids": [65] * 3000}, "deadline_exceeded", False),
     ],
@@ -169,6 +176,28 @@ def test_failures(changes: dict[str, object], code: str, retryable: bool) -> Non
             await until(lambda: nothing_runs(world.hosts[1]))
 
     simulate(34, main)
+
+
+def test_a_stalled_engine_is_told_and_takes_nothing_new() -> None:
+    async def main() -> None:
+        async with world_of(39, [FAST] * 2) as world:
+            await everybody_ready(world)
+            server = world.hosts[1]
+            core = server.running.ports.engine._core  # type: ignore[attr-defined]  # EngineWorker
+            step = core.step
+            core.step = lambda: replace(step(), virtual_s=60.0)
+            began_s = trio.current_time()
+            answers = await forward(world, 0, 1, encode(request(server)))
+            assert isinstance(answers[0], Accept)
+            last = answers[-1]
+            assert isinstance(last, Failed)
+            assert (last.code, last.retryable) == ("engine_stalled", True)
+            assert trio.current_time() - began_s < STALLED_MIN_S + 2 * PROGRESS_EVERY_S
+            again = encode(request(server, request_id="b" * 32))
+            assert await forward(world, 0, 1, again) == [Refuse(code="stalled")]
+            await until(lambda: nothing_runs(server))
+
+    simulate(39, main)
 
 
 def test_what_is_no_forward_resets_the_stream_and_nothing_else() -> None:
