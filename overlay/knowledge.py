@@ -192,9 +192,10 @@ class Knowledge:
         """What a peer serves, by its record."""
         return self._models.get(peer_id, ())
 
-    def prefixes(self, peer_id: PeerId) -> int:
-        """Published prefixes of a peer that are known here."""
-        return self.gossip.reader.tags_known(peer_id)
+    def prefixes(self, peer_id: PeerId, tenant: TenantEpoch | None = None) -> int:
+        """Published prefixes of a peer that are known here: of all tenants, or of one."""
+        tenant_id = None if tenant is None else tenant.tenant_id
+        return self.gossip.reader.tags_known(peer_id, tenant_id)
 
     def oldest_age_s(self) -> float:
         """Age of the oldest news of a peer that is up; 0 where none is."""
@@ -211,6 +212,10 @@ class Knowledge:
     def restart(self, generation: int) -> None:
         """This peer goes on under a new generation."""
         self.gossip.restart(generation)
+
+    def on_revoked(self) -> None:
+        """More is revoked: what a peer that is revoked had told counts no more."""
+        self._do(self.gossip.on_revoked(self._now_s()))
 
     def on_up(self, connection: Connection) -> None:
         """A peer is up: it gets a stream of ours."""
@@ -245,7 +250,7 @@ class Knowledge:
                 raise ProtocolError("gossip is one stream each way, with an empty opening message")
             self._heard.add(connection)
             try:
-                await self._hear(sender, stream)
+                await self._hear(connection, sender, stream)
             finally:
                 self._heard.discard(connection)
         except ProtocolError as error:
@@ -255,8 +260,10 @@ class Knowledge:
                 self._nursery.start_soon(connection.aclose, GoawayCode.PROTOCOL, reason)
             raise
 
-    async def _hear(self, sender: PeerId, stream: Stream) -> None:
+    async def _hear(self, connection: Connection, sender: PeerId, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:
+            if connection.closed is not None:
+                return  # dropped while this waited: it may be admitted no more
             now_s, now_unix_s = self._now_s(), self._now_unix_s()
             self._do(self.gossip.on_message(sender, message, now_s, now_unix_s))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import trio
 
@@ -13,7 +13,7 @@ from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
 from overlay.decisions import DecisionLog
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
-from overlay.generation import next_generation
+from overlay.generation import is_plausible, next_generation
 from overlay.gossip.gossip import GossipConfig
 from overlay.identity import Identity
 from overlay.ingress import IngressLimits, PeerIngress
@@ -180,6 +180,21 @@ class Node:
         gauge("digest_age_seconds", "Age of the oldest digest in use", self.knowledge.oldest_age_s)
         gauge("gossip_bytes_sent", "Gossip messages sent, bytes", lambda: self.knowledge.sent_bytes)
         gauge("open_requests", "Requests under way here", lambda: self.ingress.open_requests)
+        counts, served = self.metrics.counts, self.forwards.counters
+        counts("served_forwards", "Forwards that reached this peer", lambda: asdict(served))
+        counts(
+            "gossip_objects",
+            "Records, heads and frames that came in",
+            self._gossip_counts,
+        )
+        # A simulated transport counts nothing.
+        connections = getattr(self.ports.transport, "counts", None)
+        if connections is not None:
+            counts("connections", "Connections that reached the overlay's port", connections)
+
+    def _gossip_counts(self) -> dict[str, int]:
+        gossip = self.knowledge.gossip
+        return {**asdict(gossip.origins.counters), "unreadable": gossip.reader.unreadable}
 
     # -- connections
 
@@ -207,11 +222,13 @@ class Node:
             entropy=self.ports.entropy,
             limits=self.config.limits,
         )
-        if abs(connection.remote.clock_ahead_s) > CLOCKS_APART_S:
+        ahead_s = connection.remote.clock_ahead_s
+        if abs(ahead_s) > CLOCKS_APART_S:
             log.warning(
-                "the clock of %s is %.0f s away from ours: set one of them",
+                "the clock of %s is %.0f s %s ours: set one of them",
                 connection.remote.peer_id or connection.remote.address,
-                connection.remote.clock_ahead_s,
+                abs(ahead_s),
+                "ahead of" if ahead_s > 0 else "behind",
             )
         return connection
 
@@ -231,6 +248,7 @@ class Node:
         """Takes revocations in and judges every open connection again."""
         self.revocations = self.revocations.merge(more)
         self.peers.judge_again(self.judge)
+        self.knowledge.on_revoked()
 
     def _on_up(self, connection: Connection) -> None:
         peer_id = connection.remote.peer_id
@@ -250,6 +268,9 @@ class Node:
 
     def _on_generation(self, above: int) -> None:
         """Somebody uses our identity with a generation not below ours: jump above it."""
+        if not is_plausible(above, self.ports.clock.unix_s()):
+            log.warning("this identity was met with a generation of the far future: revoke it")
+            return
         self.generation = next_generation(self.ports.storage, self.ports.clock, above=above)
         log.warning("this identity was met with another process's generation; ours is new now")
         self.knowledge.restart(self.generation)

@@ -177,7 +177,7 @@ class Peers:
                     judge(leaf)
             except SecurityError as error:
                 log.warning("peer %s is no longer admitted: %s", peer_id, type(error).__name__)
-                self._end(up.connection, "not admitted")
+                up.connection.drop("not admitted")
 
     def drop_all(self, reason: str) -> None:
         """Ends every connection; peers that can be reached are dialled again."""

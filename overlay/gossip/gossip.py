@@ -47,7 +47,6 @@ from overlay.gossip.tenants import Epochs, place_of
 from overlay.identity import Identity
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
-from security.record import Record
 from security.revocation import RevocationSet
 
 ASK_AGAIN_S = 0.5
@@ -161,11 +160,6 @@ class Gossip:
             return None
         return origin.current_s
 
-    def record_of(self, peer_id: PeerId) -> Record | None:
-        """A peer's record."""
-        origin = self.origins.known.get(peer_id)
-        return None if origin is None else origin.record
-
     # -- connections and time
 
     def on_connected(self, peer_id: PeerId, now_s: float, now_unix_s: float) -> list[Effect]:
@@ -276,6 +270,14 @@ class Gossip:
                 effects += self._take_heads(repair.heads, sender, now_s, now_unix_s)
                 self._take_frames(repair.frames)
                 return effects
+
+    def on_revoked(self, now_s: float) -> list[Effect]:
+        """More is revoked: what a peer that is revoked had told counts no more."""
+        effects: list[Effect] = []
+        for peer_id in self.origins.forget_revoked(now_s, self._revocations()):
+            self.reader.forget(peer_id)
+            effects.append(RecordForgotten(peer_id))
+        return effects
 
     def _take_records(self, records: Sequence[bytes], now_unix_s: float) -> list[Effect]:
         effects: list[Effect] = []

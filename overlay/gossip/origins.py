@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from overlay.errors import ProtocolError
+from overlay.generation import is_plausible
 from overlay.gossip.graves import Graves
 from overlay.gossip.messages import ORIGINS_MAX, Frame, Head, Known, decode_frame, decode_head
 from overlay.gossip.relay import CARRIED_BYTES_MAX, ORIGIN_BYTES_MAX, Origin
@@ -98,18 +99,37 @@ class Origins:
         self.graves.expire(now_s)
         return forgotten
 
+    def forget_revoked(self, now_s: float, revocations: RevocationSet) -> list[PeerId]:
+        """Forgets the origins that are revoked, or whose issuer is; returns which.
+
+        Else what they sign would go on being believed when an admitted peer passes it on.
+        """
+        revoked = [
+            peer_id
+            for peer_id, origin in self
+            if revocations.revokes(peer_id) or revocations.revokes(origin.record.issuer_id)
+        ]
+        for peer_id in revoked:
+            self.graves.dig(peer_id, self.known.pop(peer_id).known(peer_id), now_s)
+            self._moved.pop(peer_id, None)
+        return revoked
+
     def take_record(
         self, data: bytes, now_unix_s: float, revocations: RevocationSet
     ) -> Record | None:
         """A record that is newer than what was known; this host's own is returned too.
 
-        Of two processes with one generation, the one that was known first is believed.
+        Of two processes with one generation, the one that was known first is believed. One of the
+        far future is nobody's: whoever has stolen a key could otherwise use up all generations.
         """
         if any(data == origin.record_bytes for origin in self.known.values()):
             return None
         try:
             record = open_record(data, self.trust, now_unix_s, revocations).value
         except SecurityError:
+            self.counters.refused += 1
+            return None
+        if not is_plausible(record.generation, now_unix_s):
             self.counters.refused += 1
             return None
         if record.peer_id == self.me:

@@ -176,7 +176,7 @@ def test_a_drain_takes_no_longer_than_it_may() -> None:
             ingress, serving = world.hosts
 
             async def ask() -> None:
-                with pytest.raises(RequestError, match="no peer"):
+                with pytest.raises(RequestError, match="no other can go on"):
                     await world.ask(ingress, QUESTION, max_tokens=4000)
 
             async with trio.open_nursery() as nursery:
@@ -266,6 +266,9 @@ def test_metrics_tell_of_peers_and_gossip_and_never_of_prompts() -> None:
             assert "rhizome_open_requests 0.0" in text
             for name in ("ttft_seconds_count 1.0", "prompt_tokens_total", "gossip_bytes_sent"):
                 assert f"rhizome_{name}" in text
+            assert 'rhizome_gossip_objects_total{result="refused"} 0.0' in text
+            objects = text.split('rhizome_gossip_objects_total{result="accepted"} ')[1]
+            assert float(objects.split()[0]) > 0
             for secret in ("zanzibar", "default", a.identity.peer_id):
                 assert secret not in text
 

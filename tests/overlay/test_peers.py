@@ -248,7 +248,7 @@ def test_leaves_that_are_not_good_are_refused_in_both_directions() -> None:
             }
             for name, (keys, der) in strangers.items():
                 hello = msgspec.structs.replace(a.running.hello(), peer_id=keys.peer_id)
-                transport = SimTransport(world.network, STRANGER, der, a.identity.issuer)
+                transport = SimTransport(world.network, STRANGER, der, a.identity.issuer, None)
                 channel = await transport.dial(Address(a.name, PORT), None)
                 opening = partial(
                     establish,

@@ -22,6 +22,7 @@ from security.envelope import Sealer
 from security.epoch import TenantEpoch
 from security.keys import HostKeys
 from security.peer_id import PeerId
+from security.record import Record
 from security.revocation import RevocationSet
 from security.signed import Kind, sign_as_peer
 from security.tags import tags_of
@@ -55,6 +56,12 @@ def leaf_of(rosters: tuple[frozenset[str], ...], number: int) -> bytes:
     secret = random.Random(6 + number).randbytes
     _, grant = authority.enrol(host.peer_id, host.sealing_public, (), secret, NOW_S)
     return grant.leaf
+
+
+def record_of(gossip: Gossip, peer_id: PeerId) -> Record | None:
+    """What a host holds as another one's record."""
+    origin = gossip.origins.known.get(peer_id)
+    return None if origin is None else origin.record
 
 
 def chain(document: int, blocks: int) -> list[BlockHash]:
@@ -103,9 +110,10 @@ class Host:
         """What this host believes that another publishes, from its replica and its index."""
         read = self.gossip.reader._reads.get((origin.peer_id, tenant.tenant_id))
         tags = set() if read is None or not read.replica.visible else read.replica.tags
-        table = self.gossip.reader.index._tags.get(tenant.tenant_id, {})
+        table = self.gossip.reader.index._tables.get(tenant.tenant_id)
+        masks = {} if table is None else table.tags
         bit = self.gossip.reader.index._bits.get(origin.peer_id, 0)
-        assert tags == {tag for tag, mask in table.items() if mask & bit}
+        assert tags == {tag for tag, mask in masks.items() if mask & bit}
         return tags
 
     def cache(self, tenant: TenantEpoch, document: int, blocks: int) -> None:

@@ -25,6 +25,7 @@ from overlay.gossip.replica import TAGS_MAX
 from tests.overlay.gossip.fabric import (
     Fabric,
     Host,
+    record_of,
     signed_frame,
     signed_head,
     stream_heads,
@@ -96,7 +97,7 @@ def test_old_heads_frames_and_records_change_nothing_when_they_come_again() -> N
         assert give(fabric, b, e, old) == []
     assert b.view(a, alpha) == view == a.published(alpha)
     assert b.gossip.origins.known[a.peer_id].head == newer
-    now = b.gossip.record_of(a.peer_id)
+    now = record_of(b.gossip, a.peer_id)
     assert now is not None
     assert now.addresses == ("10.0.0.77:1",)
 

@@ -24,7 +24,7 @@ from overlay.gossip.relay import TAIL_FRAMES_MAX, CarriedStream
 from overlay.gossip.tenants import EPOCHS_MAX, Epochs
 from security.peer_id import PeerId
 from security.record import sign_record
-from tests.overlay.gossip.fabric import Fabric, Host, signed_frame
+from tests.overlay.gossip.fabric import Fabric, Host, record_of, signed_frame
 
 ALPHA, BOTH = ("alpha",), ("alpha", "beta")
 IDLE_BYTES_PER_S_MAX = 2000
@@ -229,7 +229,7 @@ def test_two_processes_with_one_generation_learn_of_each_other_through_a_third()
     assert [effect for effect in a.effects if isinstance(effect, NewGeneration)] == [
         NewGeneration(above=1)
     ]
-    record = b.gossip.record_of(a.peer_id)
+    record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.generation == 2
     assert fabric.differences() == []

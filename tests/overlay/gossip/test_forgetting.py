@@ -10,7 +10,7 @@ from overlay.gossip.gossip import GossipConfig
 from overlay.gossip.graves import GRAVES_MAX, KEPT_S, Graves
 from overlay.gossip.messages import Known, Repair, encode
 from security.peer_id import PeerId
-from tests.overlay.gossip.fabric import Fabric, Host, signed_head
+from tests.overlay.gossip.fabric import Fabric, Host, record_of, signed_head
 
 ALPHA = ("alpha",)
 FORGET_S = GossipConfig().forget_s
@@ -37,7 +37,7 @@ def gone() -> tuple[Fabric, Host, Host, Host, Repair]:
 def test_a_peer_that_was_silent_for_long_is_forgotten_with_all_that_it_told() -> None:
     _, a, b, c, _ = gone()
     for host in (b, c):
-        assert host.gossip.record_of(a.peer_id) is None
+        assert record_of(host.gossip, a.peer_id) is None
         assert host.view(a, a.tenant("alpha")) == set()
         assert a.peer_id not in host.gossip.reader.index._bits
         assert host.gossip.origins.counters.forgotten == 1
@@ -49,7 +49,7 @@ def test_what_others_still_tell_of_it_does_not_bring_it_back() -> None:
     for _ in range(3):
         assert fabric.give(b, c.peer_id, encode(old)) == []
         fabric.run(8.0)
-    assert b.gossip.record_of(a.peer_id) is None
+    assert record_of(b.gossip, a.peer_id) is None
     assert b.view(a, a.tenant("alpha")) == set()
 
 
@@ -57,7 +57,7 @@ def test_a_host_that_still_knows_it_does_not_send_it_again_and_again() -> None:
     fabric, a, b, c, old = gone()
     c.gossip.origins.graves.close(a.peer_id)
     fabric.give(c, b.peer_id, encode(old))
-    assert c.gossip.record_of(a.peer_id) is not None
+    assert record_of(c.gossip, a.peer_id) is not None
     b.received.clear()
     fabric.run(60.0)
     assert not [data for data in b.received if old.records[0] in data]
@@ -77,7 +77,7 @@ def test_it_comes_back_through_others_when_it_has_signed_something_new() -> None
     fabric.unlink(1, 2)
     fabric.link(0, 2)
     fabric.run(10.0)
-    assert b.gossip.record_of(a.peer_id) is None
+    assert record_of(b.gossip, a.peer_id) is None
     fabric.link(1, 2)
     fabric.run(40.0)
     assert fabric.differences() == []
@@ -91,7 +91,7 @@ def test_its_next_generation_is_taken_at_once() -> None:
     fabric.link(0, 1)
     fabric.run(20.0)
     assert fabric.differences() == []
-    record = b.gossip.record_of(a.peer_id)
+    record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.generation == a.generation
 
@@ -104,7 +104,7 @@ def test_heads_that_are_not_newer_or_not_its_own_do_not_open_a_grave() -> None:
     for head in (old.heads[0], mine, bytes(forged), b"", b"\x80"):
         data = encode(Repair(epochs=[], records=list(old.records), heads=[head], frames=[]))
         fabric.give(b, c.peer_id, data)
-        assert b.gossip.record_of(a.peer_id) is None
+        assert record_of(b.gossip, a.peer_id) is None
 
 
 def test_an_older_head_is_refused_behind_an_open_grave() -> None:
@@ -113,7 +113,7 @@ def test_an_older_head_is_refused_behind_an_open_grave() -> None:
     graves = b.gossip.origins.graves
     graves.open_for([new])
     fabric.give(b, c.peer_id, encode(old))
-    assert b.gossip.record_of(a.peer_id) is not None
+    assert record_of(b.gossip, a.peer_id) is not None
     assert b.gossip.origins.known[a.peer_id].head is None
     fabric.give(b, c.peer_id, encode(Repair(epochs=[], records=[], heads=[new], frames=[])))
     assert b.gossip.origins.known[a.peer_id].head_bytes == new
@@ -127,7 +127,7 @@ def test_a_connected_peer_is_not_forgotten_however_little_it_says() -> None:
     fabric.run(10.0)
     fabric.loss = 1.0
     fabric.run(FORGET_S + 60.0)
-    assert b.gossip.record_of(a.peer_id) is not None
+    assert record_of(b.gossip, a.peer_id) is not None
 
 
 def test_a_peer_without_a_connection_of_ours_is_known_for_as_long_as_it_signs() -> None:

@@ -11,7 +11,7 @@ from overlay.gossip.gossip import EPOCHS, FLOORS
 from overlay.gossip.messages import Repair, decode_message
 from security.epoch import make_epoch
 from security.tags import tags_of
-from tests.overlay.gossip.fabric import SECRET_NAME, Fabric, Host, chain
+from tests.overlay.gossip.fabric import SECRET_NAME, Fabric, Host, chain, record_of
 
 ALPHA = ("alpha",)
 BOTH = ("alpha", "beta")
@@ -84,7 +84,7 @@ def test_a_late_joiner_learns_everything() -> None:
     fabric.link(1, 2)
     settle(fabric, 30.0)
     late, first = fabric.hosts[2], fabric.hosts[0]
-    assert late.gossip.record_of(first.peer_id) is not None
+    assert record_of(late.gossip, first.peer_id) is not None
     assert late.gossip.load_of(first.peer_id) is not None
 
 
@@ -139,7 +139,7 @@ def test_two_members_reach_each_other_through_a_host_that_is_none() -> None:
         fabric.run(2.0)
     settle(fabric, 30.0)
     assert b.gossip.lookup(tenant, chain(2, 10)) == {a.peer_id: 10}
-    assert b.gossip.record_of(a.peer_id) is not None
+    assert record_of(b.gossip, a.peer_id) is not None
     assert x.gossip.reader.tags_known(a.peer_id) == 0
     assert len(x.gossip.reader.index) == 0
     a.cache(tenant, 5, 4)
@@ -203,7 +203,7 @@ def test_a_host_that_has_lost_its_disk_learns_of_its_later_generation_and_goes_a
     settle(fabric, 30.0)
     met = [effect for effect in a.effects if isinstance(effect, NewGeneration)]
     assert met == [NewGeneration(above=50)]
-    record = b.gossip.record_of(a.peer_id)
+    record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.generation == 51
 
@@ -240,7 +240,7 @@ def test_what_was_reached_once_is_stored_and_nothing_older_is_believed_after_a_r
     # Only the host that has stayed behind tells of A now.
     fabric.link(1, 2)
     fabric.run(20.0)
-    assert b.gossip.record_of(a.peer_id) is not None
+    assert record_of(b.gossip, a.peer_id) is not None
     assert b.view(a, alpha) == set()
     fabric.link(0, 1)
     settle_pair(fabric, a, b)
@@ -263,7 +263,7 @@ def test_an_earlier_generation_is_not_believed_after_a_restart() -> None:
     fabric.restart(b)
     fabric.link(1, 2)
     fabric.run(20.0)
-    assert b.gossip.record_of(a.peer_id) is None
+    assert record_of(b.gossip, a.peer_id) is None
     assert b.view(a, alpha) == set()
 
 
@@ -381,7 +381,7 @@ def test_a_change_of_the_record_reaches_the_others_with_the_next_bundle() -> Non
     for effect in effects:
         if isinstance(effect, Send) and effect.peer_id == b.peer_id:
             b.gossip.on_message(a.peer_id, effect.data, fabric.now_s, fabric.unix_s)
-    record = b.gossip.record_of(a.peer_id)
+    record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.zone == "east"
 
