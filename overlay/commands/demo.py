@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
@@ -15,6 +20,14 @@ from overlay.control.messages import TokenReply
 from overlay.demo.cluster import PeerProcess, rhizome
 from overlay.demo.report import show
 from overlay.demo.run import POLICIES, POLICIES_MORE, TENANTS, DemoResult, run_demo
+from overlay.errors import ConfigError
+
+T = TypeVar("T")
+
+SIGNAL_EXIT = 128
+"""Added to a signal's number, as shells do."""
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command("demo")
@@ -42,24 +55,15 @@ def command(seed: int, short: bool, model: str | None, keep: bool, json_path: Pa
     \b
     Example: rhizome demo --short --json demo.json
     """  # noqa: D301 - click's mark
+    if json_path is not None and not os.access(json_path.parent, os.W_OK):
+        raise ConfigError(f"--json: {json_path.parent} is no folder that can be written to")
     console = Console()
     policies = POLICIES if short else (*POLICIES, *POLICIES_MORE)
-    with Progress(
-        TextColumn("{task.description:<42}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    ) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def say(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        async def main() -> tuple[DemoResult, Path]:
-            return await run_demo(seed=seed, policies=policies, model=model, keep=keep, say=say)
-
-        result, folder = trio.run(main)
+    try:
+        result, folder = watched_run(console, seed, policies, model, keep=keep)
+    except ToldToEnd as told:
+        click.echo(f"rhizome: {told}; the peers and their files are gone", err=True)
+        raise click.exceptions.Exit(told.exit_code) from None
     show(result, console)
     if json_path is not None:
         json_path.write_text(json.dumps(result.public(), indent=1) + "\n")
@@ -75,6 +79,79 @@ def command(seed: int, short: bool, model: str | None, keep: bool, json_path: Pa
     failed = [name for name, verdict in result.checks.items() if verdict is False]
     if failed:
         raise click.ClickException(f"checks failed: {', '.join(failed)}")
+
+
+def watched_run(
+    console: Console, seed: int, policies: Sequence[str], model: str | None, *, keep: bool
+) -> tuple[DemoResult, Path]:
+    """Runs the demo under a progress bar.
+
+    Raises:
+        ToldToEnd: When a signal came; nothing is left then.
+    """
+    with Progress(
+        TextColumn("{task.description:<42}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def say(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        async def main() -> tuple[DemoResult, Path]:
+            return await run_demo(seed=seed, policies=policies, model=model, keep=keep, say=say)
+
+        return trio.run(until_told_to_end, main)
+
+
+class ToldToEnd(Exception):
+    """A signal asked to end; what was made is gone."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = SIGNAL_EXIT + number
+
+
+async def until_told_to_end(main: Callable[[], Awaitable[T]]) -> T:
+    """Runs ``main``; SIGTERM and SIGHUP (a closed terminal) end it as Ctrl-C does.
+
+    A signal that is ignored, as under ``nohup``, stays so.
+
+    Raises:
+        ToldToEnd: When one of them came.
+    """
+    heard = [s for s in END_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    told: list[int] = []
+    made: list[T] = []
+    async with trio.open_nursery() as nursery:
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(*heard) as signals:
+                task_status.started()
+                async for number in signals:
+                    told.append(number)
+                    if number == signal.SIGHUP:
+                        forget_terminal()
+                    nursery.cancel_scope.cancel()
+
+        if heard:
+            await nursery.start(listen)
+        made.append(await main())
+        nursery.cancel_scope.cancel()
+    if not made:
+        raise ToldToEnd(told[0])
+    return made[0]
+
+
+def forget_terminal() -> None:
+    """What is still printed goes nowhere: writing to a terminal that was closed is an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 async def how_to_talk(console: Console, peers: list[PeerProcess], folder: Path) -> None:

@@ -18,9 +18,8 @@ def outputs_equal_cold_run(records: Sequence[RequestRecord], cold: Mapping[int, 
         records: All answered requests of all policies.
         cold: Token ids by question number, from an engine that reuses nothing.
     """
-    return bool(records) and all(
-        record.token_ids == cold[record.number] for record in records if record.status == "ok"
-    )
+    answered = [record for record in records if record.status == "ok"]
+    return bool(answered) and all(record.token_ids == cold[record.number] for record in answered)
 
 
 def all_requests_ended_once(records: Sequence[RequestRecord], expected: Mapping[str, int]) -> bool:
@@ -39,9 +38,9 @@ def no_cross_tenant_hit(
 ) -> bool:
     """Replays the log: each cached token must come from its own tenant's requests at that peer.
 
-    A request may have hit what any request of the same tenant at the same peer, begun before this
-    one ended, has left there: its prompt and, since decoded blocks are kept, its answer. Caches
-    start empty with each policy.
+    A request may have hit what any request of the same tenant at the same peer, whose first token
+    came before this one's, has left there: its prompt and, since decoded blocks are kept, its
+    answer. Caches start empty with each policy.
 
     Args:
         records: The request log.
@@ -68,7 +67,7 @@ def explained_tokens(
             record.tenant,
             record.served_by,
         )
-        before = other.began_s < record.began_s + record.completion_s
+        before = other.began_s + other.ttft_s < record.began_s + record.ttft_s
         if at_the_same_place and before and other.number != record.number:
             left = prompts[other.tenant, other.number] + other.token_ids
             longest = max(longest, shared(prompt, left))

@@ -1,4 +1,8 @@
-"""Real peer processes on loopback, made with the commands that a person would type."""
+"""Real peer processes on loopback, made with the commands that a person would type.
+
+A peer's standard input is a pipe that only this process holds open, so that a peer ends by itself
+when this process is gone, however that ended (``overlay.parent``).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from overlay.control.client import call
 from overlay.control.messages import GetStatus, InviteReply, StatusReply
 from overlay.errors import HomeError, OverlayError
 from overlay.home import Home
+from overlay.parent import LIVE_ON
 
 START_TIMEOUT_S = 120.0
 """Loading a model takes seconds; a busy machine, or a first conversion, minutes."""
@@ -89,11 +94,11 @@ class Cluster:
 
     async def start_peer(self, peer: PeerProcess, *flags: str) -> None:
         """Starts one process; its log goes beside its state folder."""
-        words = ("-m", "overlay", "peer", "--home", str(peer.home), *ON_LOOPBACK, *flags)
+        words = ("-m", "overlay", "peer", "--home", str(peer.home), "--with-parent", *ON_LOOPBACK)
         with peer.log.open("ab") as log:
             peer.process = await trio.lowlevel.open_process(
-                [sys.executable, *words],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, *words, *flags],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -122,6 +127,12 @@ class Cluster:
                 await trio.sleep(POLL_S)
         raise HomeError(f"the peers did not find each other within {MEET_TIMEOUT_S:g} s")
 
+    async def let_go(self) -> None:
+        """Lets every peer live on without this process."""
+        for peer in self.peers:
+            if peer.process is not None and peer.process.stdin is not None:
+                await peer.process.stdin.send_all(LIVE_ON)
+
     async def stop(self) -> None:
         """Ends every peer, all at once."""
         async with trio.open_nursery() as nursery:
@@ -141,6 +152,8 @@ class Cluster:
                 process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
+            if process.stdin is not None:
+                await process.stdin.aclose()
         peer.process = None
 
 
@@ -156,6 +169,8 @@ async def running_cluster(
     stays = False
     try:
         yield cluster
+        if keep:
+            await cluster.let_go()
         stays = keep
     finally:
         if not stays:

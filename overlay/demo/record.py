@@ -52,6 +52,7 @@ class Summary:
     ttft_ms_p50: float
     ttft_ms_p99: float
     completion_ms_p50: float
+    completion_ms_mean: float
     requests_per_s: float
     forwarded: int
     served: dict[str, int]
@@ -74,6 +75,7 @@ def summarise(records: Sequence[RequestRecord], peers: Sequence[str], took_s: fl
         ttft_ms_p50=statistics.median(ttfts_ms),
         ttft_ms_p99=ttfts_ms[min(len(ttfts_ms) - 1, int(0.99 * len(ttfts_ms)))],
         completion_ms_p50=statistics.median(completions_ms),
+        completion_ms_mean=statistics.fmean(completions_ms),
         requests_per_s=len(answered) / took_s if took_s else 0.0,
         forwarded=sum(record.hops for record in answered),
         served={peer: sum(record.served_by == peer for record in answered) for peer in peers},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +34,16 @@ POLICIES_MORE = ("longest-prefix", "bounded-hash")
 TIME_MAX_S = 270.0
 CLIENTS = 3
 
+TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""Environment variable: torch makes this folder as soon as transformers is imported."""
+
 ENGINE_FLAGS = ("--threads", "1", "--dtype", "float32", "--device", "cpu")
 FORWARD_FLAGS = ("--forward-budget", "2s", "--silence", "10s")
-"""Three engines share the cores of one machine here, so that a peer may have to wait for a core
-longer than a host of its own ever would; the defaults are meant for one peer per host."""
+FORWARD_WHY = (
+    "three engines share the cores of this machine, so that a peer may wait for one longer than on "
+    "a host of its own"
+)
+"""The defaults are meant for one peer per host."""
 
 Say = Callable[[str, int, int], None]
 """What is under way, how much of it is done, out of how many."""
@@ -52,6 +58,7 @@ class DemoResult:
     summaries: dict[str, Summary] = field(default_factory=dict)
     checks: dict[str, bool | None] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    took_s: float = 0.0
 
     def public(self) -> dict[str, object]:
         """The result as ``--json`` writes it."""
@@ -88,32 +95,35 @@ async def run_demo(
         OverlayError: When a peer cannot be started or ends.
     """
     result = DemoResult()
+    before = torch_files()
     folder = Path(tempfile.mkdtemp(prefix="rhizome-demo-"))
     engine = (*ENGINE_FLAGS, *(("--model", model) if model else ()))
     questions = workload(seed, TENANTS, len(NAMES))
     kept, began_s = False, trio.current_time()
     try:
-        reference = Reference(model)
-        reference.load(lambda what, share: say(what, int(100 * share), 100))
-        async with running_cluster(folder, NAMES, TENANTS, keep=keep) as cluster:
-            result.peers = cluster.peers
-            say("three hosts join one overlay", 0, 1)
-            await cluster.create(*engine)
-            flags = (*engine, *FORWARD_FLAGS)
-            deadline_s = began_s + time_max_s
-            ran = await run_policies(
-                cluster, policies, questions, result, say, flags=flags, deadline_s=deadline_s
-            )
-            result.skipped = [policy for policy in policies if policy not in ran]
-            await cluster.stop()
-            await judge(result, questions, reference, ran, say)
-            if keep:
-                await cluster.start("--policy", POLICIES[0], *flags)
-            kept = keep
+        with torch_writes_to(folder):
+            reference = Reference(model)
+            reference.load(lambda what, share: say(what, int(100 * share), 100))
+            async with running_cluster(folder, NAMES, TENANTS, keep=keep) as cluster:
+                result.peers = cluster.peers
+                say("three hosts join one overlay", 0, 1)
+                await cluster.create(*engine)
+                flags = (*engine, *FORWARD_FLAGS)
+                deadline_s = began_s + time_max_s
+                ran = await run_policies(
+                    cluster, policies, questions, result, say, flags=flags, deadline_s=deadline_s
+                )
+                result.skipped = [policy for policy in policies if policy not in ran]
+                await cluster.stop()
+                await judge(result, questions, reference, ran, say)
+                if keep:
+                    await cluster.start("--policy", POLICIES[0], *flags)
+        kept = keep
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
-    result.checks["cleaned_up"] = None if kept else cleaned_up(result.peers, folder)
+    result.took_s = trio.current_time() - began_s
+    result.checks["cleaned_up"] = None if kept else cleaned_up(result.peers, folder, before)
     return result, folder
 
 
@@ -243,9 +253,34 @@ async def judge(
     result.checks["all_requests_ended_once"] = all_requests_ended_once(result.records, expected)
 
 
-def cleaned_up(peers: Sequence[PeerProcess], folder: Path) -> bool:
-    """Whether every process and the folder are gone, as the system sees it."""
-    return not folder.exists() and not any(alive(pid) for peer in peers for pid in peer.pids)
+@contextmanager
+def torch_writes_to(folder: Path) -> Iterator[None]:
+    """Keeps torch's cache of compiled code, of this process and its children, in ``folder``."""
+    before = os.environ.get(TORCH_CACHE)
+    os.environ[TORCH_CACHE] = str(folder / "torch")
+    try:
+        yield
+    finally:
+        del os.environ[TORCH_CACHE]
+        if before is not None:
+            os.environ[TORCH_CACHE] = before
+
+
+def torch_files() -> set[str]:
+    """What torch has in the temporary folder; other programs put files of their own there."""
+    return {each.name for each in Path(tempfile.gettempdir()).iterdir() if "torch" in each.name}
+
+
+def cleaned_up(peers: Sequence[PeerProcess], folder: Path, before: set[str]) -> bool:
+    """Whether every process and all files are gone, as the system sees it.
+
+    Args:
+        peers: All that ever ran.
+        folder: Everything of ours was in it.
+        before: :func:`torch_files` when the demo began.
+    """
+    ended = not any(alive(pid) for peer in peers for pid in peer.pids)
+    return ended and not folder.exists() and torch_files() <= before
 
 
 def alive(pid: int) -> bool:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
 
 from overlay.demo.checks import (
     all_requests_ended_once,
@@ -10,6 +16,8 @@ from overlay.demo.checks import (
     outputs_equal_cold_run,
 )
 from overlay.demo.record import RequestRecord, summarise
+from overlay.demo.report import show
+from overlay.demo.run import DemoResult, cleaned_up, torch_files
 from overlay.demo.workload import documents, workload
 
 PROMPT = tuple(range(100))
@@ -57,6 +65,11 @@ def test_a_hit_on_what_came_later_is_not() -> None:
     assert not no_cross_tenant_hit(log, PROMPTS)
 
 
+def test_a_hit_on_one_that_began_earlier_and_had_no_token_yet_is_not() -> None:
+    late = record(0, ttft_s=5.0, completion_s=6.0)
+    assert not no_cross_tenant_hit([late, record(1, cached_tokens=96, completion_s=9.0)], PROMPTS)
+
+
 def test_more_cached_than_whole_blocks_of_the_shared_prefix_is_not() -> None:
     assert not no_cross_tenant_hit([record(0), record(1, cached_tokens=97)], PROMPTS)
 
@@ -66,6 +79,7 @@ def test_one_different_token_is_an_unequal_output() -> None:
     assert outputs_equal_cold_run([record(0)], cold)
     assert not outputs_equal_cold_run([record(0), record(1)], cold)
     assert not outputs_equal_cold_run([], cold)
+    assert not outputs_equal_cold_run([record(0, status="overloaded")], cold)
 
 
 def test_missing_doubled_and_failed_requests_are_seen() -> None:
@@ -93,3 +107,37 @@ def test_the_summary_counts_tokens_not_requests() -> None:
     assert summary.requests_per_s == 1.0
     assert summary.served == {"anna": 1, "bert": 1}
     assert summary.forwarded == 1
+    assert summary.completion_ms_mean == pytest.approx(200.0)
+
+
+def test_a_folder_that_torch_left_behind_is_not_cleaned_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "torch_before").mkdir()
+    before = torch_files()
+    (tmp_path / "of another program").mkdir()
+    assert cleaned_up([], tmp_path / "ours", before)
+    (tmp_path / "torchinductor_me").mkdir()
+    assert not cleaned_up([], tmp_path / "ours", before)
+
+
+def shown(result: DemoResult) -> str:
+    out = StringIO()
+    show(result, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_report_names_where_the_default_policy_loses_and_what_was_left_out() -> None:
+    quick = summarise([record(0, ttft_s=0.05, cached_tokens=90)], ("anna",), took_s=1.0)
+    slow = summarise([record(0, cached_tokens=50)], ("anna",), took_s=1.0)
+    result = DemoResult(
+        summaries={"cost": slow, "local": quick}, skipped=["bounded-hash"], took_s=361.0
+    )
+    said = shown(result)
+    assert "cost was not the best in hit rate: 0.50, and local 0.90" in said
+    assert "cost was not the best in TTFT p99 (ms): 100, and local 50" in said
+    assert "requests/s:" not in said
+    assert "--silence 10s: three engines share" in said
+    assert "took 361 s; left out, as time was short: bounded-hash" in said
+    assert "not the best" not in shown(DemoResult(summaries={"cost": quick, "local": slow}))

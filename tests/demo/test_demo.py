@@ -36,10 +36,14 @@ def temporary() -> Iterator[Path]:
 
 
 def start(model: Path, temporary: Path, *words: str) -> subprocess.Popen[str]:
-    """A demo whose temporary folders lie where the test can look."""
+    """A demo whose temporary folders lie where the test can look.
+
+    Torch, loaded here to make the model, has set its own folder in this process's environment.
+    """
+    inherited = {name: value for name, value in os.environ.items() if "TORCH" not in name}
     return subprocess.Popen(
         [sys.executable, "-m", "overlay", "demo", "--short", "--model", str(model), *words],
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**inherited, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,19 +103,39 @@ def test_it_shows_what_it_promises_and_writes_it_down(
     assert peers_of(temporary) == []
 
 
-def test_ctrl_c_ends_its_peers_and_removes_its_files(model: Path, temporary: Path) -> None:
+def started_with_peers(model: Path, temporary: Path) -> subprocess.Popen[str]:
     demo = start(model, temporary)
     deadline = time.monotonic() + 120
     while len(peers_of(temporary)) < 3:
         assert demo.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    demo.send_signal(signal.SIGINT)
+    return demo
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_its_peers_and_removes_its_files(
+    name: str, model: Path, temporary: Path
+) -> None:
+    demo = started_with_peers(model, temporary)
+    number = signal.Signals[name]
+    demo.send_signal(number)
     output, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 130, output
+    assert demo.returncode == 128 + number, output
     assert "Traceback" not in output
+    assert ("ended by SIGTERM" in output) == (name == "SIGTERM")
     assert peers_of(temporary) == []
     assert list(temporary.iterdir()) == []
+
+
+def test_its_peers_end_by_themselves_when_it_is_killed(model: Path, temporary: Path) -> None:
+    demo = started_with_peers(model, temporary)
+    demo.kill()
+    demo.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while peers_of(temporary):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_model_that_is_not_there_is_one_clear_line(temporary: Path, tmp_path: Path) -> None:
