@@ -125,6 +125,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "use_cache": lambda value: value is False,
     "output_attentions": lambda value: value is False,
     "output_hidden_states": lambda value: value is False,
+    "output_router_logits": lambda value: value is False,
     "return_dict": lambda value: value is True,
     "position_ids": lambda value: isinstance(value, torch.Tensor),  # as given by the step
 }

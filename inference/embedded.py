@@ -17,12 +17,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from inference.blocks import KEY_BYTES
 from inference.convert import Progress
 from inference.errors import UnsupportedModel
+from inference.files import ModelFiles, default_cache_dir, find_model
 from inference.hardware import choose_device, choose_dtype, choose_threads, dtype_name
 from inference.model import (
-    ModelFiles,
-    default_cache_dir,
     end_tokens,
-    find_model,
     load_config,
     load_weights,
     quantisation_of,
@@ -45,6 +43,8 @@ from inference.tokenizer import PromptTokenizer
 
 BLOCKS_MIN = CHUNK_TOKENS // BLOCK_TOKENS
 """Blocks of the smallest cache: a context shorter than one prefill chunk answers nothing useful."""
+
+MIB = 1 << 20
 
 WARM_UP_TOKENS = CHUNK_TOKENS
 WARM_UP_ANSWER = 4
@@ -75,8 +75,15 @@ def no_progress(_what: str, _done: float) -> None:
     """For callers who do not show any."""
 
 
-def load_engine(settings: EngineSettings, progress: Progress = no_progress) -> EmbeddedCore:
+def load_engine(
+    settings: EngineSettings, progress: Progress = no_progress, *, files: ModelFiles | None = None
+) -> EmbeddedCore:
     """The engine, ready to be stepped. Sets torch's thread count for the whole process.
+
+    Args:
+        settings: What the host's owner chose.
+        progress: Told what takes long.
+        files: The model's, where they have been found already.
 
     Raises:
         ModelMissing: No model; the message names what to run.
@@ -84,7 +91,7 @@ def load_engine(settings: EngineSettings, progress: Progress = no_progress) -> E
     """
     began_s = time.monotonic()
     device = choose_device(settings.device)
-    files = find_model(settings.model, settings.cache_dir or default_cache_dir(), progress)
+    files = files or find_model(settings.model, settings.cache_dir or default_cache_dir(), progress)
     config = load_config(files)
     check_supported(config)
     dtype = choose_dtype(settings.dtype, device.device, config.dtype)
@@ -157,9 +164,10 @@ def _blocks_of(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype
     block_bytes = kv_shape_of(config).block_bytes(dtype)
     blocks = kv_cache_bytes // block_bytes
     if blocks < BLOCKS_MIN:
+        least = -(-BLOCKS_MIN * block_bytes // MIB)
         raise UnsupportedModel(
-            f"a cache of {kv_cache_bytes} bytes is too small: this model needs at least "
-            f"{BLOCKS_MIN * block_bytes} (--kv-cache)"
+            f"a cache of {kv_cache_bytes // MIB} MiB is too small for this model: "
+            f"use --kv-cache {least}MiB or more"
         )
     return blocks
 

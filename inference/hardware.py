@@ -40,7 +40,9 @@ def choose_device(wanted: str) -> Device:
         why = name if wanted == "auto" else f"{name}, asked for"
         return Device(device=torch.device("cuda", 0), why=why)
     if wanted == "cuda":
-        raise UnsupportedModel(f"device cuda cannot be used: {trouble}")
+        raise UnsupportedModel(
+            f"device cuda cannot be used: {trouble}; mend that, or use --device cpu"
+        )
     return Device(device=torch.device("cpu"), why=trouble)
 
 

@@ -8,7 +8,6 @@ tells most of it; a proof at start compares one short forward pass with transfor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -121,15 +120,27 @@ def context_of(config: PretrainedConfig) -> int:
 
 
 def kv_shape_of(config: PretrainedConfig) -> KVShape:
-    """What the pool must hold for this model."""
-    heads = int(config.num_attention_heads)
-    kv_heads: Any = getattr(config, "num_key_value_heads", None)  # untyped in transformers
-    head_dim: Any = getattr(config, "head_dim", None)
+    """What the pool must hold for this model.
+
+    Raises:
+        UnsupportedModel: Its config does not say it, as it has no such layers.
+    """
+    heads = _number(config, "num_attention_heads")
     return KVShape(
-        layers=int(config.num_hidden_layers),
-        kv_heads=int(kv_heads or heads),
-        head_dim=int(head_dim or config.hidden_size // heads),
+        layers=_number(config, "num_hidden_layers"),
+        kv_heads=_number(config, "num_key_value_heads", heads),
+        head_dim=_number(config, "head_dim", 0) or _number(config, "hidden_size") // heads,
     )
+
+
+def _number(config: PretrainedConfig, name: str, default: int | None = None) -> int:
+    """A count that the config tells; raises ``UnsupportedModel`` where it tells none."""
+    value = getattr(config, name, None) or default
+    if not isinstance(value, int):
+        raise UnsupportedModel(
+            f"{config.model_type} cannot be served here: it does not have one {name} for all layers"
+        )
+    return value
 
 
 def proof_prompt(config: PretrainedConfig) -> list[int]:

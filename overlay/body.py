@@ -70,13 +70,18 @@ def parse_completion(raw: bytes) -> Call:
     return _parse(raw, "prompt", _text_prompt, chat=False)
 
 
+def field_of(call: Call, param: str | None) -> str | None:
+    """The body's own name of what an engine blames: its prompt is a chat's ``messages``."""
+    return "messages" if call.chat and param == "prompt" else param
+
+
 def refuse(param: str | None, message: str, *, code: str = "invalid_value") -> NoReturn:
     """Raises the error of one field."""
     raise RequestError(message, code=code, status=400, param=param)
 
 
 def _parse(raw: bytes, prompt_field: str, read: Callable[[object], Prompt], *, chat: bool) -> Call:
-    body = _decode(raw)
+    body = _decode(raw, prompt_field)
     _check_fields(body, prompt_field)
     if prompt_field not in body:
         refuse(prompt_field, f"{prompt_field} is missing", code="missing_required_parameter")
@@ -96,10 +101,13 @@ def _parse(raw: bytes, prompt_field: str, read: Callable[[object], Prompt], *, c
     )
 
 
-def _decode(raw: bytes) -> dict[str, Any]:
+def _decode(raw: bytes, prompt_field: str) -> dict[str, Any]:
     if len(raw) > BODY_BYTES_MAX:
         raise RequestError(
-            f"the body is larger than {BODY_BYTES_MAX} bytes", code="body_too_large", status=413
+            f"the body is larger than {BODY_BYTES_MAX} bytes",
+            code="body_too_large",
+            status=413,
+            param=prompt_field,
         )
     try:
         # Decoded here: json.loads would guess UTF-16 and let halves of surrogate pairs through.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from inference.core import EngineCore
 from inference.worker import EngineWorker
 from overlay.config import EngineKind, PeerConfig
 
@@ -17,18 +18,24 @@ def make_engine(config: PeerConfig, progress: Progress) -> EngineWorker:
     Raises:
         inference.errors.ModelMissing, UnsupportedModel: With what to do in the message.
     """
-    match config.engine:
-        case EngineKind.NONE:
-            from inference.none import no_engine
+    if config.engine is EngineKind.NONE:
+        from inference.none import no_engine
 
-            return no_engine()
-        case EngineKind.TOY:
-            return toy_engine(config)
-        case EngineKind.EMBEDDED:
-            return embedded_engine(config, progress)
+        return no_engine()
+    return EngineWorker(make_core(config, progress), in_thread=computes(config))
 
 
-def toy_engine(config: PeerConfig) -> EngineWorker:
+def computes(config: PeerConfig) -> bool:
+    """Whether the engine's steps take real time, and so need a thread."""
+    return config.engine is EngineKind.EMBEDDED
+
+
+def make_core(config: PeerConfig, progress: Progress) -> EngineCore:
+    """What an engine other than none computes with; raises as :func:`make_engine`."""
+    return embedded_core(config, progress) if computes(config) else toy_core(config)
+
+
+def toy_core(config: PeerConfig) -> EngineCore:
     """The deterministic engine that computes nothing and takes time by a cost model."""
     from inference.toy import ToyConfig, ToyEngine
 
@@ -41,11 +48,16 @@ def toy_engine(config: PeerConfig) -> EngineWorker:
         queue_max=config.queue_max,
         reuse_decoded=config.reuse_decoded,
     )
-    return EngineWorker(ToyEngine(toy), in_thread=False)
+    return ToyEngine(toy)
 
 
-def embedded_engine(config: PeerConfig, progress: Progress) -> EngineWorker:
+def embedded_core(config: PeerConfig, progress: Progress) -> EngineCore:
     """The model on this host's processor or GPU."""
+    from inference.files import default_cache_dir, find_model
+
+    # Before torch, which takes seconds to import: a mistyped name is told at once.
+    files = find_model(config.model, default_cache_dir(), progress)
+    progress(f"loading {files.name}", 0.0)
     from inference.embedded import EngineSettings, load_engine
 
     settings = EngineSettings(
@@ -57,4 +69,6 @@ def embedded_engine(config: PeerConfig, progress: Progress) -> EngineWorker:
         reuse_decoded=config.reuse_decoded,
         queue_max=config.queue_max,
     )
-    return EngineWorker(load_engine(settings, progress), in_thread=True)
+    core = load_engine(settings, progress, files=files)
+    progress(f"loading {files.name}", 1.0)
+    return core

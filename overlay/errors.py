@@ -72,6 +72,16 @@ class RequestError(LocalFault):
         self.retry_after_s = retry_after_s
 
 
+def draining() -> RequestError:
+    """What a stopping peer answers to a new request."""
+    return RequestError(
+        "this peer is draining: ask another one, or this one when it has started again",
+        code="draining",
+        status=503,
+        retry_after_s=5.0,
+    )
+
+
 class Unavailable(OverlayError):
     """Nobody's fault; it may work elsewhere or later."""
 

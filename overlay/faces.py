@@ -19,7 +19,7 @@ from overlay.http.face import serve_http_face
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.ports import SecureChannel
-from overlay.posture import posture
+from overlay.posture import Openings, posture
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.enrolment import serve_enrolment
 from overlay.transport.link import establish
@@ -52,7 +52,7 @@ class Faces:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_when_told, node)
             desk, enrolment = await self._open_enrolment(node, nursery)
-            http = await nursery.start(serve_http_face, node, self._config)
+            http = await nursery.start(serve_http_face, node, self._config, self._interfaces)
             handler = ControlHandler(node, desk=desk, enrolment=enrolment, http=http)
 
             async def ask(connection: Connection, stream: Stream) -> None:
@@ -110,12 +110,11 @@ class Faces:
         return accept
 
     def _posture(self, node: Node, http: Sequence[str], enrolment: Sequence[Address]) -> str:
-        clear = self._config.http_insecure and not self._config.http.is_loopback
-        return posture(
-            node,
-            status_of(node, tuple(http)),
+        openings = Openings(
             interfaces=[interface.name for interface in self._interfaces],
             http=http,
-            http_in_clear=clear,
+            http_in_clear=self._config.http_insecure and not self._config.http.is_loopback,
             enrolment=enrolment,
+            socket=self._home.control_path(),
         )
+        return posture(node, status_of(node, tuple(http)), self._config, openings)

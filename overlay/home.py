@@ -83,7 +83,8 @@ class Home:
             HomeError: when it cannot be made or used.
         """
         with _reported(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=_FOLDER_MODE)
         return cls(path, runtime=runtime)
@@ -128,6 +129,20 @@ class Home:
                 os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+    def process(self) -> int | None:
+        """The process that holds the folder; None where none does.
+
+        By what it has written, not by a try: one would keep a peer that starts from its folder.
+        """
+        written = (self._read(self.path / "lock") or b"").strip()
+        if not written.isdigit():
+            return None
+        try:
+            os.kill(int(written), 0)
+        except (OSError, OverflowError):
+            return None
+        return int(written)
 
     def read(self, file: HomeFile) -> bytes | None:
         """A file's content, None where there is none.
@@ -303,7 +318,7 @@ def _check_private(path: Path, is_kind: Callable[[int], bool], kind: str) -> Non
             "or name the folder with --home"
         ) from None
     except OSError as error:
-        raise HomeError(f"{path} cannot be used: {error.strerror}") from None
+        raise _cannot_be_used(path, error) from None
     _judge(path, found, is_kind, kind)
 
 
@@ -317,7 +332,7 @@ def _check_runtime(runtime: Path) -> None:
 
 def _judge(path: Path, found: os.stat_result, is_kind: Callable[[int], bool], kind: str) -> None:
     if not is_kind(found.st_mode):
-        raise HomeError(f"{path} is not {kind}")
+        raise HomeError(f"{path} is not {kind}: use another folder with --home")
     if found.st_uid != os.geteuid():
         raise HomeError(
             f"{path} belongs to user {found.st_uid}, and this is user {os.geteuid()}: "
@@ -335,5 +350,13 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull(f"no space is left to write {path}") from None
-        raise HomeError(f"{path} cannot be used: {error.strerror}") from None
+            raise StorageFull(
+                f"no space is left to write {path}: free some, or use another folder with --home"
+            ) from None
+        raise _cannot_be_used(path, error) from None
+
+
+def _cannot_be_used(path: Path, error: OSError) -> HomeError:
+    return HomeError(
+        f"{path} cannot be used: {error.strerror}; mend that, or use another folder with --home"
+    )

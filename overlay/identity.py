@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from overlay.errors import HomeError
+from overlay.gossip.tenants import place_of
 from overlay.home import Home, HomeFile
+from overlay.ports import Entropy
 from overlay.transport.tls import Credentials
 from security.authority import Grant
 from security.certificate import parse_leaf
@@ -42,8 +44,8 @@ class Identity:
             return "this host's clock is before its certificate's start: set the clock"
         if now_unix_s > leaf.not_after_unix_s:
             return (
-                "this host's certificate has expired: get a ticket with 'rhizome invite' on the "
-                "issuer's host and join again with a fresh --home"
+                "this host's certificate has expired: set the clock if it is wrong, or get a "
+                "ticket with 'rhizome invite' on the issuer's host and join with a fresh --home"
             )
         return None
 
@@ -72,6 +74,16 @@ def load_identity(home: Home) -> Identity:
     return identity
 
 
+def kept_keys(home: Home, entropy: Entropy) -> HostKeys:
+    """The keys of an attempt that was cut off, or new ones; stored before anybody is shown them."""
+    stored = home.read(HomeFile.HOST_KEYS)
+    if stored is not None:
+        return HostKeys.from_bytes(stored)
+    keys = HostKeys.generate(entropy.secret)
+    home.write(HomeFile.HOST_KEYS, keys.to_bytes())
+    return keys
+
+
 def store_identity(
     home: Home, keys: HostKeys, granted: Grant | Admission, now_unix_s: float
 ) -> None:
@@ -88,6 +100,6 @@ def store_identity(
 
 
 def store_epoch(home: Home, epoch: bytes, trust: Trust, now_unix_s: float) -> None:
-    """Keeps a tenant's EPOCH object under its opaque name."""
+    """Keeps a tenant's EPOCH object under the opaque name that it has in every store."""
     header = read_epoch(epoch, trust, now_unix_s, RevocationSet()).value
-    home.write_epoch(header.object_id.hex(), epoch)
+    home.write_epoch(place_of(header).hex(), epoch)

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from overlay.address import Address
-from overlay.errors import StorageError
+from overlay.errors import ConfigError, StorageError
 from overlay.home import Home, HomeFile
-from overlay.identity import Identity, store_epoch, store_identity
+from overlay.identity import Identity, kept_keys, store_epoch, store_identity
 from overlay.peers import first_addresses
 from overlay.ports import Clock, Entropy
+from overlay.principals import DEFAULT_TENANT
 from overlay.request import Scope
 from security.authority import Authority, IssuedToken
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.enrolment import refuse_join
 from security.errors import SecurityError
-from security.keys import HostKeys
 from security.revocation import RevocationSet
 from security.ticket import ADDRESSES_MAX, Ticket
 
@@ -26,17 +26,27 @@ from security.ticket import ADDRESSES_MAX, Ticket
 def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Entropy) -> Authority:
     """Begins an overlay in an empty folder: root, issuer, tenants, and this host as first member.
 
+    One that was cut off before this host had its certificate is completed: its root key is never
+    thrown away.
+
     Raises:
-        HomeError, StorageError: When the folder cannot be written.
+        HomeError, StorageError: When the folder cannot be written, or belongs to another overlay.
         SecurityError: When a tenant's name cannot be one.
     """
     now_unix_s = clock.unix_s()
-    authority = Authority.create(entropy.secret, now_unix_s, tenants)
-    keys = HostKeys.generate(entropy.secret)
+    begun = home.read(HomeFile.AUTHORITY)
+    if begun is None:
+        authority = Authority.create(entropy.secret, now_unix_s, tenants)
+    else:
+        authority = authority_from_bytes(begun)
+        for name in sorted(set(tenants) - set(authority.tenant_names)):
+            authority, _ = authority.create_tenant(name, entropy.secret)
+    if home.overlay_id() is not None:
+        home.claim(authority.trust.overlay_id)
+    keys = kept_keys(home, entropy)
     authority, grant = authority.enrol(
         keys.peer_id, keys.sealing_public, tuple(authority.tenants), entropy.secret, now_unix_s
     )
-    home.claim(authority.trust.overlay_id)
     home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
     store_identity(home, keys, grant, now_unix_s)
     return authority
@@ -68,6 +78,19 @@ class IssuerDesk:
     def tenant_names(self) -> list[str]:
         """Every tenant that this issuer keeps."""
         return sorted(self._authority.tenant_names)
+
+    def usual_tenant(self) -> str:
+        """The tenant that is meant where none is named: the only one, or ``default``.
+
+        Raises:
+            ConfigError: When there are several and none is called so.
+        """
+        names = self.tenant_names()
+        if len(names) == 1:
+            return names[0]
+        if DEFAULT_TENANT not in names:
+            raise ConfigError(f"name a tenant with --tenant; there is {', '.join(names)}")
+        return DEFAULT_TENANT
 
     def invite(self, tenants: Sequence[str], addresses: Sequence[Address], ttl_s: float) -> Ticket:
         """Makes a one-use ticket. Raises SecurityError with what is wrong."""

@@ -57,11 +57,6 @@ def about_request(request_id: str) -> Iterator[None]:
         _request_id.reset(before)
 
 
-def current_request_id() -> str | None:
-    """The id of the request that the current task works for."""
-    return _request_id.get()
-
-
 def configure_logging(
     *, as_json: bool, level: str, stream: TextIO | None = None, colours: bool | None = None
 ) -> None:

@@ -8,7 +8,16 @@ from overlay.errors import RequestError
 from overlay.ports import Clock
 from overlay.request import Principal, Scope
 from overlay.tenants import TenantBook
-from security.errors import Expired, SecurityError
+from security.epoch import TenantEpoch
+from security.errors import (
+    Expired,
+    NotYetValid,
+    Revoked,
+    SecurityError,
+    UnsupportedVersion,
+    UntrustedIssuer,
+    WrongOverlay,
+)
 from security.revocation import RevocationSet
 from security.tenant import TenantId
 from security.token import TokenCache
@@ -48,10 +57,8 @@ class Principals:
             claims = self._cache.verify(
                 text, self._trust, self._clock.unix_s(), self._revocations()
             )
-        except Expired:
-            raise unauthorized("the token has expired: rhizome token create") from None
         except SecurityError as error:
-            raise unauthorized(f"the token is not good here ({type(error).__name__})") from None
+            raise unauthorized(words_of(error)) from None
         return Principal(
             tenant=claims.tenant_id,
             token_id=claims.token_id,
@@ -65,17 +72,42 @@ class Principals:
             RequestError: When this host serves no such tenant.
         """
         names = [epoch.name for epoch in self._tenants]
-        name = tenant or (names[0] if len(names) == 1 else DEFAULT_TENANT)
+        epoch = self.tenant_named(tenant or (names[0] if len(names) == 1 else DEFAULT_TENANT))
+        return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
+
+    def tenant_named(self, name: str) -> TenantEpoch:
+        """The tenant that this host's owner means.
+
+        Raises:
+            RequestError: When this host serves no such tenant.
+        """
         epoch = self._tenants.named(name)
         if epoch is None:
-            served = ", ".join(names) or "none"
+            served = ", ".join(each.name for each in self._tenants) or "none"
             raise RequestError(
                 f"this host serves no tenant {name[:64]!r}; it serves: {served}",
                 code="not_a_member",
                 status=421,
                 param="tenant",
             )
-        return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
+        return epoch
+
+
+def words_of(error: SecurityError) -> str:
+    """What is wrong with a token, and what to do."""
+    match error:
+        case Expired():
+            return "the token has expired: rhizome token create"
+        case Revoked():
+            return "the token is revoked: rhizome token create"
+        case NotYetValid():
+            return str(error)
+        case UnsupportedVersion():
+            return f"{error}: update rhizome on it, or make a token for it: rhizome token create"
+        case WrongOverlay() | UntrustedIssuer():
+            return "the token is for another overlay: use the base URL that was printed with it"
+        case _:
+            return "that is no whole token of this overlay: copy all of it, or rhizome token create"
 
 
 def unauthorized(message: str) -> RequestError:

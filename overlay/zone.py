@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from overlay.errors import ConfigError
 from overlay.units import parse_duration
 
-ZONE_CHARS_MAX = 64
-
 _ZONE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RULE_FORM = 'a rule is: between = ["a", "b"], forward = true or false, max_rtt = "20ms"'
 

@@ -3,7 +3,7 @@
 Rules
 1. A value, never changed: each operation returns the next state beside its result. The caller
    stores that state durably first (``to_bytes``), then uses it and lets the result out. A crash in
-   between has told nobody anything, so no ticket is redeemed twice and no two EPOCH objects of one
+   between has told nobody anything, so no ticket admits two hosts and no two EPOCH objects of one
    (tenant, epoch, version) are ever seen.
 2. A ticket is shown once; what is kept of it can check it and cannot make it.
 3. The EPOCH object of a tenant is made when its roster changes and kept as it was signed.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from security.certificate import IssuerKey, RootKey, issue_leaf, make_issuer, make_root
-from security.enrolment import make_admission, verify_join_request
+from security.enrolment import Join, make_admission, verify_join_request
 from security.epoch import EpochContent, make_epoch
 from security.errors import (
     Expired,
@@ -284,23 +284,13 @@ class Authority:
         kept[row.ticket_id] = row
         return replace(self, tickets=MappingProxyType(kept)), ticket
 
-    def outstanding_tickets(self, now_unix_s: float) -> tuple[TicketRow, ...]:
-        """Tickets that can still be redeemed: the enrolment port is open while there are any."""
-        return tuple(
-            row
-            for row in self.tickets.values()
-            if row.used_by is None and now_unix_s <= row.expires_unix_s
-        )
-
-    def withdraw_ticket(self, ticket_id: str) -> Authority:
-        """Forgets a ticket: it cannot be redeemed any more."""
-        kept = {id_: row for id_, row in self.tickets.items() if id_ != ticket_id}
-        return replace(self, tickets=MappingProxyType(kept))
-
     def admit(
         self, request: bytes, secret: Secret, now_unix_s: float, revocations: RevocationSet
     ) -> tuple[Authority, Admittance]:
         """Redeems a ticket: checks the request, burns the ticket, makes what the host gets.
+
+        The host that burnt it may ask again with the same keys until the ticket ends, as its answer
+        may have been lost: it gets what it is due, and the rosters stay as they are.
 
         Returns:
             The next state, to be stored before ``answer`` is sent; after that it is known that
@@ -315,7 +305,7 @@ class Authority:
         row = self.tickets.get(join.ticket_id)
         if row is None:
             raise TicketUnknown(f"the issuer does not know that ticket: {_NEW_TICKET}")
-        if row.used_by is not None:
+        if row.used_by is not None and not self._is_again(row, join):
             raise TicketUsed(f"the ticket has been used: {_NEW_TICKET}")
         if now_unix_s > row.expires_unix_s:
             raise Expired(f"the ticket has ended: {_NEW_TICKET}")
@@ -327,6 +317,13 @@ class Authority:
         )
         answer = make_admission(self.issuer, join.ticket_id, grant.leaf, grant.epochs)
         return authority, Admittance(answer=answer, grant=grant)
+
+    def _is_again(self, row: TicketRow, join: Join) -> bool:
+        """Whether the host that used the ticket asks once more, with the keys that it had then."""
+        rosters = [self._kept(tenant_id).content.members for tenant_id in row.tenants]
+        return row.used_by == join.peer_id and all(
+            members.get(join.peer_id) == join.sealing_public for members in rosters
+        )
 
     def issue_token(
         self,

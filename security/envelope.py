@@ -109,35 +109,6 @@ class Opener:
             raise BadSeal("an envelope that was altered") from None
 
 
-def open_envelope(
-    keys: TenantKeys,
-    origin: PeerId,
-    generation: int,
-    boot_salt: bytes,
-    kind: str,
-    header: bytes,
-    envelope: bytes,
-) -> bytes:
-    """``Opener.open`` for a single envelope.
-
-    Raises:
-        BadSeal: when it was not sealed so, by that host, with that header.
-    """
-    return Opener(keys, origin, generation, boot_salt).open(kind, header, envelope)
-
-
-def envelope_epoch(envelope: bytes) -> int:
-    """The epoch whose keys an envelope says it needs; nothing is checked.
-
-    Raises:
-        BadSeal: when it is no envelope of this version.
-    """
-    if len(envelope) < OVERHEAD_BYTES or envelope[0] != VERSION:
-        raise BadSeal("not an envelope")
-    epoch: int = _PREFIX.unpack_from(envelope)[1]
-    return epoch
-
-
 class Sealers:
     """All sealers of one start of this host's process: the owner of every nonce counter."""
 

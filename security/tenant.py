@@ -18,7 +18,6 @@ TenantId = NewType("TenantId", str)
 TenantName = NewType("TenantName", str)
 
 NONCE_BYTES = 16
-NAME_CHARS_MAX = 64
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ID_PATTERN = r"^[0-9a-f]{32}$"
 

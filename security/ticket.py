@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -91,10 +92,10 @@ class Ticket:
             Expired: when it has.
         """
         if now_unix_s > self.expires_unix_s:
-            late_s = int(now_unix_s - self.expires_unix_s)
+            ended = datetime.fromtimestamp(self.expires_unix_s, UTC)
             raise Expired(
-                f"the ticket ended {late_s} s ago: "
-                "make a new one with 'rhizome invite' on the issuer's host"
+                f"the ticket ended {ended:%Y-%m-%d %H:%M:%S} UTC by this host's clock: set that if "
+                "it is wrong, or make a new one with 'rhizome invite' on the issuer's host"
             )
 
     def to_text(self) -> str:

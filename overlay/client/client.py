@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ from overlay.client.messages import (
     decode_reply,
     encode,
 )
-from overlay.errors import ConfigError, Deadline, ProtocolError, RequestError
+from overlay.errors import ConfigError, Deadline, PeerGone, ProtocolError, RequestError
 from overlay.home import Home, home_path
 from overlay.request import AnswerEvent, Delta, Finished, RequestId, Started, Usage
 from overlay.transport.connection import Connection
@@ -45,15 +46,44 @@ ClientMessage = Mapping[str, Any]
 """A chat message in OpenAI's form; Any because the server judges its content."""
 
 
+Redial = Callable[[], Awaitable[Connection]]
+
+
+class Line:
+    """The way to one peer: a connection, and another one after that has ended."""
+
+    def __init__(self, connection: Connection, redial: Redial | None) -> None:
+        self.connection = connection
+        self._redial = redial
+        self._dialling = trio.Lock()
+
+    async def renewed(self, ended: Connection, why: PeerGone) -> Connection:
+        """A connection in the stead of one that takes no requests any more.
+
+        Raises:
+            PeerGone: ``why``, where there is no way to dial.
+            HomeError, OSError, OverlayError, SecurityError: When the peer is not to be had again.
+        """
+        if self._redial is None:
+            raise why
+        # One dial for all requests that find the connection ended.
+        async with self._dialling:
+            if self.connection is ended:
+                self.connection = await self._redial()
+            return self.connection
+
+
 class Answer:
     """One answer under way: iterate it for events; leaving it early cancels the request.
 
     ``request_id`` is known after the first event. Iterating raises ``RequestError`` when the
     request fails, ``PeerGone`` when the connection is lost, and ``Deadline`` when time is up.
+    A request that finds the connection ended before it begins, as after a restart of the peer,
+    dials once more; one that was under way does not, as its tokens may have been sampled.
     """
 
-    def __init__(self, connection: Connection, ask: Ask) -> None:
-        self._connection = connection
+    def __init__(self, line: Line, ask: Ask) -> None:
+        self._line = line
         self._ask = ask
         self._stack = AsyncExitStack()
         self._stream: Stream | None = None
@@ -85,10 +115,19 @@ class Answer:
             self._deadline_s = trio.current_time() + timeout_s
         with trio.move_on_at(self._deadline_s):
             if self._stream is None:
-                opening = self._connection.open(PROTOCOL, encode(self._ask), deadline_s=timeout_s)
-                self._stream = await self._stack.enter_async_context(opening)
+                connection = self._line.connection
+                try:
+                    self._stream = await self._open(connection)
+                except PeerGone as error:
+                    self._stream = await self._open(await self._line.renewed(connection, error))
             return await self._stream.receive()
         raise Deadline(f"no whole answer within {timeout_s:g} s")
+
+    async def _open(self, connection: Connection) -> Stream:
+        """Raises PeerGone when the connection has ended; nothing has been sent then."""
+        timeout_s = self._ask.deadline_ms / 1000
+        opening = connection.open(PROTOCOL, encode(self._ask), deadline_s=timeout_s)
+        return await self._stack.enter_async_context(opening)
 
     def _event(self, data: bytes) -> AnswerEvent:
         match decode_reply(data):
@@ -147,10 +186,12 @@ def finished_of(done: Done) -> Finished:
 
 
 class PeerClient:
-    """A connection to one peer, for any number of requests at a time."""
+    """A connection to one peer, for any number of requests at a time; dialled again when lost."""
 
-    def __init__(self, connection: Connection, credential: str) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: Connection, credential: str, redial: Redial | None = None
+    ) -> None:
+        self._line = Line(connection, redial)
         self._credential = credential
 
     @classmethod
@@ -183,15 +224,21 @@ class PeerClient:
             if token or ca is not None:
                 raise ConfigError("token= and ca= go with an address")
             path = home_path(None if home is None else str(home), os.environ)
-            connection = await dial_socket(Home(path).control_path())
-            client = cls(connection, tenant)
+            dial: Redial = partial(dial_socket, Home(path))
         else:
             if home is not None or tenant:
                 raise ConfigError("an address goes with token= and ca=, not with home= or tenant=")
-            connection = await dial_peer(address, ca=ca)
-            client = cls(connection, token)
+            dial = partial(dial_peer, address, ca=ca)
+        connection = await dial()
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
+
+            async def redial() -> Connection:
+                another = await dial()
+                await nursery.start(another.run, {})
+                return another
+
+            client = cls(connection, tenant if address is None else token, redial)
             await nursery.start(connection.run, {})
             try:
                 yield client
@@ -199,7 +246,7 @@ class PeerClient:
                 failure = error
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                    await connection.aclose(0, "client is done")
+                    await client._line.connection.aclose(0, "client is done")
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
@@ -230,4 +277,4 @@ class PeerClient:
             body=json.dumps(body).encode(),
             deadline_ms=max(1, min(DEADLINE_MS_MAX, int(timeout_s * 1000))),
         )
-        return Answer(self._connection, ask)
+        return Answer(self._line, ask)

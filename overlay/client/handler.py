@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from overlay.body import parse_chat, parse_completion
 from overlay.client.messages import Began, Done, Piece, Refusal, Reply, decode_ask, encode
-from overlay.errors import RequestError
+from overlay.errors import RequestError, draining
 from overlay.ports import Clock, Entropy
 from overlay.request import (
     AnswerEvent,
@@ -47,9 +47,7 @@ class ClientHandler:
         request_id = RequestId(self._entropy.secret(16).hex())
         try:
             if self._draining():
-                raise RequestError(
-                    "this peer is draining", code="draining", status=503, retry_after_s=5.0
-                )
+                raise draining()
             principal = self._authenticate(ask.credential)
             if Scope.INFER not in principal.scopes:
                 raise RequestError("the token may not infer", code="forbidden", status=403)

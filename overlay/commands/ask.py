@@ -14,18 +14,14 @@ from overlay.commands.options import (
     home_option,
     json_option,
     read_stdin,
+    tenant_option,
 )
 from overlay.request import Delta, Finished
 
 
 @click.command("ask")
 @click.argument("text")
-@click.option(
-    "--tenant",
-    default="",
-    metavar="NAME",
-    help="Tenant to ask as.  [default: the only one, or 'default']",
-)
+@tenant_option("Tenant to ask as.  [default: the only one, or 'default']")
 @click.option(
     "--model", default="", metavar="NAME", help="Model to ask.  [default: the one that is served]"
 )

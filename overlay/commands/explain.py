@@ -7,7 +7,13 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
-from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.commands.options import (
+    existing_home,
+    home_option,
+    json_option,
+    print_json,
+    tenant_option,
+)
 from overlay.control.client import call
 from overlay.control.messages import CandidateReply, Explain, ExplainReply, RouteReply
 
@@ -22,6 +28,7 @@ COLUMNS = (
     "decode",
     "total",
     "compared",
+    "dtype",
 )
 """``compared`` is the total and what the choice costs those who come after (policy ``cost``)."""
 
@@ -31,15 +38,18 @@ COLUMNS_MIN = 120
 
 @click.command("explain")
 @click.argument("request_id", default="")
+@tenant_option("Only of this tenant's requests.  [default: of all]")
 @home_option
 @json_option
-def command(request_id: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def command(request_id: str, tenant: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
     """Show why a request went where it went, and what came true. Default: the last request.
 
     \b
     Example: rhizome explain 5f0c6a7d2e3b4c1d8e9fa0b1c2d3e4f5
     """  # noqa: D301 - click's mark
-    wanted = Explain(request_id=request_id)
+    # The id in an answer's body is the request's with OpenAI's prefix.
+    bare = request_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+    wanted = Explain(request_id=bare, tenant=tenant)
     reply = trio.run(call, existing_home(home), wanted, ExplainReply)
     if as_json:
         print_json(reply)
@@ -69,7 +79,7 @@ def show(explained: ExplainReply) -> None:
     console.print(
         f"came true: {outcome.state}, {outcome.cached_tokens} of {outcome.prompt_tokens} prompt "
         f"tokens cached, first token after {ttft}, {outcome.completion_tokens} tokens in {total}, "
-        f"{outcome.attempts} attempts, {outcome.resumes} resumes",
+        f"attempts: {outcome.attempts}, resumes: {outcome.resumes}",
         soft_wrap=True,
     )
 
@@ -108,4 +118,4 @@ def cells(candidate: CandidateReply) -> tuple[str, ...]:
         candidate.score_ms,
     )
     tokens = str(candidate.matched_tokens), f"{candidate.counted_tokens:.0f}"
-    return name, *tokens, *(f"{term:.1f} ms" for term in terms)
+    return name, *tokens, *(f"{term:.1f} ms" for term in terms), candidate.dtype or "-"

@@ -10,7 +10,7 @@ from overlay.commands.options import chosen_home, home_option, read_stdin
 from overlay.config import config_template
 from overlay.errors import HomeError, OverlayError, RequestError
 from overlay.home import Home, HomeFile
-from overlay.identity import store_identity
+from overlay.identity import kept_keys, store_identity
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol
 from security.enrolment import Admission, make_join_request, open_admission
@@ -38,7 +38,7 @@ def command(ticket: str, home: str | None) -> None:
     folder = Home.create(chosen_home(home))
     with folder.locked():
         check_free(folder, parsed)
-        keys = kept_keys(folder)
+        keys = kept_keys(folder, SystemEntropy())
         admission = trio.run(redeem, parsed, keys, clock)
         store_identity(folder, keys, admission, clock.unix_s())
         folder.write_config_template(config_template())
@@ -58,16 +58,6 @@ def check_free(home: Home, ticket: Ticket) -> None:
         raise HomeError(
             f"{home.path} holds a host of this overlay already: start it with 'rhizome peer'"
         )
-
-
-def kept_keys(home: Home) -> HostKeys:
-    """The keys of an attempt that was cut off, or new ones; stored before they are shown."""
-    stored = home.read(HomeFile.HOST_KEYS)
-    if stored is not None:
-        return HostKeys.from_bytes(stored)
-    keys = HostKeys.generate(SystemEntropy().secret)
-    home.write(HomeFile.HOST_KEYS, keys.to_bytes())
-    return keys
 
 
 async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admission:

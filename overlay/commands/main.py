@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points, version
@@ -33,6 +34,19 @@ class Commands(click.Group):
             if isinstance(command, click.Command):
                 return command
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the subcommand; where there is none, names the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near or args[0].startswith("-"):
+                raise
+            words = f"No such command {args[0]!r}. Did you mean {near[0]!r}?"
+            raise click.UsageError(words, ctx) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

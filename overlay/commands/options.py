@@ -34,6 +34,11 @@ def json_option(command: F) -> F:
     )(command)
 
 
+def tenant_option(text: str) -> Callable[[F], F]:
+    """Adds ``--tenant``; the command gets ``tenant: str``, empty where none was named."""
+    return click.option("--tenant", default="", metavar="NAME", help=text)
+
+
 def chosen_home(home: str | None) -> Path:
     """The folder that is meant."""
     return home_path(home, os.environ)

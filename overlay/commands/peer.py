@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import click
 import trio
@@ -29,7 +30,8 @@ from overlay.identity import Identity, load_identity
 from overlay.ingress import IngressLimits
 from overlay.logs import configure_logging
 from overlay.node import NodeConfig, run
-from overlay.ports import Ports
+from overlay.parent import watch_parent
+from overlay.ports import Engine, Ports
 from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.limits import Limits
@@ -41,7 +43,8 @@ log = logging.getLogger(__name__)
 @click.command("peer")
 @config_options()
 @home_option
-def command(home: str | None, flags: Mapping[str, object]) -> None:
+@click.option("--with-parent", is_flag=True, hidden=True)
+def command(home: str | None, flags: Mapping[str, object], *, with_parent: bool) -> None:
     """Run this host's peer: serve its clients, and requests of the other peers.
 
     Ctrl-C lets running requests finish first; a second Ctrl-C ends it at once.
@@ -57,16 +60,19 @@ def command(home: str | None, flags: Mapping[str, object]) -> None:
     if trouble is not None:
         raise ConfigError(trouble)
     with folder.locked():
-        trio.run(serve, folder, config, identity)
+        trio.run(partial(serve, folder, config, identity, with_parent=with_parent))
 
 
-async def serve(home: Home, config: PeerConfig, identity: Identity) -> None:
+async def serve(home: Home, config: PeerConfig, identity: Identity, *, with_parent: bool) -> None:
     """Runs the node under the signals that end it."""
     async with trio.open_nursery() as nursery:
         stop = trio.Event()
         await nursery.start(watch_signals, nursery.cancel_scope, stop)
+        if with_parent:
+            nursery.start_soon(watch_parent, stop)
         interfaces = list(choose(list_interfaces(), config.interfaces))
-        ports = make_ports(home, config, identity, interfaces)
+        engine = make_engine(config, say_progress())
+        ports = make_ports(home, config, identity, interfaces, engine)
         faces = Faces(home, config, interfaces, stop)
         node_config = make_node_config(home, config, identity, interfaces)
         await run(node_config, ports, faces=(faces.serve,))
@@ -74,7 +80,11 @@ async def serve(home: Home, config: PeerConfig, identity: Identity) -> None:
 
 
 def make_ports(
-    home: Home, config: PeerConfig, identity: Identity, interfaces: list[Interface]
+    home: Home,
+    config: PeerConfig,
+    identity: Identity,
+    interfaces: list[Interface],
+    engine: Engine,
 ) -> Ports:
     """The real ports."""
     clock, entropy = SystemClock(), SystemEntropy()
@@ -89,7 +99,7 @@ def make_ports(
             entropy=entropy,
         ),
         storage=SqliteStorage(home.database_path),
-        engine=make_engine(config, say_progress()),
+        engine=engine,
     )
 
 

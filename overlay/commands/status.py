@@ -7,21 +7,30 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
-from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.commands.options import (
+    existing_home,
+    home_option,
+    json_option,
+    print_json,
+    tenant_option,
+)
 from overlay.control.client import call
 from overlay.control.messages import GetStatus, PeerStatus, StatusReply
 
+COLUMNS = ("peer", "address", "round trip", "known since", "prefixes", "slots", "queue", "dtype")
+
 
 @click.command("status")
+@tenant_option("Only members of this tenant, and what is known for it.  [default: of all]")
 @home_option
 @json_option
-def command(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def command(tenant: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
     """Show the running peer and what it knows of the others.
 
     \b
     Example: rhizome status --json
     """  # noqa: D301 - click's mark
-    reply = trio.run(call, existing_home(home), GetStatus(), StatusReply)
+    reply = trio.run(call, existing_home(home), GetStatus(tenant=tenant), StatusReply)
     if as_json:
         print_json(reply)
     else:
@@ -37,7 +46,9 @@ def show(status: StatusReply) -> None:
     console.print(f"open to   peers at {', '.join(status.addresses)}", soft_wrap=True)
     if status.http:
         console.print(f"          clients at {', '.join(status.http)}", soft_wrap=True)
-    console.print(f"engine    {status.engine}, policy {status.policy}", soft_wrap=True)
+    device = f" on {status.device}" if status.device else ""
+    console.print(f"engine    {status.engine}{device}, policy {status.policy}", soft_wrap=True)
+    console.print(f"models    {models_of(status) or 'none yet'}", soft_wrap=True)
     console.print(
         f"load      {status.running} of {status.slots} slots, {status.queued} waiting, "
         f"cache {used:.0f} % of {status.total_blocks} blocks"
@@ -46,12 +57,21 @@ def show(status: StatusReply) -> None:
         console.print("no other peer is up")
         return
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in ("peer", "address", "round trip", "known since", "prefixes", "slots", "queue"):
+    for name in COLUMNS:
         table.add_column(name, justify="left" if name in {"peer", "address"} else "right")
     for peer in status.peers:
         table.add_row(*cells(peer))
     console.print()
     console.print(table)
+
+
+def models_of(status: StatusReply) -> str:
+    """Every model that can be asked for, and in what this peer computes its own."""
+    named = (
+        f"{name} ({status.dtypes[name]} here)" if name in status.dtypes else name
+        for name in status.models
+    )
+    return ", ".join(named)
 
 
 def cells(peer: PeerStatus) -> tuple[str, ...]:
@@ -61,4 +81,5 @@ def cells(peer: PeerStatus) -> tuple[str, ...]:
     slots = "-" if peer.slots is None else f"{peer.running or 0}/{peer.slots}"
     name = peer.peer_id[-8:] + (" (suspected)" if peer.suspected else "")
     queue = "-" if peer.queued is None else str(peer.queued)
-    return name, peer.address, rtt, age, str(peer.prefixes), slots, queue
+    dtypes = ", ".join(peer.dtypes) or "-"
+    return name, peer.address, rtt, age, str(peer.prefixes), slots, queue, dtypes

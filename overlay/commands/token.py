@@ -13,6 +13,7 @@ from overlay.commands.options import (
     home_option,
     json_option,
     print_json,
+    tenant_option,
 )
 from overlay.control.client import call
 from overlay.control.messages import CreateToken, TokenReply
@@ -24,13 +25,7 @@ def command() -> None:
 
 
 @command.command("create")
-@click.option(
-    "--tenant",
-    default="default",
-    show_default=True,
-    metavar="NAME",
-    help="Tenant that the client acts for.",
-)
+@tenant_option("Tenant that the client acts for.  [default: the only one, or 'default']")
 @click.option(
     "--name",
     default="client",

@@ -14,7 +14,7 @@ from overlay.control.messages import (
     decode_reply,
     encode,
 )
-from overlay.errors import ConfigError, HomeError
+from overlay.errors import ConfigError, HomeError, RequestError
 from overlay.home import Home
 from overlay.transport.dial import dial_socket
 
@@ -28,9 +28,10 @@ async def call(home: Home, command: Command, expected: type[R]) -> R:
 
     Raises:
         HomeError: When no peer runs on this home folder, or it does not answer.
-        ConfigError: When the peer refuses; its message says what to do.
+        ConfigError: When the peer refuses the command; its message says what to do.
+        RequestError: When the command was right, and cannot be done now.
     """
-    connection = await dial_socket(home.control_path())
+    connection = await dial_socket(home)
     async with trio.open_nursery() as nursery:
         await nursery.start(connection.run, {})
         data = await connection.call(PROTOCOL, encode(command), timeout_s=TIMEOUT_S)
@@ -38,7 +39,9 @@ async def call(home: Home, command: Command, expected: type[R]) -> R:
         nursery.cancel_scope.cancel()
     reply = decode_reply(data)
     if isinstance(reply, ControlRefusal):
-        raise ConfigError(reply.message)
+        if reply.usage:
+            raise ConfigError(reply.message)
+        raise RequestError(reply.message, code="refused", status=409)
     if not isinstance(reply, expected):
         raise HomeError("the running peer is of another version: restart it")
     return reply

@@ -25,16 +25,24 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.decisions import Explained, Outcome
-from overlay.errors import OverlayError, ProtocolError
+from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.router import Route
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
+from security.epoch import TenantEpoch
 from security.errors import SecurityError
 from security.peer_id import PeerId
 
 NOT_AN_ISSUER = "only the issuer's host can do that: run it where 'rhizome init' was run"
+
+NOT_KNOWN = (
+    "that request is not among the last 1,000 that this peer took in: "
+    "ask the peer that answered it first (header x-request-id)"
+)
+
+NOTHING_YET = "this peer has taken in no request yet: send it one, as with 'rhizome ask TEXT'"
 
 NOT_A_COMMAND = (
     "the running peer does not know that command, or a value in it is too large; "
@@ -65,14 +73,16 @@ class ControlHandler:
         except ProtocolError:
             reply = ControlRefusal(message=NOT_A_COMMAND)
         except (OverlayError, SecurityError) as error:
-            reply = ControlRefusal(message=str(error))
+            usage = not isinstance(error, Unavailable)
+            reply = ControlRefusal(message=str(error), usage=usage)
         await stream.send(encode(reply))
         await stream.finish()
 
     def _reply(self, command: Command) -> Reply:
         match command:
             case GetStatus():
-                return status_of(self._node, self._http)
+                tenant = self._tenant(command.tenant)
+                return status_of(self._node, self._http, tenant)
             case Explain():
                 return self._explain(command)
             case Invite():
@@ -83,16 +93,20 @@ class ControlHandler:
                 self._node.leaving.set()
                 return LeaveReply()
 
+    def _tenant(self, name: str) -> TenantEpoch | None:
+        """The tenant that a command is about; None for all of them."""
+        return self._node.principals.tenant_named(name) if name else None
+
     def _explain(self, command: Explain) -> Reply:
-        decisions = self._node.decisions
+        decisions, named = self._node.decisions, self._tenant(command.tenant)
+        tenant = None if named is None else named.tenant_id
         if command.request_id:
-            found = decisions.find(command.request_id, None)
+            found = decisions.find(command.request_id, tenant)
         else:
-            found = decisions.last(None)
+            found = decisions.last(tenant)
         if found is None:
             return ControlRefusal(
-                message="that request is not among the last 1,000 that this peer took in: "
-                "ask the peer that answered it first (header x-request-id)"
+                message=NOT_KNOWN if command.request_id else NOTHING_YET, usage=False
             )
         return explain_of(found, self._node.ports.clock.now_s())
 
@@ -111,18 +125,19 @@ class ControlHandler:
             return ControlRefusal(message=NOT_AN_ISSUER)
         if not self._http:
             return ControlRefusal(message="this peer serves no HTTP: start it with --http")
-        token = self._desk.create_token(command.tenant, command.name, command.expires_s)
+        tenant = command.tenant or self._desk.usual_tenant()
+        token = self._desk.create_token(tenant, command.name, command.expires_s)
         return TokenReply(
             base_url=self._http[0] + "/v1",
             api_key=token.text,
-            tenant=command.tenant,
+            tenant=tenant,
             name=command.name,
             expires_unix_s=token.expires_unix_s,
         )
 
 
-def status_of(node: Node, http: tuple[str, ...]) -> StatusReply:
-    """This peer and what it knows of the others."""
+def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = None) -> StatusReply:
+    """This peer and what it knows of the others; with ``tenant``, of its members and for it."""
     engine = node.ports.engine
     capabilities, load = engine.capabilities(), engine.load()
     return StatusReply(
@@ -131,8 +146,9 @@ def status_of(node: Node, http: tuple[str, ...]) -> StatusReply:
         generation=node.generation,
         addresses=[str(address) for address in node.addresses],
         http=list(http),
-        tenants=[epoch.name for epoch in node.tenants],
+        tenants=[epoch.name for epoch in node.tenants] if tenant is None else [tenant.name],
         engine=capabilities.description,
+        device=capabilities.device,
         models=sorted(node.router.models()),
         policy=node.router.policy.name,
         draining=node.draining,
@@ -143,11 +159,16 @@ def status_of(node: Node, http: tuple[str, ...]) -> StatusReply:
         total_blocks=load.total_blocks,
         open_requests=node.ingress.open_requests,
         sent_bytes=node.peers.sent_bytes(),
-        peers=[peer_status(node, peer_id) for peer_id in node.peers.up()],
+        peers=[
+            peer_status(node, peer_id, tenant)
+            for peer_id in node.peers.up()
+            if tenant is None or peer_id in tenant.members
+        ],
+        dtypes={model.name: model.output.dtype for model in capabilities.models},
     )
 
 
-def peer_status(node: Node, peer_id: PeerId) -> PeerStatus:
+def peer_status(node: Node, peer_id: PeerId, tenant: TenantEpoch | None = None) -> PeerStatus:
     """One peer that is up."""
     now_s = node.ports.clock.now_s()
     connection = node.peers.connection(peer_id)
@@ -161,11 +182,12 @@ def peer_status(node: Node, peer_id: PeerId) -> PeerStatus:
         rtt_ms=None if rtt_s is None else rtt_s * 1000,
         heard_age_s=now_s - connection.last_heard_s,
         knowledge_age_s=None if picture is None else now_s - picture.taken_s,
-        prefixes=node.knowledge.prefixes(peer_id),
+        prefixes=node.knowledge.prefixes(peer_id, tenant),
         slots=None if picture is None else picture.slots,
         running=None if picture is None else picture.running,
         queued=None if picture is None else picture.queued,
         suspected=node.router.probation.suspected(peer_id),
+        dtypes=sorted({model.dtype for model in node.knowledge.models(peer_id)}),
     )
 
 
@@ -221,6 +243,7 @@ def route_of(route: Route) -> RouteReply:
                 excluded=None
                 if candidate.peer_id not in excluded
                 else excluded[candidate.peer_id].value,
+                dtype=candidate.view.dtype,
             )
             for candidate in decision.candidates
         ],

@@ -19,15 +19,30 @@ Name = Annotated[str, Meta(max_length=256)]
 
 
 class GetStatus(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="status"
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="status",
 ):
-    """How is this peer, and what does it know of the others?"""
+    """How is this peer, and what does it know of the others? ``tenant``: of that one's members."""
+
+    tenant: Name = ""
 
 
-class Explain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="explain"):
-    """Why did this request go where it went? Empty: the last one."""
+class Explain(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="explain",
+):
+    """Why did this request go where it went? Empty: the last one. ``tenant``: of that one's."""
 
     request_id: Name = ""
+    tenant: Name = ""
 
 
 class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="invite"):
@@ -40,7 +55,7 @@ class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class CreateToken(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token"
 ):
-    """A client's bearer token."""
+    """A client's bearer token. No tenant named: the only one there is, or ``default``."""
 
     tenant: Name
     name: Name
@@ -68,10 +83,11 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: int | None
     queued: int | None
     suspected: bool
+    dtypes: list[str] = []
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
-    """This peer."""
+    """This peer. ``dtypes`` by model, of its own engine."""
 
     peer_id: str
     overlay_id: str
@@ -80,6 +96,7 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     http: list[str]
     tenants: list[str]
     engine: str
+    device: str | None
     models: list[str]
     policy: str
     draining: bool
@@ -91,6 +108,7 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     open_requests: int
     sent_bytes: int
     peers: list[PeerStatus]
+    dtypes: dict[str, str] = {}
 
 
 class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +116,7 @@ class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
 
     ``matched_tokens`` is what its digest (or this host's cache) has, ``counted_tokens`` what was
     counted on after age, trust and our own placements. ``score_ms`` is what the policy compared.
+    Peers that differ in ``dtype`` alone serve the same model; answers may differ at near-ties.
     """
 
     peer_id: str
@@ -111,6 +130,7 @@ class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float
     score_ms: float
     excluded: str | None
+    dtype: str = ""
 
 
 class RouteReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,10 +189,11 @@ class LeaveReply(msgspec.Struct, frozen=True, kw_only=True, tag="leave"):
     """The peer is draining and will end."""
 
 
-class ControlRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
-    """It cannot be done; the message says what to do."""
+class ControlRefusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="refusal"):
+    """It cannot be done; the message says what to do. ``usage``: the command was wrong."""
 
     message: str
+    usage: bool = True
 
 
 Reply = StatusReply | ExplainReply | InviteReply | TokenReply | LeaveReply | ControlRefusal

@@ -115,7 +115,7 @@ def advertised_addresses(
     """
     if config.advertise:
         return tuple(dict.fromkeys(each.at(bound[0].port) for each in config.advertise))
-    told = [each for address in bound for each in _spelled_out(address, interfaces)]
+    told = [each for address in bound for each in spelled_out(address, interfaces)]
     return tuple(dict.fromkeys(told))
 
 
@@ -126,6 +126,15 @@ def beyond_link(addresses: Iterable[Address]) -> tuple[Address, ...]:
     those, because a receiver knows by which interface it heard them.
     """
     return tuple(each for each in addresses if not ipaddress.ip_address(each.host).is_link_local)
+
+
+def spelled_out(address: Address, interfaces: Sequence[Interface]) -> tuple[Address, ...]:
+    """The address, or those of the interfaces where it means all of its family."""
+    host = ipaddress.ip_address(address.host)
+    if not host.is_unspecified:
+        return (address,)
+    every = addresses_of(interfaces, address.port)
+    return tuple(each for each in every if ipaddress.ip_address(each.host).version == host.version)
 
 
 def list_interfaces() -> tuple[Interface, ...]:
@@ -143,14 +152,6 @@ def list_interfaces() -> tuple[Interface, ...]:
         if hosts:
             found.append(Interface(name=adapter.name, hosts=tuple(hosts)))
     return tuple(sorted(found, key=lambda interface: interface.name))
-
-
-def _spelled_out(address: Address, interfaces: Sequence[Interface]) -> tuple[Address, ...]:
-    host = ipaddress.ip_address(address.host)
-    if not host.is_unspecified:
-        return (address,)
-    every = addresses_of(interfaces, address.port)
-    return tuple(each for each in every if ipaddress.ip_address(each.host).version == host.version)
 
 
 def _named(found: Sequence[Interface], name: str) -> Interface:

@@ -20,6 +20,7 @@ from overlay.body import parse_chat, parse_completion
 from overlay.errors import RequestError
 from overlay.http.front import Front
 from overlay.http.openai import Json, Shape, error_of, model_of, models_of
+from overlay.http.refusal import CHAT_PATH, COMPLETION_PATH, REQUEST_ID
 from overlay.logs import about_request
 from overlay.request import (
     AnswerEvent,
@@ -34,8 +35,8 @@ from overlay.request import (
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "x-request-id"
 SERVED_BY = "x-rhizome-served-by"
+SERVED = f"there are {CHAT_PATH}, {COMPLETION_PATH}, /v1/models, /health and /metrics"
 DONE = b"data: [DONE]\n\n"
 
 Endpoint = Callable[[Request, RequestId], Awaitable[Response]]
@@ -46,8 +47,8 @@ def make_app(front: Front) -> Starlette:
     face = _Face(front)
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", face.guarded(face.chat), methods=["POST"]),
-            Route("/v1/completions", face.guarded(face.completion), methods=["POST"]),
+            Route(CHAT_PATH, face.guarded(face.chat), methods=["POST"]),
+            Route(COMPLETION_PATH, face.guarded(face.completion), methods=["POST"]),
             Route("/v1/models", face.guarded(face.models), methods=["GET"]),
             Route("/v1/models/{name:path}", face.guarded(face.model), methods=["GET"]),
             Route("/health", face.guarded(face.health), methods=["GET"]),
@@ -73,6 +74,8 @@ class _Face:
             try:
                 response = await endpoint(request, request_id)
             except RequestError as error:
+                with about_request(request_id):
+                    log.info("refused a request: %d %s", error.status, error.code)
                 response = refusal(error)
             except Exception:
                 with about_request(request_id):
@@ -88,9 +91,13 @@ class _Face:
     async def unknown(self, request: Request, error: Exception) -> Response:
         """A path or method that is not served."""
         assert isinstance(error, HTTPException), "this handler is registered for no other"
-        code = "method_not_allowed" if error.status_code == 405 else "not_found"
         # From the scope: request.url would need a Host header that makes sense.
-        message = f"{request.method} {request.scope['path'][:100]} is not served here"
+        path = request.scope["path"][:60]
+        if error.status_code == 405:
+            code, allowed = "method_not_allowed", (error.headers or {}).get("Allow", "")
+            message = f"{request.method} is not for {path}: use {allowed}"
+        else:
+            code, message = "not_found", f"{request.method} {path} is not served here: {SERVED}"
         response = refusal(RequestError(message, code=code, status=error.status_code))
         response.headers.update(error.headers or {})
         response.headers[REQUEST_ID] = self._new_id()

@@ -18,6 +18,8 @@ import h11
 import trio
 
 from overlay.http.limits import HttpLimits
+from overlay.http.refusal import PROMPT_FIELDS, REQUEST_ID, Refused, Stamp, malformed
+from overlay.logs import about_request
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +43,6 @@ class ClientLeft(Exception):
     """The client has closed its side, or does not take what is sent."""
 
 
-class Refused(Exception):
-    """What the client sent is not answered by the application; the connection ends."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 class HttpConnection:
     """Serves one client until it leaves, errs, or is idle for too long."""
 
@@ -59,6 +52,7 @@ class HttpConnection:
         stream: trio.abc.Stream,
         limits: HttpLimits,
         *,
+        stamp: Stamp,
         client: tuple[str, int],
         scheme: str,
         draining: Callable[[], bool],
@@ -66,6 +60,7 @@ class HttpConnection:
         self._app = app
         self._stream = stream
         self._limits = limits
+        self._stamp = stamp
         self._client = client
         self._scheme = scheme
         self._draining = draining
@@ -83,9 +78,9 @@ class HttpConnection:
                 self._h11.start_next_cycle()
                 wait_s = self._limits.idle_s
         except h11.RemoteProtocolError as error:
-            await self._refuse(error.error_status_hint, "malformed HTTP request")
+            await self._refuse(malformed(error.error_status_hint))
         except Refused as refused:
-            await self._refuse(refused.status, refused.message)
+            await self._refuse(refused)
         except ClientLeft:
             return
 
@@ -107,41 +102,45 @@ class HttpConnection:
             self._check_head(event)
             return event
         if begun:
-            raise Refused(408, "the request's head did not come in time")
+            raise Refused(408, "request_timeout", "the request's head did not come in time")
         return None
 
     def _check_head(self, request: h11.Request) -> None:
         if not request.http_version.startswith(b"1."):
-            raise Refused(505, "only HTTP/1.1 and 1.0 are spoken here")
+            raise Refused(505, "http_version_not_supported", "only HTTP/1.1 and 1.0 are spoken")
         if request.method == b"CONNECT":
-            raise Refused(405, "this is no proxy")
+            raise Refused(405, "method_not_allowed", "this is no proxy")
         size = len(request.target) + sum(len(n) + len(v) for n, v in request.headers)
         if size > self._limits.header_bytes:
-            raise Refused(431, "the request's head is too large")
+            raise malformed(431)
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             # A proxy before us may have believed the other one (RFC 9112, 6.3).
-            raise Refused(400, "Content-Length and Transfer-Encoding contradict each other")
+            words = "Content-Length and Transfer-Encoding contradict each other"
+            raise Refused(400, "malformed_request", words)
 
     async def _read_body(self, request: h11.Request) -> bytes:
         """The whole body."""
+        target = request.target
         for name, value in request.headers:
             if name == b"content-length":
-                self._check_size(int(value))
+                self._check_size(int(value), target)
         body = bytearray()
         with trio.move_on_after(self._limits.body_s):
             while not isinstance(event := self._h11.next_event(), h11.EndOfMessage):
                 if isinstance(event, h11.Data):
                     body += event.data
-                    self._check_size(len(body))
+                    self._check_size(len(body), target)
                 else:
                     await self._receive()
             return bytes(body)
-        raise Refused(408, "the body did not come in time")
+        raise Refused(408, "request_timeout", "the body did not come in time")
 
-    def _check_size(self, size_bytes: int) -> None:
+    def _check_size(self, size_bytes: int, target: bytes) -> None:
         if size_bytes > self._limits.body_bytes:
-            raise Refused(413, f"the body is larger than {self._limits.body_bytes} bytes")
+            param = PROMPT_FIELDS.get(_path_of(target).decode("ascii"))
+            words = f"the body is larger than {self._limits.body_bytes} bytes"
+            raise Refused(413, "body_too_large", words, param=param)
 
     async def _receive(self) -> None:
         """Reads what comes next; the end of it is h11's to judge."""
@@ -171,7 +170,7 @@ class HttpConnection:
         if cycle.left:
             raise ClientLeft
         if not cycle.begun:
-            raise Refused(500, "internal error")
+            raise Refused(500, "internal_error", "internal error")
         if not cycle.complete:
             # Forcefully: an orderly end could be taken for the answer's.
             await trio.aclose_forcefully(self._stream)
@@ -194,11 +193,7 @@ class HttpConnection:
             self._h11.receive_data(data)
 
     def _scope_of(self, request: h11.Request) -> Message:
-        target = request.target
-        if absolute := ABSOLUTE_FORM.match(target):
-            target = target[absolute.end() :]
-            target = target if target.startswith(b"/") else b"/" + target
-        path, _, query = target.partition(b"?")
+        path = _path_of(request.target)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -207,7 +202,7 @@ class HttpConnection:
             "scheme": self._scheme,
             "path": unquote(path.decode("ascii")),
             "raw_path": path,
-            "query_string": query,
+            "query_string": request.target.partition(b"?")[2],
             "root_path": "",
             "headers": [(name, value) for name, value in request.headers],
             "client": self._client,
@@ -219,7 +214,8 @@ class HttpConnection:
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
         """The head of an answer. Raises h11.LocalProtocolError for one that cannot be sent."""
         closing = [(b"connection", b"close")] if self._draining() else []
-        return h11.Response(status_code=status, headers=[*headers, SERVER, *closing])
+        date = (b"date", self._stamp.date())
+        return h11.Response(status_code=status, headers=[*headers, date, SERVER, *closing])
 
     async def write(self, *events: Sent) -> None:
         """Sends these at once. Raises ClientLeft when they are not taken."""
@@ -239,25 +235,25 @@ class HttpConnection:
             return b""
         return self._h11.send(event)
 
-    async def _refuse(self, status: int, message: str) -> None:
+    async def _refuse(self, refused: Refused) -> None:
         """An answer to what cannot be served; the connection ends with it."""
         if self._h11.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
-        kind = b"server_error" if status >= 500 else b"invalid_request_error"
-        body = (b'{"error": {"message": "%s", "type": "%s", "param": null, "code": "http_%d"}}') % (
-            message.encode(),
-            kind,
-            status,
-        )
+        request_id = self._stamp.request_id()
+        with about_request(request_id):
+            log.info("refused an HTTP request: %d %s", refused.status, refused.code)
+        body = refused.body()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
+            (REQUEST_ID.encode(), request_id.encode()),
+            (b"date", self._stamp.date()),
             SERVER,
         ]
         with suppress(ClientLeft):
             await self.write(
-                h11.Response(status_code=status, headers=headers),
+                h11.Response(status_code=refused.status, headers=headers),
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             )
@@ -281,6 +277,14 @@ class HttpConnection:
             await stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise ClientLeft from None
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path of a request's target, in whatever form that is written."""
+    if absolute := ABSOLUTE_FORM.match(target):
+        target = target[absolute.end() :]
+        target = target if target.startswith(b"/") else b"/" + target
+    return target.partition(b"?")[0]
 
 
 class _Cycle:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
 
+from overlay.address import Address
 from overlay.config import PeerConfig
-from overlay.errors import ConfigError, RequestError
+from overlay.discovery.interfaces import Interface, beyond_link, spelled_out
+from overlay.errors import ConfigError, draining
 from overlay.http.app import make_app
 from overlay.http.server import serve_http
 from overlay.node import Node
@@ -44,9 +46,7 @@ class PeerFront:
 
     def check_open(self) -> None:
         if self.node.draining:
-            raise RequestError(
-                "this peer is draining", code="draining", status=503, retry_after_s=5.0
-            )
+            raise draining()
 
     def models(self) -> Iterable[str]:
         return self.node.router.models()
@@ -65,10 +65,17 @@ class PeerFront:
 async def serve_http_face(
     node: Node,
     config: PeerConfig,
+    interfaces: Sequence[Interface] = (),
     *,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until cancelled; started with the base URLs.
+
+    Args:
+        node: Whose requests they are.
+        config: Where to listen, and with which certificate.
+        interfaces: Whose addresses stand in URLs for one that means all of them.
+        task_status: Started with the base URLs, the one to be printed first.
 
     Raises:
         ConfigError: When the address or the certificate cannot be used.
@@ -77,21 +84,38 @@ async def serve_http_face(
     listeners = await open_listeners(config)
     app = make_app(PeerFront(node, config.request_timeout_s))
     scheme = "http" if tls is None else "https"
-    urls = []
-    for listener in listeners:
-        host, port = listener.socket.getsockname()[:2]
-        urls.append(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+    bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
+    urls = [f"{scheme}://{address}" for address in client_addresses(bound, interfaces)]
     async with trio.open_nursery() as nursery:
         await nursery.start(
             lambda task_status: serve_http(
                 app,
                 listeners,
+                clock=node.ports.clock,
+                entropy=node.ports.entropy,
                 tls=tls,
                 draining=lambda: node.draining,
                 task_status=task_status,
             )
         )
         task_status.started(tuple(urls))
+
+
+def client_addresses(
+    bound: Sequence[Address], interfaces: Sequence[Interface]
+) -> tuple[Address, ...]:
+    """Addresses that a client can use; nobody can connect to ``0.0.0.0`` from another host."""
+    found: list[Address] = []
+    for address in bound:
+        every = spelled_out(address, interfaces)
+        # No client takes a link-local address, whose scope is a name of this host's own.
+        found += beyond_link(every) or every or (loopback_for(address),)
+    return tuple(dict.fromkeys(found))
+
+
+def loopback_for(address: Address) -> Address:
+    """This host's own address of the same family."""
+    return Address("::1" if ":" in address.host else "127.0.0.1", address.port)
 
 
 async def open_listeners(config: PeerConfig) -> list[trio.SocketListener]:
@@ -106,7 +130,10 @@ async def open_listeners(config: PeerConfig) -> list[trio.SocketListener]:
                 f"port {address.port} of {address.host} is taken: give the HTTP API another one "
                 "with --http, or stop what uses it"
             ) from None
-        raise ConfigError(f"cannot serve HTTP on {address}: {error}") from None
+        raise ConfigError(
+            f"cannot serve HTTP on {address}: {inner.strerror or inner}; give --http an address of "
+            "this host, and a port above 1023"
+        ) from None
 
 
 def tls_context(config: PeerConfig) -> ssl.SSLContext | None:

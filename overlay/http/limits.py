@@ -20,6 +20,8 @@ class HttpLimits:
             has 30 s.
         linger_bytes: How many of them; ten images in a chat.
         connections: All together; more are closed at once.
+        connections_per_address: Of those, from one address that is not this host's own, so that no
+            host takes all of them; a proxy in front of many users needs one for each request.
     """
 
     header_bytes: int = 16 << 10
@@ -31,3 +33,4 @@ class HttpLimits:
     linger_s: float = 5.0
     linger_bytes: int = 16 << 20
     connections: int = 256
+    connections_per_address: int = 128

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import ssl
 from pathlib import Path
 from typing import Final
 
 from overlay.address import Address
-from overlay.errors import ConfigError, HomeError
+from overlay.errors import ConfigError, Deadline, HomeError
+from overlay.home import Home
 from overlay.ports import Clock, SecureChannel
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection
@@ -61,19 +63,37 @@ async def dial_peer(address: str | Address, *, ca: str | Path | None) -> Connect
     return await _establish(channel, overlay_id, clock, _judge_of(overlay_id, clock))
 
 
-async def dial_socket(path: Path) -> Connection:
-    """Connects to the peer that runs on this host.
+async def dial_socket(home: Home) -> Connection:
+    """Connects to the peer that runs on this host, in that folder.
 
     Raises:
-        HomeError: When none runs there.
+        HomeError: When none runs there, or it cannot be asked now.
         OverlayError: When it does not speak as it should.
     """
     try:
-        channel = await dial_local(path)
-    except OSError:
-        raise HomeError(f"no peer is running in {path.parent}: start one: rhizome peer") from None
+        channel = await dial_local(home.control_path())
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise HomeError(_nobody_listens(home)) from None
+    except OSError as error:
+        words = f"the peer in {home.path} cannot be asked now: {error.strerror}"
+        raise HomeError(f"{words}; try again") from None
     clock = SystemClock()
-    return await _establish(channel, None, clock, _judge_of(None, clock))
+    try:
+        return await _establish(channel, None, clock, _judge_of(None, clock))
+    except Deadline:
+        words = f"the peer in {home.path} does not answer: look at its log, or start it again"
+        raise HomeError(words) from None
+
+
+def _nobody_listens(home: Home) -> str:
+    process = home.process()
+    if process is not None:
+        return (
+            f"process {process} is at work in {home.path} and takes no commands yet: "
+            "a peer that is starting loads its model first; try again"
+        )
+    command = f"rhizome peer --home {shlex.quote(str(home.path))}"
+    return f"no peer is running in {home.path}: start it with '{command}'"
 
 
 async def _establish(

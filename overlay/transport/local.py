@@ -6,11 +6,13 @@ somebody listens on is not.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,15 +20,21 @@ import trio
 
 from overlay.address import Address
 from overlay.errors import HomeError, OverlayError
+from overlay.home import SOCKET_PATH_BYTES_MAX
 from overlay.ports import SecureChannel
+from overlay.transport.frame import GoawayCode, encode_goaway
 
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES: Final = 1 << 16
-BACKLOG: Final = 16
+BACKLOG: Final = 64
+QUEUE_S: Final = 2.0
+QUEUE_POLL_S: Final = 0.02
 CONNECTIONS_MAX: Final = 64
-PATH_BYTES_MAX: Final = 100
-"""Linux takes 107 bytes, macOS 103."""
+TURN_AWAY_S: Final = 0.5
+"""For one program too many to say its HELLO and hear why it is not served."""
+
+FULL: Final = f"{CONNECTIONS_MAX} programs of this host are connected to its peer: end one of them"
 
 HERE: Final = Address("127.0.0.1", 0)
 """Stands for the far end of a Unix socket."""
@@ -65,11 +73,14 @@ async def listen_local(
         HomeError: When another process listens there, or the path cannot be used.
     """
     listener = await _bind(path)
-    limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+    places = trio.Semaphore(CONNECTIONS_MAX)
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
-            async with limit:
+            if not places.value:
+                await _turn_away(stream)
+                return
+            async with places:
                 await accept(_channel(stream))
         except OverlayError as error:
             log.info("a local connection ended: %s", error)
@@ -87,8 +98,31 @@ async def listen_local(
 
 
 async def dial_local(path: Path) -> SecureChannel:
-    """Connects to the peer of this host. Raises OSError when none listens there."""
-    return _channel(await trio.open_unix_socket(path))
+    """Connects to the peer of this host.
+
+    Raises:
+        OSError: When none listens there, or its queue stays full.
+    """
+    given_up_s = trio.current_time() + QUEUE_S
+    while True:
+        stream = await trio.open_unix_socket(path)
+        try:
+            stream.socket.getpeername()
+        except OSError:
+            # Linux says EAGAIN where the listener's queue is full, which trio takes for success.
+            await trio.aclose_forcefully(stream)
+        else:
+            return _channel(stream)
+        if trio.current_time() >= given_up_s:
+            raise OSError(errno.EAGAIN, "too many programs are connecting to it")
+        await trio.sleep(QUEUE_POLL_S)
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    """Says why, at once: who waits for a place could not be told from a peer that hangs."""
+    with trio.move_on_after(TURN_AWAY_S), suppress(trio.BrokenResourceError):
+        await stream.receive_some(RECEIVE_BYTES)
+        await stream.send_all(encode_goaway(GoawayCode.REFUSED, 0, FULL))
 
 
 def _channel(stream: trio.SocketStream) -> SecureChannel:
@@ -96,7 +130,7 @@ def _channel(stream: trio.SocketStream) -> SecureChannel:
 
 
 async def _bind(path: Path) -> trio.SocketListener:
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise HomeError(f"{path} is too long for a socket: choose a home folder nearer to the root")
     await _remove_stale(path)
     listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

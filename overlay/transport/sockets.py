@@ -17,6 +17,13 @@ USER_TIMEOUT_MS = 10_000
 
 CONNECT_S = 5.0
 
+ADVICE = {
+    errno.EADDRINUSE: "; take another port (--port, --enrol-port), or stop what uses it",
+    errno.EADDRNOTAVAIL: "; it is none of this host's: name one that is (--listen, --interface)",
+    errno.EACCES: "; take a port above 1023 (--port, --enrol-port)",
+}
+"""What to do about a socket that cannot be had."""
+
 
 async def open_listeners(addresses: Sequence[Address]) -> list[trio.SocketListener]:
     """Listens on every address. Raises OSError that names the one that cannot be had."""
@@ -43,9 +50,7 @@ async def _open_listener(address: Address) -> trio.SocketListener:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        words = f"cannot listen on {address}: {error.strerror}"
-        if error.errno == errno.EADDRINUSE:
-            words += "; take another port (--port, --enrol-port), or stop what uses it"
+        words = f"cannot listen on {address}: {error.strerror}{ADVICE.get(error.errno or 0, '')}"
         raise OSError(error.errno, words) from error
     return trio.SocketListener(listening)
 

@@ -223,7 +223,10 @@ def test_posture_says_what_runs_where(tiny: Bench, tiny_folder: Path) -> None:
     assert (posture.device, posture.device_why) == ("cpu", "asked for")
     assert (posture.dtype, posture.threads) == ("float32", 1)
     assert posture.kv_cache_bytes <= 4 << 20
-    assert posture.describe() == "embedded: tiny on cpu, float32, 1 threads"
+    capabilities = tiny.core.capabilities()
+    assert (capabilities.description, capabilities.device) == ("embedded", posture.describe())
+    assert capabilities.cache_bytes == posture.kv_cache_bytes
+    assert posture.describe() == "cpu (asked for), float32, 1 thread"
 
 
 def test_cache_too_small_for_any_answer_is_refused(tiny_folder: Path) -> None:

@@ -33,7 +33,8 @@ def import_without(module: str, blocked: tuple[str, ...]) -> None:
 
 
 def test_everything_but_the_embedded_engine_imports_without_torch() -> None:
-    import_without(", ".join(f"inference.{name}" for name in [*PLAIN, "worker", "none"]), TORCH)
+    names = [*PLAIN, "worker", "none", "files"]
+    import_without(", ".join(f"inference.{name}" for name in names), TORCH)
 
 
 def test_plain_parts_import_without_trio_and_torch() -> None:

@@ -14,8 +14,8 @@ import torch
 from inference import convert, model
 from inference.convert import read_source
 from inference.errors import ModelMissing, UnsupportedModel
+from inference.files import MODEL_COMMAND, default_cache_dir, find_model
 from inference.hardware import choose_device, choose_dtype, choose_threads, physical_cores
-from inference.model import MODEL_COMMAND, default_cache_dir, find_model
 from inference.sampler import SamplingDefaults
 
 
@@ -128,7 +128,7 @@ def test_generation_config_gives_the_sampling_defaults() -> None:
     def defaults(**values: Any) -> SamplingDefaults:
         config = SimpleNamespace(**{"do_sample": None, "temperature": None, "top_p": None} | values)
         config.top_k = values.get("top_k")
-        files = SimpleNamespace(sampling=None)
+        files = SimpleNamespace(is_small=False)
         return model.sampling_defaults(files, SimpleNamespace(generation_config=config))
 
     assert defaults() == SamplingDefaults()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Iterator
 
 import pytest
 
 from inference.events import BlocksEvicted, BlocksStored
 from inference.request import ChatPrompt, Message
-from tests.inference.bench import Bench
+from tests.inference.bench import Bench, opened
 
 pytestmark = pytest.mark.model
+
+ANSWER_TOKENS = 8
+SMALL_CACHE_BLOCKS = 36
 
 TEXT = (
     "A lighthouse keeper wrote down the weather every morning for forty years. The pages tell of "
@@ -44,35 +49,47 @@ def prompts(bench: Bench) -> list[tuple[list[int], list[int], int]]:
     return cases
 
 
-def test_warm_answers_equal_cold_ones_for_twenty_prompts(real: Bench) -> None:
+@pytest.fixture(scope="module")
+def cold() -> Iterator[Bench]:
+    """An engine of its own that reuses nothing: what the others answer is held against it."""
+    with opened(kv_cache_bytes=1 << 26, prefix_cache=False) as bench:
+        yield bench
+
+
+def test_warm_answers_equal_cold_ones_for_twenty_prompts(real: Bench, cold: Bench) -> None:
     cases = prompts(real)
     assert len(cases) == 20
     for before, prompt, cached in cases:
-        cold = real.cold(prompt, max_tokens=3)
-        assert cold.cached_tokens == 0
         real.core.reset()
         real.ask(before, max_tokens=1)
-        warm = real.ask(prompt, max_tokens=3)
+        warm = real.ask(prompt, max_tokens=ANSWER_TOKENS)
         assert warm.cached_tokens == cached
-        assert warm.token_ids == cold.token_ids
+        expected = cold.ask(prompt, max_tokens=ANSWER_TOKENS)
+        assert expected.cached_tokens == 0
+        assert warm.token_ids == expected.token_ids
 
 
-def test_answers_stay_the_same_after_eviction(real: Bench) -> None:
-    """A cache of few blocks: the prefix goes, is computed again, and the answer is the cold one."""
-    real.core.reset()
-    total = real.core.load().total_blocks
-    prompt = words(real, 60)
-    cold = real.ask(prompt)
-    assert real.ask(prompt).cached_tokens == 48
-    real.core.cache_events()
-    lease = real.core._cache.acquire("b", [], total)
-    gone = [e for e in real.core.cache_events() if isinstance(e, BlocksEvicted)]
-    real.core._cache.release(lease)
-    assert sum(len(event.blocks) for event in gone) >= 3
-    again = real.ask(prompt)
-    assert again.cached_tokens == 0
-    assert again.token_ids == cold.token_ids
-    assert real.ask(prompt).token_ids == cold.token_ids
+def test_traffic_that_evicts_changes_no_answer(cold: Bench) -> None:
+    """Two namespaces with the same texts in a cache that holds less than they use."""
+    rng = random.Random(3)
+    posture = cold.core.posture
+    small = SMALL_CACHE_BLOCKS * posture.kv_cache_bytes // posture.kv_blocks
+    with opened(kv_cache_bytes=small) as warm:
+        bases = [words(warm, 200, start=start) for start in (0, 3, 7)]
+        evicted = hits = 0
+        for _ in range(20):
+            cut = rng.choice((17, 48, 100, 159, 160, 161, 190))
+            tail = words(warm, 20, start=rng.randrange(50))[: rng.randrange(1, 20)]
+            prompt = rng.choice(bases)[:cut] + tail
+            given = warm.ask(prompt, namespace=rng.choice("ab"), max_tokens=ANSWER_TOKENS)
+            expected = cold.ask(prompt, max_tokens=ANSWER_TOKENS)
+            assert expected.cached_tokens == 0
+            assert given.token_ids == expected.token_ids
+            hits += given.cached_tokens > 0
+            gone = [e for e in warm.core.cache_events() if isinstance(e, BlocksEvicted)]
+            evicted += sum(len(event.blocks) for event in gone)
+        assert hits >= 5
+        assert evicted >= 20
 
 
 def common(first: list[int], second: list[int]) -> int:

@@ -88,14 +88,16 @@ def saved(folder: Path, model: Any, save_tokenizer: Callable[[Path], None]) -> E
     )
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Mistral", "Phi3", "Olmo2", "GPT2"])
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Mistral", "Phi3", "Olmo2", "GPT2", "Mixtral"])
 def test_other_architectures_pass_the_proof_at_start(
     kind: str, tmp_path: Path, save_tokenizer: Callable[[Path], None]
 ) -> None:
     """Their own attention and ours give the same numbers, so the engine serves them."""
     changes = {"vocab_size": 258, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
-    if kind in {"Mistral", "Phi3"}:
+    if kind in {"Mistral", "Phi3", "Mixtral"}:
         changes["sliding_window"] = None
+    if kind == "Mixtral":
+        changes["num_local_experts"] = 2
     if kind == "GPT2":
         made = transformers.GPT2Config(
             vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512
@@ -125,4 +127,20 @@ def test_recurrent_model_is_refused_before_its_weights_are_read(
     made = transformers.MambaConfig(vocab_size=258, hidden_size=32, num_hidden_layers=2)
     settings = saved(tmp_path, transformers.MambaForCausalLM(made), save_tokenizer)
     with pytest.raises(UnsupportedModel, match="recurrent"):
+        load_engine(settings)
+
+
+def test_model_without_attention_heads_is_refused(
+    tmp_path: Path, save_tokenizer: Callable[[Path], None]
+) -> None:
+    kernels = {
+        "chunkwise_kernel": "chunkwise--native_autograd",
+        "sequence_kernel": "native_sequence__native",
+        "step_kernel": "native",
+    }
+    made = transformers.xLSTMConfig(
+        vocab_size=258, hidden_size=64, num_heads=4, num_hidden_layers=2, **kernels
+    )
+    settings = saved(tmp_path, transformers.xLSTMForCausalLM(made), save_tokenizer)
+    with pytest.raises(UnsupportedModel, match="num_attention_heads"):
         load_engine(settings)

@@ -56,6 +56,24 @@ def test_only_the_embedded_engine_imports_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
 
 
+@pytest.mark.parametrize("model", ["none", "./none/here.gguf", ""])
+def test_a_model_that_is_not_there_is_told_without_torch(tmp_path: Path, model: str) -> None:
+    """An empty folder, and what is no name at all."""
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from inference.errors import ModelMissing\n"
+        "from overlay.config import EngineKind, PeerConfig\n"
+        "from overlay.engines import make_engine\n"
+        "try:\n"
+        f"    make_engine(PeerConfig(model={model or str(tmp_path)!r}), lambda what, share: None)\n"
+        "except ModelMissing as error:\n"
+        "    sys.exit(0)\n"
+        "sys.exit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+
+
 def test_a_missing_model_says_how_to_get_or_name_one(tmp_path: Path) -> None:
     config = PeerConfig(engine=EngineKind.EMBEDDED, model=str(tmp_path / "none"))
     with pytest.raises(InferenceError) as caught:

@@ -60,6 +60,17 @@ def test_the_folder_and_its_files_are_ours_alone_whatever_the_umask(tmp_path: Pa
         assert mode_of(path) == (0o700 if path.is_dir() else 0o600), path
 
 
+def test_the_process_that_holds_it_is_known_and_one_that_has_gone_is_not(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "h")
+    assert home.process() is None
+    with home.locked():
+        assert home.process() == os.getpid()
+    assert home.process() is None
+    for left_behind in (b"999999999\n", b"9" * 30, b"x", b"-1"):
+        (home.path / "lock").write_bytes(left_behind)
+        assert home.process() is None
+
+
 def test_what_is_written_is_read_back(home: Home) -> None:
     assert home.read(HomeFile.LEAF) is None
     assert not home.is_member

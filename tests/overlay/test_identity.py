@@ -9,11 +9,14 @@ import pytest
 from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.errors import HomeError
+from overlay.gossip.tenants import place_of
 from overlay.home import Home, HomeFile
 from overlay.identity import Identity, load_identity, store_epoch, store_identity
 from security.authority import Authority
+from security.epoch import read_epoch
 from security.errors import SecurityError
 from security.keys import HostKeys
+from security.revocation import RevocationSet
 
 DAY_S = 86_400
 NOW_S = SIMULATION_EPOCH_UNIX_S
@@ -43,7 +46,9 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
     assert identity.trust.overlay_id == home.overlay_id()
     assert identity.credentials.leaf == home.need(HomeFile.LEAF)
     assert identity.credentials.root == home.need(HomeFile.ROOT)
-    assert len(home.read_epochs()) == 1, "only of its own tenants"
+    ((name, epoch),) = home.read_epochs().items()  # only of its own tenants
+    header = read_epoch(epoch, identity.trust, NOW_S, RevocationSet()).value
+    assert name == place_of(header).hex(), "a file is named as a row of the database is"
     assert repr(identity).find(identity.keys.to_bytes().hex()[:32]) == -1
 
 

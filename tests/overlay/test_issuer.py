@@ -10,7 +10,7 @@ import trio
 from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.address import Address
-from overlay.errors import StorageFull
+from overlay.errors import ConfigError, StorageFull
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
 from overlay.issuer import IssuerDesk, found_overlay
@@ -94,13 +94,15 @@ def test_an_admission_changes_the_rosters_that_it_names_and_tells_of_them(
     assert issuing.epochs[0] in after.values()
 
 
-def test_a_ticket_is_burnt_even_over_a_restart_and_for_the_same_host(issuing: Issuing) -> None:
+def test_a_ticket_is_burnt_even_over_a_restart_and_its_host_may_ask_again(
+    issuing: Issuing,
+) -> None:
     ticket = issuing.desk.invite([], [HERE], 60)
     issuing.admitted(ticket)
     issuing.desk = issuing.opened()
-    for host in (1, 2):
-        with pytest.raises(TicketUsed):
-            issuing.admitted(ticket, host)
+    with pytest.raises(TicketUsed):
+        issuing.admitted(ticket, host=2)
+    assert issuing.admitted(ticket) == ["a", "b"]
 
 
 def test_a_ticket_made_before_a_restart_is_good_after_it(issuing: Issuing) -> None:
@@ -163,6 +165,16 @@ def test_what_is_out_of_bounds_is_refused_in_words(issuing: Issuing) -> None:
     for ttl_s in (0, -1, 11 * 365 * 86_400):
         with pytest.raises(LimitExceeded):
             issuing.desk.create_token("a", "name", ttl_s)
+
+
+def test_the_usual_tenant_is_the_only_one_or_the_default(tmp_path: Path, issuing: Issuing) -> None:
+    with pytest.raises(ConfigError, match="name a tenant with --tenant; there is a, b"):
+        issuing.desk.usual_tenant()
+    for names, usual in ((["a"], "a"), (["a", "default"], "default")):
+        home = Home.create(tmp_path / usual)
+        found_overlay(home, names, issuing.clock, ENTROPY)
+        desk = IssuerDesk(home, load_identity(home), issuing.clock, ENTROPY, issuing.epochs.append)
+        assert desk.usual_tenant() == usual
 
 
 def test_a_token_is_for_its_tenant_and_may_infer_alone(issuing: Issuing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jwt
 import pytest
 
 from overlay.errors import RequestError
@@ -79,20 +80,28 @@ def test_what_is_no_good_token_is_401_without_its_text() -> None:
     good = desk.token("infer")
     assert "rhizome token create" in desk.refused("")
     for bad in ("nonsense", good[:-3] + "AAA", good * 20, "\udcff", "a.b.c", good.upper()):
-        desk.refused(bad)
-    foreign = Overlay(9)
-    for issuer in (foreign.issuer,):
-        desk.refused(
-            issue_token(
-                issuer,
-                tenant_id=TenantId("0" * 32),
-                name="test",
-                scopes=["infer"],
-                token_id="1" * 32,
-                now_unix_s=NOW_S,
-                expires_unix_s=NOW_S + 100,
-            )
-        )
+        assert "no whole token of this overlay" in desk.refused(bad)
+    foreign = issue_token(
+        Overlay(9).issuer,
+        tenant_id=TenantId("0" * 32),
+        name="test",
+        scopes=["infer"],
+        token_id="1" * 32,
+        now_unix_s=NOW_S,
+        expires_unix_s=NOW_S + 100,
+    )
+    assert "for another overlay" in desk.refused(foreign)
+
+
+def test_a_token_of_another_version_or_time_says_what_to_do() -> None:
+    desk = Desk()
+    claims = jwt.decode(desk.token("infer"), options={"verify_signature": False})
+    later = jwt.encode({**claims, "v": 2, "more": 1}, "k" * 32, algorithm="HS256")
+    line = desk.refused(later)
+    assert line.startswith("a token of version 2, and this host reads 1: update rhizome on it")
+    text = desk.token("infer")
+    desk.clock.unix = NOW_S - 700
+    assert "is the clock of this host right?" in desk.refused(text)
 
 
 def test_a_token_that_was_good_ends_with_its_time_and_with_its_revocation() -> None:
@@ -104,7 +113,7 @@ def test_a_token_that_was_good_ends_with_its_time_and_with_its_revocation() -> N
     desk.clock.unix = NOW_S
     desk.principals.of_token(text)
     desk.revoked = RevocationSet(frozenset({b"statement"}), frozenset({"a" * 32}), bytes(16))
-    assert "Revoked" in desk.refused(text)
+    assert "revoked" in desk.refused(text)
     assert desk.principals.of_token(desk.token("infer")).scopes == {Scope.INFER}
 
 

@@ -36,7 +36,7 @@ from overlay.transport.hello import Hello, Role, client_hello, decode_hello, enc
 from overlay.transport.limits import Limits, Windows
 from overlay.transport.mux import Mux
 from security.enrolment import make_admission, open_admission, refuse_join
-from security.envelope import Sealer, open_envelope
+from security.envelope import Opener, Sealer
 from security.errors import TicketUsed
 from security.keys import HostKeys
 from security.signed import Kind, sign_as_peer, verify_peer
@@ -237,7 +237,8 @@ def opened_frame(data: bytes) -> gossip.Content:
     body = gossip.decode_frame(signed.value)
     header = frame_header(body.stream, body.generation, body.seq)
     kind = "checkpoint" if body.checkpoint else "delta"
-    plain = open_envelope(KEYS, HOST.peer_id, body.generation, SALT, kind, header, body.envelope)
+    opener = Opener(KEYS, HOST.peer_id, body.generation, SALT)
+    plain = opener.open(kind, header, body.envelope)
     return gossip.decode_content(plain)
 
 
@@ -336,7 +337,9 @@ CLIENTS = {
         f"control_{name}": message(value, control, control.decode_command)
         for name, value in {
             "status": control.GetStatus(),
+            "status_of_a_tenant": control.GetStatus(tenant="alpha"),
             "explain": control.Explain(request_id=REQUEST_ID),
+            "explain_of_a_tenant": control.Explain(request_id=REQUEST_ID, tenant="alpha"),
             "invite": control.Invite(tenants=["alpha"], expires_s=3600.0),
             "token": control.CreateToken(tenant="alpha", name="app", expires_s=86_400.0),
             "leave": control.Leave(),
@@ -357,6 +360,7 @@ CLIENTS = {
             ),
             "leave_reply": control.LeaveReply(),
             "refusal": control.ControlRefusal(message="only the issuer's host can do that"),
+            "refusal_of_what_is_not_there": control.ControlRefusal(message="none", usage=False),
         }.items()
     },
 }

@@ -138,13 +138,6 @@ def test_a_ticket_is_for_tenants_that_exist() -> None:
         created().invite(["other"], ["x:1"], 60, seeded(2), NOW_S)
 
 
-def test_a_ticket_is_outstanding_until_it_ends() -> None:
-    authority, ticket = created().invite(["default"], ["x:1"], 60, seeded(2), NOW_S)
-    (row,) = authority.outstanding_tickets(NOW_S + 60)
-    assert row.ticket_id == ticket.ticket_id
-    assert authority.outstanding_tickets(NOW_S + 61) == ()
-
-
 def test_a_token_is_for_one_tenant_and_verifies_everywhere() -> None:
     authority = created("a", "b")
     tenant = authority.tenant_id("b")

@@ -14,8 +14,6 @@ from security.envelope import (
     Opener,
     Sealer,
     Sealers,
-    envelope_epoch,
-    open_envelope,
 )
 from security.errors import BadSeal, LimitExceeded, SealerExhausted
 from security.peer_id import peer_id_of_bytes
@@ -42,8 +40,7 @@ KEYS = keys_of()
 def test_a_member_opens_what_a_member_sealed(plaintext: bytes, header: bytes) -> None:
     sealed = Sealer(KEYS, PEER, 7, SALT).seal("delta", header, plaintext)
     assert len(sealed) == len(plaintext) + OVERHEAD_BYTES
-    assert open_envelope(KEYS, PEER, 7, SALT, "delta", header, sealed) == plaintext
-    assert envelope_epoch(sealed) == 1
+    assert Opener(KEYS, PEER, 7, SALT).open("delta", header, sealed) == plaintext
 
 
 @pytest.mark.parametrize(
@@ -83,7 +80,7 @@ def test_every_altered_byte_and_every_cut_is_refused() -> None:
 @given(st.binary(max_size=100))
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(BadSeal):
-        open_envelope(KEYS, PEER, 7, SALT, "delta", b"", data)
+        Opener(KEYS, PEER, 7, SALT).open("delta", b"", data)
 
 
 def key_and_nonce(keys: TenantKeys, start: tuple[int, bytes], kind: str, sealed: bytes) -> bytes:

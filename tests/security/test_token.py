@@ -150,6 +150,8 @@ def test_a_token_for_another_overlay_is_refused() -> None:
         {"scopes": ["x"] * 17},
         {"more": 1},
         {"v": "1"},
+        {"v": None},
+        {"v": 256},
     ],
     ids=str,
 )
@@ -162,8 +164,12 @@ def test_claims_of_another_shape_are_refused(changes: dict[str, object]) -> None
 
 def test_another_version_is_refused_by_name() -> None:
     overlay = Overlay()
+    make: Callable[..., str] = signed
+    for changes in ({"v": 2}, {"v": 2, "more": 1, "tenant": None}, {"v": 0, "aud": "x"}):
+        with pytest.raises(UnsupportedVersion, match=f"version {changes['v']}, and"):
+            verified(overlay, make(overlay, **changes))
     with pytest.raises(UnsupportedVersion):
-        verified(overlay, signed(overlay, v=2))
+        verified(overlay, signed(overlay, {"kid": "later"}, v=2))
 
 
 @pytest.mark.parametrize(

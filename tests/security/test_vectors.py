@@ -13,7 +13,7 @@ from pathlib import Path
 from security.authority import Authority
 from security.certificate import dns_name_of
 from security.enrolment import make_join_request, verify_join_request
-from security.envelope import Sealer, open_envelope
+from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
 from security.keys import HostKeys
 from security.record import open_record, sign_record
@@ -138,8 +138,8 @@ def test_what_was_made_is_still_read() -> None:
     join = verify_join_request(raw("join_request"), overlay.issuer)
     assert (join.peer_id, join.ticket_id) == (host.peer_id, committed["ticket_id"])
     for name in ("envelope_0", "envelope_1"):
-        opened = open_envelope(KEYS, host.peer_id, 5, SALT, "delta", b"header", raw(name))
-        assert opened == b"plain"
+        opener = Opener(KEYS, host.peer_id, 5, SALT)
+        assert opener.open("delta", b"header", raw(name)) == b"plain"
 
 
 def test_an_epoch_that_was_made_once_is_still_opened() -> None:

@@ -19,6 +19,7 @@ from overlay.client import PeerClient
 from overlay.client.messages import PROTOCOL, Began, Done, Piece, decode_ask, encode
 from overlay.commands.peer import make_ports
 from overlay.config import EngineKind, PeerConfig
+from overlay.engines import make_engine
 from overlay.errors import (
     ConfigError,
     Deadline,
@@ -148,7 +149,7 @@ def test_a_whole_answer_leaves_nothing_behind_on_the_connection() -> None:
                     async for _event in client.chat(CHAT, max_tokens=2):
                         pass
                     gc.collect()
-                    assert client._connection.statistics().streams_open == 0
+                    assert client._line.connection.statistics().streams_open == 0
 
     scenario(body)
 
@@ -208,7 +209,7 @@ def test_leaving_an_answer_frees_the_work_on_the_serving_peer(how: str, *, forwa
     ("fields", "code", "status", "param"),
     [
         ({"model": "gpt"}, "model_not_found", 404, "model"),
-        ({"max_tokens": 9000}, "context_length_exceeded", 400, "prompt"),
+        ({"max_tokens": 9000}, "context_length_exceeded", 400, "max_tokens"),
         ({"n": 2}, "unsupported_parameter", 400, "n"),
         ({"temperature": "hot"}, "invalid_request", 400, "temperature"),
     ],
@@ -225,7 +226,7 @@ def test_a_bad_request_is_a_typed_error(
             assert code in {caught.value.code, "unsupported_parameter", "invalid_request"}
             assert answer.request_id is not None
             assert [event async for event in answer] == []
-            assert client._connection.statistics().streams_open == 0
+            assert client._line.connection.statistics().streams_open == 0
             assert await client.chat(CHAT, max_tokens=1).text()
 
     scenario(body)
@@ -440,6 +441,46 @@ async def test_what_is_raised_in_the_block_leaves_it_as_it_is(tmp_path: Path) ->
         nursery.cancel_scope.cancel()
 
 
+async def test_a_client_goes_on_after_its_peer_has_started_again(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "h")
+    overlay = Overlay()
+    host = overlay.host()
+    dialled = 0
+
+    async def answer(connection: Connection, stream: Stream) -> None:
+        await stream.send(BEGAN)
+        await stream.send(encode(DONE))
+
+    async def accept(channel: SecureChannel) -> None:
+        nonlocal dialled
+        dialled += 1
+        await (await link(overlay, host, channel)).run({PROTOCOL: answer})
+
+    async def peer(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        async with trio.open_nursery() as inner:
+            await inner.start(listen_local, home.control_path(), accept)
+            task_status.started(inner.cancel_scope)
+
+    async def ask(client: PeerClient) -> None:
+        assert isinstance([event async for event in client.chat(CHAT)][-1], Finished)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            first = await nursery.start(peer)
+            async with PeerClient.connect(home=home.path) as client:
+                await ask(client)
+                first.cancel()
+                await until(lambda: not home.control_path().exists())
+                with pytest.raises(HomeError, match="no peer is running"):
+                    await ask(client)
+                second = await nursery.start(peer)
+                async with trio.open_nursery() as asking:
+                    for _ in range(5):
+                        asking.start_soon(ask, client)
+                assert dialled == 2, "one new connection for all of them"
+            second.cancel()
+
+
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(1 << 16)])
 async def test_a_server_that_is_no_peer_is_refused(tmp_path: Path, data: bytes) -> None:
     async def garbage(channel: SecureChannel) -> None:
@@ -467,7 +508,8 @@ async def test_connecting_by_address_and_token_to_a_real_node(tmp_path: Path) ->
     ).text
     config = PeerConfig(engine=EngineKind.TOY, mdns=False, toy_decode_s=0.001)
     identity = load_identity(home)
-    ports = make_ports(home, config, identity, [])
+    engine = make_engine(config, lambda _what, _share: None)
+    ports = make_ports(home, config, identity, [], engine)
     node_config = NodeConfig(
         identity=identity,
         epochs=tuple(home.read_epochs().values()),

@@ -14,7 +14,7 @@ MARKER = "zanzibar-marker"
 OFFICE = ("--tenant", "office")
 CANDIDATE = {
     *("peer_id", "here", "matched_tokens", "counted_tokens", "queue_ms", "rtt_ms", "prefill_ms"),
-    *("decode_ms", "total_ms", "score_ms", "excluded"),
+    *("decode_ms", "total_ms", "score_ms", "excluded", "dtype"),
 }
 
 
@@ -27,7 +27,7 @@ def test_without_a_running_peer_each_command_is_one_line(home: Path) -> None:
     rhizome("init", "--home", str(home)).worked()
     for words in (*commands, ("token", "create")):
         line = rhizome(*words, "--home", str(home)).failed(1)
-        assert line == f"no peer is running in {home}: start one: rhizome peer"
+        assert line == (f"no peer is running in {home}: start it with 'rhizome peer --home {home}'")
 
 
 def test_ask_prints_the_answer_alone_and_what_it_cost_beside_it(issuer: PeerProcess) -> None:
@@ -87,14 +87,21 @@ def test_status_as_json_and_for_people(issuer: PeerProcess) -> None:
     status = issuer.status()
     assert set(status) == {
         *("type", "peer_id", "overlay_id", "generation", "addresses", "http", "tenants", "engine"),
-        *("models", "policy", "draining", "slots", "running", "queued", "used_blocks"),
-        *("total_blocks", "open_requests", "sent_bytes", "peers"),
+        *("device", "models", "policy", "draining", "slots", "running", "queued", "used_blocks"),
+        *("total_blocks", "open_requests", "sent_bytes", "peers", "dtypes"),
     }
     assert status["tenants"] == ["office", "research"]
     assert status["models"] == ["toy"]
+    assert status["dtypes"] == {"toy": "none"}
     assert not status["draining"]
     shown = issuer.run("status").worked().out
-    for words in (status["peer_id"], "office, research", status["http"][0], "of 4 slots"):
+    for words in (
+        status["peer_id"],
+        "office, research",
+        status["http"][0],
+        "of 4 slots",
+        "toy (none here)",
+    ):
         assert words in shown
     assert "no other peer is up" in shown
     assert "(draining)" not in shown
@@ -102,7 +109,11 @@ def test_status_as_json_and_for_people(issuer: PeerProcess) -> None:
 
 def test_the_posture_says_what_is_open_to_whom(issuer: PeerProcess) -> None:
     status = issuer.status()
-    for words in (status["peer_id"], "interfaces  lo", "toy", "tenants: office, research"):
+    socket = f"{issuer.home}/control.sock to this host's owner"
+    for words in (
+        *(status["peer_id"], "interfaces  lo", "toy", "tenants: office, research", socket),
+        "discovery   off: others are found by their own",
+    ):
         assert words in issuer.posture
     assert f"{', '.join(status['addresses'])} to peers of this overlay" in issuer.posture
     assert "to holders of a ticket" in issuer.posture
@@ -136,6 +147,18 @@ def test_explain_shows_every_term_and_what_came_true(issuer: PeerProcess) -> Non
     assert MARKER not in json.dumps(reply) + shown
 
 
+def test_explain_takes_the_id_of_an_answers_body_and_a_tenant(issuer: PeerProcess) -> None:
+    asked = issuer.run("ask", "hi", "--json", *OFFICE, "--max-tokens", "1").worked().json
+    for words in (("chatcmpl-" + asked["request_id"],), OFFICE, (asked["request_id"], *OFFICE)):
+        shown = issuer.run("explain", *words, "--json").worked().json
+        assert shown["request_id"] == asked["request_id"]
+    other = ("--tenant", "research")
+    issuer.run("explain", asked["request_id"], *other).failed(1)
+    assert "it serves: office, research" in issuer.run("explain", "--tenant", "x").failed(2)
+    assert issuer.run("status", *other, "--json").worked().json["tenants"] == ["research"]
+    assert "tenants: research" in issuer.run("status", *other).worked().out
+
+
 def test_explain_of_a_request_that_was_left_has_no_numbers(issuer: PeerProcess) -> None:
     words = ("hi", *OFFICE, "--timeout", "30ms", "--max-tokens", "4000")
     issuer.run("ask", *words).failed(1, begun=True)
@@ -145,7 +168,7 @@ def test_explain_of_a_request_that_was_left_has_no_numbers(issuer: PeerProcess) 
 
 
 def test_explain_of_an_unknown_request_says_where_to_look(issuer: PeerProcess) -> None:
-    line = issuer.run("explain", "0" * 32).failed(2)
+    line = issuer.run("explain", "0" * 32).failed(1)
     assert line.startswith("that request is not among the last 1,000 that this peer took in")
     assert "too large" in issuer.run("explain", "x" * 300).failed(2)
 
@@ -177,7 +200,8 @@ def test_token_create_prints_a_base_url_and_a_key(issuer: PeerProcess) -> None:
 
 
 def test_token_create_and_its_bounds(issuer: PeerProcess) -> None:
-    assert "there is office, research" in issuer.run("token create").failed(2)
+    line = issuer.run("token create").failed(2)
+    assert line == "name a tenant with --tenant; there is office, research"
     for words, line in (
         (("--expires", "0s"), "--expires: must be more than 0"),
         (("--expires", "9000d"), "at most 10 years"),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from overlay.config import PeerConfig, load_config
+from overlay.errors import StorageFull
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
+from security.authority_state import authority_from_bytes
 from tests.overlay.commands.terminal import rhizome
 
 
@@ -78,6 +80,40 @@ def test_tenants_that_cannot_be_are_refused_and_the_folder_stays_free(
     flags = [word for tenant in tenants for word in ("--tenant", tenant)]
     assert words in rhizome("init", "--home", str(home), *flags).failed(1)
     rhizome("init", "--home", str(home)).worked()
+
+
+@pytest.mark.parametrize("writes", range(8))
+def test_one_that_was_cut_off_is_completed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    whole, done = Home._write, 0
+
+    def until_full(folder: Home, path: Path, data: bytes) -> None:
+        nonlocal done
+        done += 1
+        if done > writes:
+            raise StorageFull("no space is left")
+        whole(folder, path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "_write", until_full)
+        assert rhizome("init", "--home", str(home)).failed(1) == "no space is left"
+    kept = Home(home).read(HomeFile.AUTHORITY)
+    if not Home(home).is_member:
+        rhizome("init", "--home", str(home), "--tenant", "b").worked()
+    identity = load_identity(Home(home))
+    authority = authority_from_bytes(Home(home).need(HomeFile.AUTHORITY))
+    assert kept is None or authority_from_bytes(kept).trust == authority.trust
+    assert identity.trust.overlay_id == authority.trust.overlay_id
+    for tenant in authority.tenants.values():
+        assert list(tenant.content.members) == [identity.peer_id], "no member without its keys"
+
+
+def test_a_host_that_has_half_joined_founds_no_overlay_in_its_folder(home: Path) -> None:
+    Home.create(home).claim("ab" * 16)
+    before = content(home)
+    assert "belongs to overlay abab" in rhizome("init", "--home", str(home)).failed(1)
+    assert content(home) == before
 
 
 def test_half_an_overlay_is_none(home: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_help_of_every_command_has_an_example(words: tuple[str, ...]) -> Non
 
 def test_help_lists_every_command_in_the_order_in_which_a_newcomer_needs_them() -> None:
     context = click.Context(cli)
-    assert cli.list_commands(context) == list(ORDER)
+    assert cli.list_commands(context) == [*ORDER, "chaos"], "those of other packages come last"
     assert all(cli.get_command(context, name) is not None for name in ORDER)
     assert cli.get_command(context, "nothing") is None
 
@@ -96,7 +96,11 @@ def test_leaves_of_groups_come_in_order() -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("nothing",), "No such command 'nothing'"),
+        (("zzz",), "No such command 'zzz'."),
+        (("staus",), "No such command 'staus'. Did you mean 'status'?"),
+        (("token", "creat"), "Did you mean 'create'?"),
+        (("--hlep",), "--help"),
+        (("explain", "--tenat", "x"), "--tenant"),
         (("status", "--jsn"), "--json"),
         (("peer", "--polcy", "cost"), "--policy"),
         (("ask", "hi", "--max-tokens", "0"), "--max-tokens"),
@@ -109,6 +113,13 @@ def test_misuse_names_what_is_meant(words: tuple[str, ...], hint: str) -> None:
     assert ran.code == 2
     assert hint in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_demo_whose_report_could_not_be_written_is_refused_before_it_runs(
+    tmp_path: Path,
+) -> None:
+    line = rhizome("demo", "--json", str(tmp_path / "none" / "demo.json")).failed(2)
+    assert line == f"--json: {tmp_path}/none is no folder that can be written to"
 
 
 def test_the_program_runs_as_a_module_and_imports_no_model_code(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -79,7 +80,9 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(issuer: PeerProcess, home
 def test_an_expired_certificate_says_how_to_get_another(home: Path) -> None:
     founded(home, ShiftedClock(-91 * DAY_S))
     line = peer(home).failed(2)
-    assert line.startswith("this host's certificate has expired: get a ticket")
+    assert line.startswith(
+        "this host's certificate has expired: set the clock if it is wrong, or get a"
+    )
 
 
 def test_a_clock_before_the_certificates_start_says_so(home: Path) -> None:
@@ -173,7 +176,7 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(home: Path) 
             until(lambda: running.status()["open_requests"] == 1)
             running.signal(signal.SIGTERM)
             until(lambda: running.status()["draining"])
-            assert running.run(*LONG).failed(1) == "this peer is draining"
+            assert running.run(*LONG).failed(1).startswith("this peer is draining: ask another")
             out, err = asking.communicate(timeout=20)
         finally:
             if asking.poll() is None:
@@ -235,3 +238,17 @@ def test_it_takes_the_policy_of_its_settings_file_and_logs_json(home: Path) -> N
         running.signal(signal.SIGTERM)
         assert running.ended() == 0
         assert running.log.startswith('{"time"')
+
+
+def test_what_is_refused_and_dropped_is_counted_where_it_can_be_scraped(
+    issuer: PeerProcess,
+) -> None:
+    with urlopen(f"{issuer.status()['http'][0]}/metrics") as answer:  # noqa: S310 - its own address
+        lines = answer.read().decode().splitlines()
+    for name, results in {
+        "connections": ("peer", "client", "refused", "failed"),
+        "gossip_objects": ("accepted", "old", "refused", "forgotten", "unreadable"),
+        "served_forwards": ("accepted", "refused", "failed"),
+    }.items():
+        shown = [line for line in lines if line.startswith(f"rhizome_{name}_total{{")]
+        assert shown == [f'rhizome_{name}_total{{result="{each}"}} 0.0' for each in results]

@@ -6,6 +6,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -16,9 +17,11 @@ from overlay.address import Address
 from overlay.client import PeerClient
 from overlay.config import PeerConfig
 from overlay.control.client import call
-from overlay.control.handler import NOT_A_COMMAND, NOT_AN_ISSUER
+from overlay.control.handler import NOT_A_COMMAND, NOT_AN_ISSUER, ControlHandler
 from overlay.control.messages import (
     PROTOCOL,
+    Command,
+    ControlRefusal,
     CreateToken,
     Explain,
     ExplainReply,
@@ -34,13 +37,26 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.discovery.interfaces import Interface
-from overlay.errors import ConfigError, HomeError, OverlayError, ProtocolError
+from overlay.errors import (
+    ConfigError,
+    HomeError,
+    OverlayError,
+    ProtocolError,
+    RequestError,
+    StorageFull,
+)
 from overlay.faces import Faces
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.home import Home
+from overlay.issuer import IssuerDesk
+from overlay.transport.connection import Connection
 from overlay.transport.dial import dial_socket
-from overlay.transport.frame import HEADER
+from overlay.transport.frame import FIN, HEADER, OPEN, OPENER, encode_opening
+from overlay.transport.frame import encode as encode_frame
+from overlay.transport.hello import client_hello, encode_hello
 from overlay.transport.limits import Limits
+from overlay.transport.stream import Stream
+from security.ticket import Ticket
 from tests.overlay.peers_world import FAST, everybody_ready, simulate
 
 CONFIG = PeerConfig(interfaces=("lo",), enrol_port=0, http=Address("127.0.0.1", 0))
@@ -113,6 +129,29 @@ def test_garbage_ends_its_connection_and_disturbs_nobody(tmp_path: Path, data: b
     scenario(tmp_path, body)
 
 
+def test_a_caller_that_never_reads_is_left_and_holds_up_nobody(tmp_path: Path) -> None:
+    async def body(world: World, home: Home) -> None:
+        stream = await trio.open_unix_socket(home.control_path())
+        hello = client_hello(overlay_id="", windows=Limits().windows, unix_s=0)
+        await stream.send_all(encode_hello(hello))
+        opening = encode_opening(PROTOCOL, 10_000) + encode(GetStatus())
+        left = False
+        with trio.fail_after(20):
+            for number in range(1, 100_000):
+                try:
+                    await stream.send_all(encode_frame(OPEN, OPENER | FIN, number, opening))
+                except trio.BrokenResourceError:
+                    left = True
+                    break
+                if number % 500 == 0:
+                    await works(home)
+        assert left
+        await works(home)
+        await stream.aclose()
+
+    scenario(tmp_path, body)
+
+
 def test_silence_ends_after_the_deadline_and_disturbs_nobody(tmp_path: Path) -> None:
     async def body(world: World, home: Home) -> None:
         silent = [await trio.open_unix_socket(home.control_path()) for _ in range(16)]
@@ -134,7 +173,7 @@ def test_silence_ends_after_the_deadline_and_disturbs_nobody(tmp_path: Path) -> 
 )
 def test_a_malformed_command_is_refused_in_words(tmp_path: Path, body_bytes: bytes) -> None:
     async def body(world: World, home: Home) -> None:
-        connection = await dial_socket(home.control_path())
+        connection = await dial_socket(home)
         async with trio.open_nursery() as nursery:
             await nursery.start(connection.run, {})
             reply = decode_reply(await connection.call(PROTOCOL, body_bytes, timeout_s=5))
@@ -149,7 +188,7 @@ def test_a_malformed_command_is_refused_in_words(tmp_path: Path, body_bytes: byt
 
 def test_only_the_owners_protocols_are_served(tmp_path: Path) -> None:
     async def body(world: World, home: Home) -> None:
-        connection = await dial_socket(home.control_path())
+        connection = await dial_socket(home)
         async with trio.open_nursery() as nursery:
             await nursery.start(connection.run, {})
             for protocol in (FORWARD_PROTOCOL, "/rhizome/gossip/1", "/nothing"):
@@ -166,6 +205,39 @@ def test_a_host_that_is_no_issuer_says_where_the_issuer_is(tmp_path: Path) -> No
             await call(home, Invite(tenants=[], expires_s=60), InviteReply)
         with pytest.raises(ConfigError, match=NOT_AN_ISSUER):
             await call(home, CreateToken(tenant="default", name="a", expires_s=60), TokenReply)
+
+    scenario(tmp_path, body)
+
+
+class FullDesk:
+    """An issuer's desk on a host whose disk is full."""
+
+    def invite(self, *_: object) -> Ticket:
+        raise StorageFull("no space is left")
+
+
+class OneCommand:
+    """The stream of one call."""
+
+    def __init__(self, command: Command) -> None:
+        self.body = encode(command)
+        self.replies: list[bytes] = []
+
+    async def send(self, message: bytes) -> None:
+        self.replies.append(message)
+
+    async def finish(self) -> None:
+        """Nothing follows."""
+
+
+def test_what_cannot_be_done_now_is_not_blamed_on_the_command(tmp_path: Path) -> None:
+    async def body(world: World, home: Home) -> None:
+        desk = cast("IssuerDesk", FullDesk())
+        handler = ControlHandler(world.hosts[0].running, desk=desk, enrolment=(), http=())
+        stream = OneCommand(Invite(tenants=[], expires_s=60))
+        await handler(cast("Connection", None), cast("Stream", stream))
+        refusal = decode_reply(stream.replies[0])
+        assert refusal == ControlRefusal(message="no space is left", usage=False)
 
     scenario(tmp_path, body)
 
@@ -201,15 +273,23 @@ def test_status_tells_of_the_other_peer(tmp_path: Path) -> None:
         assert known.knowledge_age_s < 5
         assert (known.slots, known.running, known.queued) == (FAST.slots, 0, 0)
         assert not known.suspected
+        assert (known.dtypes, status.dtypes) == (["none"], {"toy": "none"})
         assert status.sent_bytes > 0
         assert status.tenants == ["default", "other"]
+        of_one = await call(home, GetStatus(tenant="other"), StatusReply)
+        assert (of_one.tenants, [each.peer_id for each in of_one.peers]) == (
+            ["other"],
+            [other.identity.peer_id],
+        )
+        with pytest.raises(ConfigError, match="it serves: default, other"):
+            await call(home, GetStatus(tenant="none"), StatusReply)
 
     scenario(tmp_path, body, hosts=2)
 
 
 def test_explain_shows_every_candidate_and_no_prompt(tmp_path: Path) -> None:
     async def body(world: World, home: Home) -> None:
-        with pytest.raises(ConfigError, match="last 1,000"):
+        with pytest.raises(RequestError, match="taken in no request yet"):
             await call(home, Explain(), ExplainReply)
         async with PeerClient.connect(home=home.path, tenant="other") as client:
             answer = client.chat([{"role": "user", "content": f"{MARKER} " * 40}], max_tokens=3)
@@ -218,10 +298,19 @@ def test_explain_shows_every_candidate_and_no_prompt(tmp_path: Path) -> None:
         assert reply == msgspec.structs.replace(
             await call(home, Explain(), ExplainReply), age_s=reply.age_s
         )
+        of_it = Explain(request_id=str(answer.request_id), tenant="other")
+        assert (await call(home, of_it, ExplainReply)).routes == reply.routes
+        with pytest.raises(RequestError, match="last 1,000"):
+            await call(home, msgspec.structs.replace(of_it, tenant="default"), ExplainReply)
+        with pytest.raises(RequestError, match="taken in no request yet"):
+            await call(home, Explain(tenant="default"), ExplainReply)
+        with pytest.raises(ConfigError, match="it serves: default, other"):
+            await call(home, Explain(tenant="none"), ExplainReply)
         (route,) = reply.routes
         assert {each.peer_id for each in route.candidates} == {
             host.identity.peer_id for host in world.hosts
         }
+        assert {each.dtype for each in route.candidates} == {"none"}
         chosen = next(each for each in route.candidates if each.peer_id == route.chosen)
         parts_ms = chosen.queue_ms + chosen.rtt_ms + chosen.prefill_ms + chosen.decode_ms
         assert chosen.total_ms == pytest.approx(parts_ms, rel=0.01)

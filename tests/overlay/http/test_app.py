@@ -360,7 +360,7 @@ class TestRefusals:
     async def test_a_body_that_is_too_large_is_refused(self) -> None:
         async with face() as (_, client):
             answer = await client.ask(asking({**CHAT, "user": "x" * (1 << 20)}))
-            assert (answer.status, answer.error["code"]) == (413, "http_413")
+            assert (answer.status, answer.error["code"]) == (413, "body_too_large")
 
     @pytest.mark.parametrize(
         ("error", "kind"),

@@ -40,6 +40,7 @@ class TestExchanges:
                 assert (told["path"], told["query"]) == (f"/p{number}", "a=b")
                 assert told["body"] == f"body {number}"
                 assert answer.headers["server"] == "rhizome"
+                assert answer.headers["date"].endswith(" GMT")
                 assert "connection" not in answer.headers
 
     async def test_pipelined_requests_are_answered_in_order(
@@ -213,7 +214,7 @@ class TestRefusals:
                 await client.send(request[start : start + step])
                 await trio.testing.wait_all_tasks_blocked()
             answer = await client.answer()
-            assert (answer.status, answer.error["code"]) == (431, "http_431")
+            assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
             assert answer.headers["connection"] == "close"
             assert await client.ended()
 
@@ -294,13 +295,36 @@ class TestRefusals:
     ) -> None:
         async with connected(never) as client:
             answer = await client.ask(garbage)
-            assert (answer.status, answer.error["code"]) == (400, "http_400")
+            assert (answer.status, answer.error["code"]) == (400, "malformed_request")
             assert await client.ended()
+
+    @pytest.mark.parametrize(
+        ("target", "param"),
+        [
+            ("/v1/chat/completions", "messages"),
+            ("http://h/v1/completions?a=b", "prompt"),
+            ("/v1/models", None),
+        ],
+    )
+    async def test_a_refusal_has_an_id_a_date_and_the_form_of_every_other_error(
+        self, target: str, param: str | None, autojump_clock: MockClock
+    ) -> None:
+        async with connected(never) as client:
+            head = f"POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n"
+            answer = await client.ask(head.encode())
+        assert answer.error == {
+            "message": "the body is larger than 65536 bytes",
+            "type": "invalid_request_error",
+            "param": param,
+            "code": "body_too_large",
+        }
+        assert len(answer.headers["x-request-id"]) == 32
+        assert answer.headers["date"].endswith(" GMT")
 
     async def test_nothing_is_proxied(self, autojump_clock: MockClock) -> None:
         async with connected(never) as client:
             answer = await client.ask(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", "CONNECT")
-            assert (answer.status, answer.error["code"]) == (405, "http_405")
+            assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
             assert await client.ended()
 
     @pytest.mark.parametrize("version", ["0.9", "2.0", "3.0"])
@@ -309,7 +333,7 @@ class TestRefusals:
     ) -> None:
         async with connected(never) as client:
             answer = await client.ask(f"PRI * HTTP/{version}\r\n\r\nSM\r\n\r\n".encode())
-            assert (answer.status, answer.error["code"]) == (505, "http_505")
+            assert (answer.status, answer.error["code"]) == (505, "http_version_not_supported")
 
     @pytest.mark.parametrize(
         ("framing", "status"),

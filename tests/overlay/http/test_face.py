@@ -9,8 +9,9 @@ import trio
 
 from overlay.address import Address
 from overlay.config import PeerConfig
+from overlay.discovery.interfaces import Interface
 from overlay.errors import ConfigError
-from overlay.http.face import open_listeners, tls_context
+from overlay.http.face import client_addresses, open_listeners, tls_context
 from tests.overlay.http.certificate import make_certificate
 from tests.overlay.http.peers import served
 
@@ -22,6 +23,26 @@ async def test_the_base_url_is_where_it_listens() -> None:
         port = int(peer.url.removeprefix("http://127.0.0.1:"))
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("bound", "hosts", "told"),
+    [
+        ("127.0.0.1", ["10.0.0.5"], ["127.0.0.1"]),
+        ("0.0.0.0", ["10.0.0.5", "fe80::1%eth0", "fd00::5"], ["10.0.0.5"]),  # noqa: S104 - on purpose
+        ("::", ["10.0.0.5", "fe80::1%eth0", "fd00::5"], ["fd00::5"]),
+        ("::", ["fe80::1%eth0"], ["fe80::1%eth0"]),
+        ("0.0.0.0", ["fd00::5"], ["127.0.0.1"]),  # noqa: S104 - on purpose
+        ("::", [], ["::1"]),
+    ],
+)
+def test_base_urls_are_addresses_that_a_client_can_use(
+    bound: str, hosts: list[str], told: list[str]
+) -> None:
+    interfaces = [Interface(name="eth0", hosts=tuple(hosts))]
+    found = client_addresses([Address(bound, 7403)], interfaces)
+    assert [address.host for address in found] == told
+    assert {address.port for address in found} == {7403}
 
 
 async def test_a_port_that_is_taken_is_said_in_one_line() -> None:

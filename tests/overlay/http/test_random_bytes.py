@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from overlay.http.connection import HttpConnection, Message
-from tests.overlay.http.world import ADDRESS, GET, LIMITS, Receive, Send, mirror, post
+from tests.overlay.http.world import ADDRESS, GET, LIMITS, Receive, Send, mirror, post, stamp
 
 MemoryStream = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 
@@ -91,7 +91,13 @@ def test_any_bytes_end_in_time(
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         connection = HttpConnection(
-            app, ours, LIMITS, client=ADDRESS, scheme="http", draining=lambda: False
+            app,
+            ours,
+            LIMITS,
+            stamp=stamp(),
+            client=ADDRESS,
+            scheme="http",
+            draining=lambda: False,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, theirs)
@@ -122,7 +128,13 @@ def test_cancelled_anywhere_it_ends(sent: list[bytes], after: int) -> None:
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         connection = HttpConnection(
-            app, ours, LIMITS, client=ADDRESS, scheme="http", draining=lambda: False
+            app,
+            ours,
+            LIMITS,
+            stamp=stamp(),
+            client=ADDRESS,
+            scheme="http",
+            draining=lambda: False,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.run)

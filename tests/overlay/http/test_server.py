@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from trio.testing import MockClock
 
 from overlay.http.connection import App, Message
 from overlay.http.limits import HttpLimits
-from overlay.http.server import HANDSHAKE_S, serve_http
+from overlay.http.server import HANDSHAKE_S, Places, serve_http
+from overlay.system import SystemClock, SystemEntropy
 from tests.overlay.http.certificate import Certificate, make_certificate
 from tests.overlay.http.world import GET, Client, Hung, Receive, Send, Streaming, mirror, post
 
@@ -63,7 +64,13 @@ async def served(
         async with trio.open_nursery() as nursery:
             await nursery.start(
                 lambda task_status: serve_http(
-                    app, listeners, tls=tls, limits=limits, task_status=task_status
+                    app,
+                    listeners,
+                    clock=SystemClock(),
+                    entropy=SystemEntropy(),
+                    tls=tls,
+                    limits=limits,
+                    task_status=task_status,
                 )
             )
             yield Server(port, nursery.cancel_scope)
@@ -196,6 +203,17 @@ async def test_more_connections_than_allowed_are_closed_and_others_unharmed() ->
             except (Hung, trio.BrokenResourceError):
                 continue
         assert answer.status == 200
+
+
+def test_one_address_takes_no_more_than_its_share_and_this_host_has_no_share() -> None:
+    places = Places(replace(HttpLimits(), connections=4, connections_per_address=2))
+    with places.taken("10.0.0.7") as first, places.taken("10.0.0.7") as second:
+        assert (first, second) == (True, True)
+        with places.taken("10.0.0.7") as third, places.taken("fe80::7%eth0") as other:
+            assert (third, other) == (False, True)
+    with ExitStack() as stack:
+        own = [stack.enter_context(places.taken("127.0.0.1")) for _ in range(5)]
+        assert own == [True] * 4 + [False]
 
 
 async def test_the_end_of_the_server_ends_everything() -> None:

@@ -16,14 +16,23 @@ import h11
 import trio
 import trio.testing
 
+from chaos.clock import VirtualClock
+from chaos.entropy import SeededEntropy
 from overlay.http.connection import App, HttpConnection, Message
 from overlay.http.limits import HttpLimits
+from overlay.http.refusal import Stamp
 
 LIMITS = HttpLimits(
     header_s=10, body_s=30, idle_s=60, write_s=30, header_bytes=4096, body_bytes=65536, linger_s=5
 )
 GET = b"GET /path HTTP/1.1\r\nHost: h\r\n\r\n"
 ADDRESS = ("127.0.0.1", 40_000)
+
+
+def stamp() -> Stamp:
+    """Dates of 2027, and ids from a seed."""
+    return Stamp(VirtualClock(), SeededEntropy(1, "stamp"))
+
 
 Receive = Callable[[], Any]  # Any: an awaitable message
 Send = Callable[[Message], Any]
@@ -152,7 +161,7 @@ async def connected(
 
     async def serve() -> None:
         connection = HttpConnection(
-            app, ours, limits, client=client, scheme="http", draining=draining
+            app, ours, limits, stamp=stamp(), client=client, scheme="http", draining=draining
         )
         async with ours:
             await connection.run()
