@@ -14,6 +14,7 @@ import trio
 
 from chaos.clock import VirtualClock
 from chaos.entropy import SeededEntropy
+from chaos.founding import found
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.storage import SimStorage
 from chaos.trace import Trace
@@ -35,7 +36,6 @@ from overlay.request import (
     Submission,
 )
 from security.authority import Authority
-from security.keys import HostKeys
 
 PORT = 7401
 CLIENT_ID = "test"
@@ -99,25 +99,17 @@ class World:
 
         Every host is a member of every tenant but those that ``outside`` names for its index.
         """
-        entropy, clock = self.entropy("authority"), VirtualClock()
-        now_unix_s = clock.unix_s()
-        authority = Authority.create(entropy.secret, now_unix_s, tenants)
-        members = []
-        for number, engine in enumerate(engines, start=1):
-            name = f"10.0.0.{number}"
-            without = (outside or {}).get(number - 1, ())
-            ids = tuple(authority.tenant_id(tenant) for tenant in tenants if tenant not in without)
-            keys = HostKeys.generate(self.entropy(f"keys {name}").secret)
-            authority, grant = authority.enrol(
-                keys.peer_id, keys.sealing_public, ids, entropy.secret, now_unix_s
+        members = {
+            f"10.0.0.{number}": tuple(
+                tenant for tenant in tenants if tenant not in (outside or {}).get(number - 1, ())
             )
-            members.append((name, keys, grant, engine))
-        for name, keys, grant, engine in members:
-            identity = Identity(
-                keys=keys, leaf=grant.leaf, issuer=grant.issuer, trust=authority.trust
-            )
+            for number in range(1, len(engines) + 1)
+        }
+        authority, identities = found(
+            members, tenants, entropy=self.entropy, now_unix_s=VirtualClock().unix_s()
+        )
+        for (name, identity), engine in zip(identities.items(), engines, strict=True):
             self.hosts.append(Host(name, identity, authority.epochs, SimStorage(), engine))
-
         self.authority = authority
 
     async def start(self, host: Host) -> Node:
@@ -131,11 +123,13 @@ class World:
         self, host: Host, *, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED
     ) -> None:
         host.starts += 1
-        transport = SimTransport(self.network, host.name, host.identity.leaf, host.identity.issuer)
+        identity = host.identity
         ports = Ports(
             clock=VirtualClock(),
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
-            transport=transport,
+            transport=SimTransport(
+                self.network, host.name, identity.leaf, identity.issuer, identity.trust.root
+            ),
             discovery=SimDiscovery(self.network, host.name),
             storage=host.storage,
             engine=(
@@ -145,7 +139,7 @@ class World:
             ),
         )
         config = NodeConfig(
-            identity=host.identity,
+            identity=identity,
             epochs=host.epochs,
             listen=(Address(host.name, PORT),),
             **self.node_settings,  # type: ignore[arg-type]  # fields of NodeConfig

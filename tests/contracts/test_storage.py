@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,26 +77,45 @@ def test_what_is_read_is_a_copy(reopen: Open) -> None:
     assert before == {b"a": b"1"}
 
 
-def test_a_batch_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
-    storage = SqliteStorage(tmp_path / "state.db")
+def test_a_batch_that_fails_leaves_nothing_of_itself(reopen: Open) -> None:
+    storage = reopen()
     storage.write("floors", {b"a": b"1"})
-    with pytest.raises((StorageError, TypeError)):
+    with pytest.raises(StorageError):
         storage.write("floors", {b"a": None, b"b": b"2", b"c": object()})  # type: ignore[dict-item]
     assert storage.read("floors") == {b"a": b"1"}
     storage.write("floors", {b"b": b"3"})
     assert storage.read("floors") == {b"a": b"1", b"b": b"3"}
 
 
-def test_the_simulated_disk_can_be_full_and_keeps_what_was_there() -> None:
-    storage = SimStorage()
+@contextmanager
+def full(storage: Storage) -> Iterator[None]:
+    """A disk with no room for what comes: a page limit stands in for it under SQLite."""
+    if isinstance(storage, SimStorage):
+        storage.full = True
+        yield
+        storage.full = False
+        return
+    assert isinstance(storage, SqliteStorage)
+    database = storage._database
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    yield
+    database.execute("PRAGMA max_page_count = 1073741823")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_full_disk_refuses_the_whole_batch_and_keeps_what_was_there(
+    reopen: Open, durable: bool
+) -> None:
+    storage = reopen()
     storage.write("floors", {b"a": b"1"})
-    storage.full = True
-    with pytest.raises(StorageFull):
-        storage.write("floors", {b"a": None, b"b": b"2"})
-    assert storage.read("floors") == {b"a": b"1"}
-    storage.full = False
-    storage.write("floors", {b"b": b"2"})
+    with full(storage):
+        with pytest.raises(StorageFull):
+            storage.write("floors", {b"a": None, b"b": bytes(100_000)}, durable=durable)
+        assert storage.read("floors") == {b"a": b"1"}
+    storage.write("floors", {b"b": b"2"}, durable=durable)
     assert storage.read("floors") == {b"a": b"1", b"b": b"2"}
+    assert reopen().read("floors") == {b"a": b"1", b"b": b"2"}
 
 
 FULL_DISK = """

@@ -1,23 +1,29 @@
-"""The contract of ``overlay.ports.Transport``: TLS on loopback, and the simulated network."""
+"""The contract of ``overlay.ports.Transport``: TLS on loopback, bare and through the relays of live
+mode, and the simulated network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
 import trio
 import trio.testing
 
+from chaos.modes.live.relay import Relay
+from chaos.modes.live.weather import LinkWeather
 from chaos.network import Network, SimTransport
 from chaos.trace import Trace
 from overlay.address import Address
 from overlay.ports import SecureChannel, Transport
 from overlay.transport.tcp import TlsTransport
-from overlay.transport.tls import Credentials
+from overlay.transport.tls import Credentials, TlsChannel
 from security.certificate import parse_leaf
 from security.errors import SecurityError
+from security.peer_id import PeerId
 from tests.overlay.transport.world import Overlay
 
 
@@ -27,6 +33,13 @@ class Hosts(Protocol):
     credentials: list[Credentials]
 
     def transport(self, number: int) -> Transport: ...
+
+    def of(self, credentials: Credentials) -> Transport:
+        """The transport of one more host, which may have any credentials."""
+        ...
+
+    async def die(self, number: int, channel: SecureChannel) -> None:
+        """A host that has ``channel`` open is gone, without a word of goodbye."""
 
     def address(self, number: int) -> Address: ...
 
@@ -39,10 +52,77 @@ class Loopback:
         self.credentials = [overlay.host() for _ in range(3)]
 
     def transport(self, number: int) -> Transport:
-        return TlsTransport(self.credentials[number])
+        return self.of(self.credentials[number])
+
+    def of(self, credentials: Credentials) -> Transport:
+        return TlsTransport(credentials)
+
+    async def die(self, number: int, channel: SecureChannel) -> None:
+        await hang_up(channel)
 
     def address(self, number: int) -> Address:
         return Address("127.0.0.1", 0)
+
+
+async def hang_up(channel: SecureChannel) -> None:
+    """What the system does to the connections of a process that is killed."""
+    assert isinstance(channel.channel, TlsChannel)
+    await trio.aclose_forcefully(channel.channel._stream)
+
+
+class Relayed:
+    """Real sockets and TLS through relays, as in live mode: each host dials from its address."""
+
+    def __init__(self) -> None:
+        overlay = Overlay()
+        self.credentials = [overlay.host() for _ in range(3)]
+        sources = [f"127.0.0.{number + 2}" for number in range(3)]
+        self._names = {source: str(number) for number, source in enumerate(sources)}
+
+    def transport(self, number: int) -> Transport:
+        return self._at(number, self.credentials[number])
+
+    def of(self, credentials: Credentials) -> Transport:
+        return self._at(2, credentials)
+
+    async def die(self, number: int, channel: SecureChannel) -> None:
+        await hang_up(channel)
+
+    def _at(self, number: int, own: Credentials) -> Transport:
+        inner = TlsTransport(own, source_address=f"127.0.0.{number + 2}")
+        return RelayedTransport(inner, str(number), self._names)
+
+    def address(self, number: int) -> Address:
+        return Address("127.0.0.1", 0)
+
+
+class RelayedTransport:
+    """A transport that is reached through relays, one in front of each address."""
+
+    def __init__(self, inner: Transport, node: str, names: Mapping[str, str]) -> None:
+        self._inner = inner
+        self._node = node
+        self._names = names
+
+    async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
+        return await self._inner.dial(address, peer_id)
+
+    async def listen(
+        self,
+        addresses: Sequence[Address],
+        accept: Callable[[SecureChannel], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            bound = await nursery.start(self._inner.listen, addresses, accept)
+            relayed = []
+            for each in bound:
+                target = (each.host, each.port)
+                fair = {(other, self._node): LinkWeather() for other in self._names.values()}
+                relay = Relay(self._node, target, names=self._names, weather=fair)
+                relayed.append(Address(*await nursery.start(relay.run, "127.0.0.1")))
+            task_status.started(tuple(relayed))
 
 
 class Simulated:
@@ -54,16 +134,22 @@ class Simulated:
         self._network = Network(Trace())
 
     def transport(self, number: int) -> Transport:
-        credentials = self.credentials[number]
-        return SimTransport(
-            self._network, self.address(number).host, credentials.leaf, credentials.issuer
-        )
+        return self._at(self.address(number).host, self.credentials[number])
+
+    def of(self, credentials: Credentials) -> Transport:
+        return self._at("10.0.1.1", credentials)
+
+    async def die(self, number: int, channel: SecureChannel) -> None:
+        self._network.kill(self.address(number).host)
+
+    def _at(self, host: str, own: Credentials) -> Transport:
+        return SimTransport(self._network, host, own.leaf, own.issuer, own.root)
 
     def address(self, number: int) -> Address:
         return Address(f"10.0.0.{number + 1}", 0)
 
 
-@pytest.fixture(params=[Loopback, Simulated])
+@pytest.fixture(params=[Loopback, Relayed, Simulated])
 def hosts(request: pytest.FixtureRequest) -> Hosts:
     made: Hosts = request.param()
     return made
@@ -89,6 +175,11 @@ async def receive_exactly(channel: SecureChannel, size: int) -> bytes:
         assert more
         data += more
     return data
+
+
+async def send_for_ever(channel: SecureChannel) -> None:
+    while True:
+        await channel.channel.send_all(bytes(100_000))
 
 
 async def answer(channel: SecureChannel) -> None:
@@ -168,6 +259,62 @@ async def test_a_dial_that_names_nobody_meets_whoever_listens(hosts: Hosts) -> N
     async with listening(hosts, 0, answer) as (address, _):
         channel = await hosts.transport(1).dial(address, None)
         assert channel.leaf == hosts.credentials[0].leaf
+        await channel.channel.aclose()
+
+
+async def test_a_host_of_another_overlay_refuses_and_is_refused(hosts: Hosts) -> None:
+    accepted: list[SecureChannel] = []
+
+    async def accept(channel: SecureChannel) -> None:
+        accepted.append(channel)
+
+    foreign = Overlay(2).host()
+    async with listening(hosts, 0, accept) as (address, _):
+        with pytest.raises(SecurityError):
+            await hosts.of(foreign).dial(address, None)
+        # One that would take us: it hears of its refusal now or by its first read.
+        willing = replace(foreign, root=hosts.credentials[0].root)
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+            await first_bytes(hosts.of(willing), address)
+    assert accepted == []
+
+
+async def first_bytes(transport: Transport, address: Address) -> bytes:
+    channel = await transport.dial(address, None)
+    return await channel.channel.receive_some()
+
+
+async def test_a_far_end_that_dies_breaks_the_channel(hosts: Hosts) -> None:
+    accepted: list[SecureChannel] = []
+
+    async def accept(channel: SecureChannel) -> None:
+        accepted.append(channel)
+        await channel.channel.send_all(b"x")
+        await trio.sleep_forever()
+
+    async with listening(hosts, 0, accept) as (address, _):
+        channel = await hosts.transport(1).dial(address, None)
+        assert await receive_exactly(channel, 1) == b"x"
+        await hosts.die(0, accepted[0])
+        with trio.fail_after(10):
+            with pytest.raises(trio.BrokenResourceError):
+                await channel.channel.receive_some()
+            with pytest.raises(trio.BrokenResourceError):
+                await send_for_ever(channel)
+        await channel.channel.aclose()
+
+
+async def test_a_send_that_was_cancelled_has_broken_the_channel(hosts: Hosts) -> None:
+    async def accept(channel: SecureChannel) -> None:
+        await trio.sleep_forever()
+
+    async with listening(hosts, 0, accept) as (address, _):
+        channel = await hosts.transport(1).dial(address, None)
+        with trio.move_on_after(0.5) as scope:
+            await send_for_ever(channel)
+        assert scope.cancelled_caught
+        with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+            await channel.channel.send_all(b"x")
         await channel.channel.aclose()
 
 
