@@ -1,0 +1,257 @@
+"""An engine port whose faults can be switched on: slow, stalled, crashing, forgetful, lying.
+
+Every fault is kept under a key, so that several go together and one ends without the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import cast
+
+import trio
+
+from chaos.stopwatch import Stopwatch
+from inference.cache import PrefixCache
+from inference.core import EngineCore, StepResult
+from inference.events import CacheEvent, Cleared
+from inference.request import (
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Namespace,
+    Prompt,
+    TokenEvent,
+)
+from inference.worker import AnswerStream, EngineWorker
+
+LIE = "lie "
+"""Namespaces that begin so are of requests whose cache hits were refused in secret."""
+
+Claims = Callable[[list[CacheEvent]], list[CacheEvent]]
+"""What is said of the cache, made of what truly happened there since the last call."""
+
+Noticed = Callable[[], None]
+"""Called each time that a fault has taken effect."""
+
+
+class WorkerCrashed(RuntimeError):
+    """A step that was made to fail."""
+
+
+class FaultyCore:
+    """``inference.core.EngineCore`` whose steps take longer, or fail."""
+
+    def __init__(self, inner: EngineCore) -> None:
+        self.inner = inner
+        self.slow: dict[str, tuple[float, Noticed]] = {}
+        self.crashes: list[str] = []
+
+    @property
+    def factor(self) -> float:
+        """How many times as long a step takes."""
+        return math.prod(factor for factor, _ in self.slow.values())
+
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities()
+
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        return self.inner.tokenize(model, prompt)
+
+    def add(self, request: EngineRequest) -> None:
+        self.inner.add(request)
+
+    def cancel(self, request_id: str) -> None:
+        self.inner.cancel(request_id)
+
+    def step(self) -> StepResult:
+        """One step. Raises :class:`WorkerCrashed` where a crash is due."""
+        if self.crashes:
+            why = self.crashes[0]
+            self.crashes.clear()
+            raise WorkerCrashed(why)
+        result = self.inner.step()
+        if not self.slow:
+            return result
+        for _, noticed in tuple(self.slow.values()):
+            noticed()
+        return replace(result, virtual_s=result.virtual_s * self.factor)
+
+    def has_work(self) -> bool:
+        return self.inner.has_work()
+
+    def load(self) -> EngineLoad:
+        """Its own rates are measured ones: where it is slow it says so."""
+        load = self.inner.load()
+        if not self.slow:
+            return load
+        return replace(
+            load,
+            prefill_tokens_per_s=load.prefill_tokens_per_s / self.factor,
+            decode_s_per_token=load.decode_s_per_token * self.factor,
+        )
+
+    def cache_events(self) -> tuple[CacheEvent, ...]:
+        return self.inner.cache_events()
+
+    def reset(self) -> None:
+        self.inner.reset()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class FaultyEngine(EngineWorker):
+    """``overlay.ports.Engine`` over a core. ``core`` stays readable: it is the ground truth.
+
+    ``claims`` change what is said of the cache, in their order; taking one away is followed by
+    :meth:`tell_anew`.
+    """
+
+    def __init__(self, core: EngineCore, *, in_thread: bool = False) -> None:
+        self._faults = FaultyCore(core)
+        super().__init__(self._faults, in_thread=in_thread)
+        self.core = core
+        self.claims: dict[str, Claims] = {}
+        self._stalls: dict[str, Noticed] = {}
+        self._go_on = trio.Event()
+        self._liars: dict[str, Noticed] = {}
+        self._untold = False
+
+    # -- speed
+
+    def slow_down(self, key: str, factor: float, noticed: Noticed) -> None:
+        """Every step takes so many times as long."""
+        self._faults.slow[key] = (factor, noticed)
+
+    def speed_up(self, key: str) -> None:
+        """Ends a :meth:`slow_down`. Unknown: no effect."""
+        self._faults.slow.pop(key, None)
+
+    def stall(self, key: str, noticed: Noticed) -> None:
+        """No step ends until :meth:`go_on` is called with the key."""
+        self._stalls[key] = noticed
+
+    def go_on(self, key: str) -> None:
+        """Ends a :meth:`stall`. Unknown: no effect."""
+        self._stalls.pop(key, None)
+        if not self._stalls:
+            self._go_on.set()
+            self._go_on = trio.Event()
+
+    async def _step(self) -> None:
+        if self._stalls:
+            # As a step in flight: whoever leaves waits for it.
+            self._settled = trio.Event()
+            self._stepping = True
+            try:
+                for noticed in self._stalls.values():
+                    noticed()
+                while self._stalls:
+                    await self._go_on.wait()
+            finally:
+                self._settle()
+        watch = Stopwatch()
+        await super()._step()
+        if self._in_thread and self._faults.slow:
+            # What is computed for real takes its own time: the rest is waited for.
+            await trio.sleep((self._faults.factor - 1) * watch.read_s())
+
+    # -- crashes and losses
+
+    def crash(self, why: str) -> int:
+        """The next step fails, and with it all requests and the cache; at once where none runs.
+
+        Returns:
+            How many requests run.
+        """
+        running = len(self._streams)
+        if self._core.has_work():
+            self._faults.crashes.append(why)
+        else:
+            self._core.reset()
+        return running
+
+    def evict_all(self) -> int:
+        """Empties the cache of everything that no request uses.
+
+        Returns:
+            How many blocks went; 0 while a step is in flight.
+        """
+        cache = prefix_cache_of(self.core)
+        if cache is None or self._stepping or self._down is not None:
+            return 0
+        free = cache.free_blocks
+        cache._evict(cache._leaves.unlocked_blocks)
+        return cache.free_blocks - free
+
+    # -- lies
+
+    def lie(self, key: str, noticed: Noticed) -> None:
+        """Says of every request that its whole prompt was cached, and computes all of it."""
+        self._liars[key] = noticed
+
+    def be_honest(self, key: str) -> None:
+        """Ends a :meth:`lie`. Unknown: no effect."""
+        self._liars.pop(key, None)
+
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AnswerStream]:
+        if not self._liars:
+            return super().submit(request)
+        return self._lied_to(request)
+
+    @asynccontextmanager
+    async def _lied_to(self, request: EngineRequest) -> AsyncIterator[AnswerStream]:
+        apart = replace(request, namespace=Namespace(f"{LIE}{request.request_id}"))
+        told, liars = len(request.token_ids), tuple(self._liars.values())
+        async with super().submit(apart) as stream:
+            yield cast("AnswerStream", _LyingStream(stream, told, liars))
+
+    def tell_anew(self) -> None:
+        """The next :meth:`cache_events` gives ``Cleared`` and all that is held."""
+        self._untold = True
+
+    def cache_events(self) -> Sequence[CacheEvent]:
+        """What is said to have happened in the cache since the last call."""
+        events = list(super().cache_events())
+        cache = prefix_cache_of(self.core)
+        if self._untold and cache is not None and not self._stepping:
+            self._untold = False
+            events = [Cleared(), *cache.contents()]
+        events = [event for event in events if not str(event.namespace).startswith(LIE)]
+        for claims in tuple(self.claims.values()):
+            events = claims(events)
+        return events
+
+
+class _LyingStream:
+    """An answer whose first event says that the whole prompt was cached."""
+
+    def __init__(self, inner: AnswerStream, told: int, liars: tuple[Noticed, ...]) -> None:
+        self._inner = inner
+        self._told = told
+        self._liars = liars
+
+    def __aiter__(self) -> _LyingStream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        event = await anext(self._inner)
+        if event.cached_tokens is None:
+            return event
+        for noticed in self._liars:
+            noticed()
+        return replace(event, cached_tokens=self._told)
+
+
+def prefix_cache_of(core: EngineCore) -> PrefixCache | None:
+    """The prefix cache of a core, through doubles and taps that have theirs as ``inner``."""
+    part: object = core
+    while part is not None:
+        cache = getattr(part, "_cache", None)
+        if isinstance(cache, PrefixCache):
+            return cache
+        part = getattr(part, "inner", None)
+    return None

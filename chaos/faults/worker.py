@@ -1,0 +1,72 @@
+"""Faults of inference workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from chaos.faults.fault import NODE_AND_LIVE, NODE_ONLY, Family, Fault, Void, Where, quantity
+from chaos.invariants.invariant import Id
+
+WORKER_DOWN = (Void(Id.AVAILABLE, Where.TARGET, "engine_failed"),)
+"""A node whose own engine is broken could not answer alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFault(Fault):
+    """Base of the family."""
+
+    family: ClassVar[Family] = Family.WORKER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowGpu(WorkerFault):
+    """Every step takes so many times as long."""
+
+    kind = "slow_gpu"
+    modes = NODE_AND_LIVE
+    voids = (Void(Id.NO_WORSE, Where.TARGET, "worker_slow"),)
+    factor: float = quantity(4, unit="times", low=1, high=1000, draw=(1.5, 10))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stall(WorkerFault):
+    """No step ends before the fault does; the peer itself goes on."""
+
+    kind = "stall"
+    voids = (*WORKER_DOWN, Void(Id.NO_WORSE, Where.TARGET, "worker_slow"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCrash(WorkerFault):
+    """What runs fails, and what is cached is lost."""
+
+    kind = "engine_crash"
+    modes = NODE_AND_LIVE
+    voids = WORKER_DOWN
+    instant = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionStorm(WorkerFault):
+    """The cache is emptied again and again."""
+
+    kind = "eviction_storm"
+    modes = NODE_ONLY
+    every_ms: float = quantity(500, unit="ms", low=1, high=60_000, draw=(100, 5000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCut(WorkerFault):
+    """An answer that the target serves for another breaks after so many tokens."""
+
+    kind = "stream_cut"
+    after_tokens: float = quantity(3, unit="tokens", low=0, high=10_000, draw=(1, 20))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LieCached(WorkerFault):
+    """The target says that the whole prompt was cached, and computes all of it."""
+
+    kind = "lie_cached"
+    voids = (Void(Id.TENANT, Where.TARGET, "lie_seen"),)

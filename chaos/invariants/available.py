@@ -1,0 +1,79 @@
+"""AVAILABLE: a request that a peer could answer alone never fails because of other peers."""
+
+from __future__ import annotations
+
+from chaos.history import What
+from chaos.invariants.invariant import Finding, Id, Witness
+from chaos.invariants.lives import Fact, Life, lives
+from chaos.invariants.tally import Tally
+from chaos.run import Run
+
+DEADLINE = "deadline_exceeded"
+
+
+def check(run: Run) -> Finding:
+    """The share of requests that were answered, among those that their ingress could answer alone.
+
+    What it could do alone is what it did in the overlay-off twin. Requests that were at fault
+    themselves, were cancelled, or whose ingress was lost, count neither way.
+    """
+    tally = Tally(Id.AVAILABLE, run)
+    timeouts_s = {request.id: request.timeout_s for request in run.schedule.requests}
+    failures: list[tuple[Life, Witness]] = []
+    answered = 0
+    for life in lives(run).values():
+        end = life.end
+        if end is None or not life.invokes or not _could_alone(run, life, timeouts_s):
+            continue
+        if end.event.what is What.OK:
+            answered += tally.compare((life.ingress,), life.from_s, life.to_s, None)
+        elif end.event.what is What.FAIL and not end.event.data.get("expected"):
+            failures.append((life, _witness(life, end)))
+    minimum = run.schedule.limits.success_fraction_min
+    if _is_below(tally, failures, answered, minimum):
+        for life, witness in failures:
+            tally.compare((life.ingress,), life.from_s, life.to_s, witness)
+    else:
+        for life, _ in failures:
+            tally.compare((life.ingress,), life.from_s, life.to_s, None)
+    return tally.finding()
+
+
+def _is_below(
+    tally: Tally, failures: list[tuple[Life, Witness]], answered: int, minimum: float
+) -> bool:
+    """Whether too few were answered; a voided failure is judged by its detection all the same."""
+    counted = [
+        life for life, _ in failures if not tally.is_voided((life.ingress,), life.from_s, life.to_s)
+    ]
+    total = answered + len(counted)
+    return len(counted) < len(failures) or (bool(total) and answered / total < minimum)
+
+
+def _could_alone(run: Run, life: Life, timeouts_s: dict[str, float]) -> bool:
+    twin = run.twin.ttft_s
+    if not twin:
+        return True
+    ttft_s = twin.get(life.request)
+    if ttft_s is None:
+        return False
+    end = life.end
+    if end is None or end.event.data.get("code") != DEADLINE:
+        return True
+    tokens = int(life.invokes[0].event.data.get("max_tokens", 0))
+    cluster = run.schedule.cluster
+    slower = cluster.slow.get(life.ingress, 1.0)
+    decode_s = tokens * slower * cluster.decode_ms_per_token / 1000
+    return ttft_s + decode_s < timeouts_s.get(life.request, float("inf"))
+
+
+def _witness(life: Life, end: Fact) -> Witness:
+    data = end.event.data
+    tried = ", ".join(str(fact.event.data["node"]) for fact in life.routed) or "nobody"
+    return Witness(
+        expected=f"{life.ingress} could have answered alone",
+        found=f"it failed with {data.get('code')} ({data.get('message', '')}) after {tried}",
+        events=(life.invokes[0].index, end.index),
+        node=life.ingress,
+        request=life.request,
+    )

@@ -1,0 +1,72 @@
+"""Where and when active faults take an invariant out of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from chaos.faults.fault import Where
+from chaos.history import What
+from chaos.invariants.invariant import Id
+from chaos.run import Run
+
+TAIL_S = 10.0
+"""A fault's consequences outlast it by so much: detection, and queues that drain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One void of one fault that took place. ``begin`` is the index of its FAULT_BEGIN."""
+
+    invariant: Id
+    nodes: frozenset[str] | None
+    from_s: float
+    to_s: float
+    instead: str
+    fault_id: str
+    begin: int
+
+
+class Voids:
+    """The voids of one run's faults, from when each began to :data:`TAIL_S` after it ended."""
+
+    def __init__(self, run: Run) -> None:
+        planned = {fault.id: fault for fault in run.schedule.faults}
+        ends = {event.subject: event.at_s for event in run.events if event.what is What.FAULT_END}
+        self._spans: list[Span] = []
+        for index, event in enumerate(run.events):
+            fault = planned.get(event.subject)
+            if event.what is not What.FAULT_BEGIN or fault is None:
+                continue
+            to_s = ends.get(fault.id, float("inf")) + TAIL_S
+            for void in fault.fault.voids:
+                nodes = None if void.where is Where.ALL else frozenset(fault.nodes)
+                self._spans.append(
+                    Span(void.invariant, nodes, event.at_s, to_s, void.instead, fault.id, index)
+                )
+
+    def covering(
+        self, invariant: Id, nodes: Iterable[str], from_s: float, to_s: float
+    ) -> Sequence[Span]:
+        """The voids of an invariant at any of some nodes at some moment of a span of time."""
+        here = frozenset(nodes)
+        return [
+            span
+            for span in self._spans
+            if span.invariant is invariant
+            and (span.nodes is None or span.nodes & here)
+            and span.from_s <= to_s
+            and from_s <= span.to_s
+        ]
+
+    def covers(self, invariant: Id, node: str, from_s: float, to_s: float | None = None) -> bool:
+        """Whether the invariant is voided at a node at some moment of a span of time."""
+        return bool(self.covering(invariant, (node,), from_s, from_s if to_s is None else to_s))
+
+    def nodes(self, invariant: Id) -> frozenset[str]:
+        """Nodes at which the invariant was voided at any time; every void counts."""
+        found: set[str] = set()
+        for span in self._spans:
+            if span.invariant is invariant and span.nodes is not None:
+                found |= span.nodes
+        return frozenset(found)
