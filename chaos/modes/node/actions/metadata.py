@@ -1,0 +1,208 @@
+"""Metadata faults: peers that hold valid keys and say what is not so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from random import Random
+
+import trio
+
+from chaos.adversary import Ear, rolled_back, tell, tell_anew
+from chaos.claims import Churn, StandStill, TooLittle, TooMuch
+from chaos.engine import Claims, FaultyEngine
+from chaos.entropy import stream_seed
+from chaos.faults import metadata
+from chaos.faults.fault import Fault
+from chaos.modes.node.actions.action import Action, Effects
+from chaos.modes.node.actions.background import beside
+from chaos.modes.node.actions.engines import on_engines
+from chaos.modes.node.clients import prompt_ids, prompt_text
+from chaos.modes.node.cluster import SimCluster, SimHost
+from chaos.scenario.schedule import PlannedFault
+from inference.events import BlockHash
+from inference.request import Namespace
+from overlay.node import Node
+
+PROMPTS_MAX = 256
+"""Prompts of the workload that an over-claim names, those that come next."""
+
+EMPTY_EVERY_S = 0.5
+"""How often the cache of a peer that claims too much is emptied."""
+
+REPLAYED = 4
+"""Messages of those heard that are sent again at a time."""
+
+MakeClaims = Callable[[SimHost], Claims]
+
+
+def rng_of(cluster: SimCluster, planned: PlannedFault, subject: str) -> Random:
+    """A random stream of a fault's own."""
+    return Random(stream_seed(cluster.schedule.seed, planned.id, subject))
+
+
+@asynccontextmanager
+async def _claiming(
+    cluster: SimCluster, planned: PlannedFault, make: MakeClaims
+) -> AsyncIterator[None]:
+    """Puts a filter on what the engines of some nodes say; tells the truth anew in the end."""
+
+    def put(host: SimHost, engine: FaultyEngine) -> None:
+        engine.claims[planned.id] = make(host)
+
+    def take(engine: FaultyEngine) -> None:
+        if engine.claims.pop(planned.id, None) is not None:
+            engine.tell_anew()
+
+    with on_engines(cluster, planned.nodes, put=put, take=take):
+        yield
+
+
+def _stale_digest(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AbstractAsyncContextManager[None]:
+    return _claiming(cluster, planned, lambda _: StandStill(effects.add))
+
+
+def _under_claim(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AbstractAsyncContextManager[None]:
+    return _claiming(cluster, planned, lambda _: TooLittle(effects.add))
+
+
+@asynccontextmanager
+async def _over_claim(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    def make(host: SimHost) -> Claims:
+        return TooMuch(lambda: _workload(cluster, host), effects.add)
+
+    async def empty() -> None:
+        while True:
+            for name in planned.nodes:
+                engine = cluster.hosts[name].engine
+                if engine is not None:
+                    engine.evict_all()
+            await trio.sleep(EMPTY_EVERY_S)
+
+    async with _claiming(cluster, planned, make), beside(empty):
+        yield
+
+
+def _workload(
+    cluster: SimCluster, host: SimHost
+) -> Iterator[tuple[Namespace, Sequence[BlockHash]]]:
+    """Block hashes of the workload's next prompts, of the host's own tenants."""
+    node = host.node
+    if node is None:
+        return
+    models = node.ports.engine.capabilities().models
+    now_s = trio.current_time() - cluster.schedule.warm_up_s
+    coming = [request for request in cluster.schedule.requests if request.at_s >= now_s]
+    for request in coming[:PROMPTS_MAX]:
+        tenant = node.tenants.get(cluster.authority.tenant_id(request.tenant))
+        if tenant is not None and models:
+            chain = node.tenants.chain(tenant, models[0].prefix)
+            yield Namespace(tenant.tenant_id), chain.hashes(prompt_ids(prompt_text(request)))
+
+
+def _churn_storm(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AbstractAsyncContextManager[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.ChurnStorm)
+
+    def make(host: SimHost) -> Claims:
+        ids = [cluster.authority.tenant_id(tenant) for tenant in host.tenants]
+        return Churn(
+            namespaces=lambda: [Namespace(tenant_id) for tenant_id in ids],
+            blocks_per_s=fault.blocks_per_s,
+            rng=rng_of(cluster, planned, f"{host.name} {host.starts}"),
+            now_s=trio.current_time,
+            on_effect=effects.add,
+        )
+
+    return _claiming(cluster, planned, make)
+
+
+@asynccontextmanager
+async def _replay(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.Replay)
+    rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
+
+    def speak(host: SimHost, node: Node, ear: Ear) -> None:
+        heard = [data for _, data in ear.heard]
+        for data in rngs[host.name].sample(heard, min(REPLAYED, len(heard))):
+            effects.add(tell(node, data))
+
+    async with listening(cluster, planned, every_s=fault.every_ms / 1000, speak=speak):
+        yield
+
+
+@asynccontextmanager
+async def _sequence_rollback(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.SequenceRollback)
+    rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
+
+    def speak(host: SimHost, node: Node, _: Ear) -> None:
+        news = rolled_back(node, int(fault.back), host.clock.unix_s(), rngs[host.name])
+        effects.add(tell(node, news))
+
+    try:
+        async with listening(cluster, planned, every_s=fault.every_ms / 1000, speak=speak):
+            yield
+    finally:
+        # Who believed one of two things of one number learns the truth by a newer one.
+        for name in planned.nodes:
+            node = cluster.hosts[name].node
+            if node is not None:
+                tell_anew(node)
+
+
+@asynccontextmanager
+async def listening(
+    cluster: SimCluster,
+    planned: PlannedFault,
+    *,
+    every_s: float,
+    speak: Callable[[SimHost, Node, Ear], None],
+) -> AsyncIterator[None]:
+    """Listens at some nodes, and lets each speak now and then while its process runs."""
+    ears = {name: Ear() for name in planned.nodes}
+
+    def apply(host: SimHost, node: Node) -> None:
+        ears[host.name].take(node)
+        ears[host.name].listen_at(node)
+
+    async def go_on() -> None:
+        while True:
+            await trio.sleep(every_s)
+            for name, ear in ears.items():
+                host = cluster.hosts[name]
+                if host.node is not None and not host.stopped:
+                    speak(host, host.node, ear)
+
+    try:
+        with cluster.each_boot(planned.nodes, apply):
+            async with beside(go_on):
+                yield
+    finally:
+        for ear in ears.values():
+            ear.on = False
+            ear.heard.clear()
+
+
+ACTIONS: dict[type[Fault], Action] = {
+    metadata.StaleDigest: _stale_digest,
+    metadata.Replay: _replay,
+    metadata.SequenceRollback: _sequence_rollback,
+    metadata.OverClaim: _over_claim,
+    metadata.UnderClaim: _under_claim,
+    metadata.ChurnStorm: _churn_storm,
+}

@@ -1,0 +1,29 @@
+"""Every action of the mode, by the class of its fault."""
+
+from __future__ import annotations
+
+from chaos.faults.fault import Fault
+from chaos.modes.node.actions import (
+    client,
+    clock,
+    disk,
+    link,
+    metadata,
+    process,
+    security,
+    topology,
+    worker,
+)
+from chaos.modes.node.actions.action import Action
+
+ACTIONS: dict[type[Fault], Action] = {
+    **link.ACTIONS,
+    **topology.ACTIONS,
+    **clock.ACTIONS,
+    **process.ACTIONS,
+    **disk.ACTIONS,
+    **metadata.ACTIONS,
+    **security.ACTIONS,
+    **worker.ACTIONS,
+    **client.ACTIONS,
+}

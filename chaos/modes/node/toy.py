@@ -1,0 +1,38 @@
+"""The toy engines of simulated peers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from chaos.scenario.schedule import Schedule
+from inference import toy_language
+from inference.request import Prompt
+from inference.toy import ToyConfig, ToyEngine
+
+
+class SimToy(ToyEngine):
+    """The toy engine, which reads a prompt once for all engines of a process."""
+
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        if model != self.capabilities().models[0].name:
+            return super().tokenize(model, prompt)
+        return toy_ids(prompt)
+
+
+@lru_cache(maxsize=1024)
+def toy_ids(prompt: Prompt) -> tuple[int, ...]:
+    """The toy tokenizer's ids of a prompt. Raises ``InvalidRequest``."""
+    return toy_language.encode(prompt)
+
+
+def toy_of(schedule: Schedule, name: str) -> ToyConfig:
+    """The engine of a node while nothing ails it."""
+    plan = schedule.cluster
+    slower = plan.slow.get(name, 1.0)
+    return ToyConfig(
+        slots=plan.slots,
+        total_blocks=plan.cache_blocks,
+        context_tokens=plan.context_tokens,
+        prefill_tokens_per_s=plan.prefill_tokens_per_s / slower,
+        decode_s_per_token=plan.decode_ms_per_token / 1000 * slower,
+    )

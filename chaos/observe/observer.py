@@ -1,0 +1,226 @@
+"""Watches a simulated cluster: puts the taps on each boot, and looks at everything now and then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import trio
+
+from chaos.history import Event, What
+from chaos.modes.node.cluster import SimCluster, SimHost
+from chaos.observe.agreement import Agreement
+from chaos.observe.gauges import Gauge, gauges, is_over
+from chaos.observe.hearing import Hearing
+from chaos.observe.leaks import Leaks, LogTap, Marks, StorageTap, TransportTap, node_of_task
+from chaos.observe.routes import Routes
+from chaos.observe.serving import EngineTap
+from chaos.observe.truth import TruthCore
+from chaos.observe.watching import Watching
+from inference.core import EngineCore
+from overlay.decisions import Outcome
+from overlay.node import Node
+from overlay.ports import Engine, Ports
+from overlay.transport.connection import Connection
+from security.peer_id import PeerId
+
+LOOK_S = 1.0
+"""How often agreement is looked at."""
+
+GAUGE_EVERY = 2
+"""Looks from one look at the gauges to the next."""
+
+ANSWERED = frozenset({"stop", "length"})
+"""States of requests that ended well."""
+
+
+class ClusterObserver:
+    """``chaos.modes.node.observer.Observer`` of one cluster."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self.watching = Watching(cluster)
+        self._agreement = Agreement(self.watching)
+        self._leaks = Leaks(self.watching)
+        self._transports: dict[str, TransportTap] = {}
+        self._baselines: dict[tuple[str, str], float] | None = None
+        self._shown: dict[tuple[str, str], tuple[float, float | None]] = {}
+        self._agreed: tuple[int, int] | None = None
+        # The first one around an engine's core, and so the innermost.
+        cluster.wrap_engine.append(self._wrap_core)
+        cluster.history.watchers.append(self._on_event)
+
+    # -- the taps
+
+    def _wrap_core(self, host: SimHost, core: EngineCore) -> EngineCore:
+        truth = self.watching.truth(host.name)
+        return TruthCore(core, truth, lambda: self.watching.landmark("evicted", host.name))
+
+    def wrap_ports(self, host: SimHost, ports: Ports) -> Ports:
+        """Taps on the engine, and on what comes in and is kept of tenants that are not its own."""
+        foreign = {
+            tenant_id: name
+            for tenant_id, name in self.watching.tenants.items()
+            if name not in host.tenants
+        }
+        marks, found = Marks(foreign), self._leaks.found(host.name)
+        transport = self._transports[host.name] = TransportTap(ports.transport, marks, found)
+        several = len(self.watching.tenants) > 1
+        engine = EngineTap(
+            ports.engine,
+            self.watching,
+            host.name,
+            self._leaks.on_text(host.name) if several else None,
+        )
+        storage = StorageTap(ports.storage, marks, found) if marks else ports.storage
+        return replace(ports, transport=transport, storage=storage, engine=cast("Engine", engine))
+
+    def on_boot(self, host: SimHost, node: Node) -> None:
+        """Taps on a new node, before it runs."""
+        Hearing(self.watching, host.name, node).install()
+        Routes(self.watching, host.name, node).install()
+        self._tap_landmarks(host.name, node)
+
+    def _tap_landmarks(self, name: str, node: Node) -> None:
+        landmark = self.watching.landmark
+        publisher, peers = node.knowledge.gossip.publisher, node.peers
+        frames, on_up, on_down = publisher.frames, peers._on_up, peers._on_down
+        ended = node.decisions.ended
+
+        def publish() -> list[bytes]:
+            made = frames()
+            if made:
+                landmark("digest_published", name)
+            return made
+
+        def up(connection: Connection) -> None:
+            landmark("peer_up", name)
+            on_up(connection)
+
+        def down(peer_id: PeerId) -> None:
+            landmark("peer_down", name)
+            on_down(peer_id)
+
+        def end(request_id: str, outcome: Outcome) -> None:
+            if outcome.state in ANSWERED:
+                landmark("answered", name)
+            ended(request_id, outcome)
+
+        publisher.frames = publish  # type: ignore[method-assign]  # the tap
+        peers._on_up, peers._on_down = up, down
+        node.decisions.ended = end  # type: ignore[method-assign]  # the tap
+
+    # -- looking
+
+    def _on_event(self, event: Event) -> None:
+        if event.what is What.NODE_DOWN:
+            self.watching.truth(event.subject).lose_all()
+        if event.what is What.FAIL and event.subject in self._cluster.sent:
+            tenant = self._cluster.sent[event.subject].request.tenant
+            self._leaks.on_failure(event, tenant)
+        if event.what is What.PHASE and event.data["name"] == "storm":
+            self._baselines = {
+                (host.name, gauge.name): gauge.value
+                for host in self._cluster.running()
+                for gauge in self._gauges(host)
+                if gauge.returns
+            }
+
+    async def watch(self) -> None:
+        """Looks at agreement and gauges, and hears what is logged, until cancelled."""
+        tenants = tuple(self.watching.tenants.values())
+        logs = LogTap(tenants, lambda: node_of_task(self._cluster), self._leaks.found)
+        looks = 0
+        with logs.listening():
+            while True:
+                await trio.sleep(LOOK_S)
+                self._look_at_agreement()
+                looks += 1
+                if looks % GAUGE_EVERY == 0:
+                    self._look_at_gauges(last=False)
+
+    def _look_at_agreement(self) -> None:
+        pairs = agreeing = 0
+        for pair in self._agreement.pairs():
+            pairs += 1
+            agreeing += self._agreement.agree(pair)
+        if self._agreed != (pairs, agreeing):
+            self._agreed = (pairs, agreeing)
+            self.watching.add(What.AGREEMENT, "", pairs=pairs, agreeing=agreeing)
+
+    def _gauges(self, host: SimHost) -> list[Gauge]:
+        if host.node is None or host.engine is None:
+            return []
+        return list(gauges(host.node, host.engine, self._transports[host.name].accepted))
+
+    def _look_at_gauges(self, *, last: bool) -> None:
+        """Writes the gauges that have changed, and all of them the last time."""
+        for host in self._cluster.running():
+            for gauge in self._gauges(host):
+                shown = (gauge.value, gauge.cap)
+                key = (host.name, gauge.name)
+                if last or is_over(gauge) or self._shown.get(key) != shown:
+                    self._shown[key] = shown
+                    self._show(host, gauge)
+
+    def _show(self, host: SimHost, gauge: Gauge) -> None:
+        baseline = None
+        if gauge.returns and self._baselines is not None:
+            baseline = self._baseline(host, gauge)
+        self.watching.add(
+            What.GAUGE,
+            host.name,
+            name=gauge.name,
+            value=gauge.value,
+            cap=gauge.cap,
+            baseline=baseline,
+        )
+
+    def _baseline(self, host: SimHost, gauge: Gauge) -> float:
+        """What it was before the storm, or could be with every peer there."""
+        assert self._baselines is not None
+        others = len(self._cluster.hosts) - 1
+        least = float(others) if gauge.name in _PER_PEER else 0.0
+        return max(least, self._baselines.get((host.name, gauge.name), 0.0))
+
+    # -- the end
+
+    def converged(self) -> bool:
+        """Whether everybody knows what everybody holds, of the core."""
+        return self._agreement.converged()
+
+    def settled(self) -> None:
+        """Writes what is not as it should be, and how many pairs and nodes were compared."""
+        self._look_at_agreement()
+        for pair in self._agreement.pairs():
+            missing, extra = self._agreement.difference(pair)
+            if missing or extra:
+                self.watching.add(
+                    What.DIVERGED,
+                    pair.observer.name,
+                    origin=pair.origin.name,
+                    tenant=self.watching.tenants[pair.tenant],
+                    missing=missing,
+                    extra=extra,
+                )
+        for host, tenant, claims in self._agreement.all_claims():
+            if not claims.hold:
+                self.watching.add(What.MARK, "claims_differ", node=host.name)
+            self.watching.add(
+                What.CLAIMS,
+                host.name,
+                tenant=tenant,
+                phantom=claims.phantom,
+                unpublished=claims.unpublished,
+                truncated=claims.truncated,
+            )
+        self._look_at_gauges(last=True)
+
+
+_PER_PEER = frozenset({"peers_up", "gossip_streams", "accepted_channels"})
+"""Gauges that may be as many as there are other nodes."""
+
+
+def observer(cluster: SimCluster) -> ClusterObserver:
+    """The observer of a cluster; made before its first boot."""
+    return ClusterObserver(cluster)

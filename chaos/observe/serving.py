@@ -1,0 +1,160 @@
+"""A tap on an engine port: SERVED for each request, with what its own tenant can have left there.
+
+The model knows nothing of hashes, keys or namespaces of the product: it keeps, for each tenant, the
+blocks of tokens that the tenant's own requests have brought to this engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from chaos.history import What
+from chaos.observe.watching import Watching
+from inference.request import BLOCK_TOKENS, EngineRequest, TokenEvent
+from overlay.ports import Engine, TokenStream
+
+_NOBODY = -1
+_SEVERAL = -2
+
+
+@dataclass(slots=True)
+class LeftBehind:
+    """Blocks that one tenant's requests can have left at one engine, and by which request."""
+
+    _by: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, request: int, names: Sequence[bytes]) -> None:
+        """A request brings these blocks."""
+        for name in names:
+            before = self._by.get(name, _NOBODY)
+            if before != request:
+                self._by[name] = request if before == _NOBODY else _SEVERAL
+
+    def blocks(self, request: int, names: Sequence[bytes]) -> int:
+        """How many of these blocks, from the first on, others than this request have brought."""
+        for count, name in enumerate(names):
+            if self._by.get(name, request) == request:
+                return count
+        return len(names)
+
+
+class Blocks:
+    """The names of a growing sequence's full blocks, each of all that stands before its end."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self.names: list[bytes] = []
+        self._rest: list[int] = []
+        self._state = hashlib.blake2b(digest_size=16)
+        self.extend(token_ids)
+
+    def extend(self, token_ids: Sequence[int]) -> list[bytes]:
+        """Takes more tokens in; gives the names of the blocks that they complete."""
+        self._rest += token_ids
+        fresh = []
+        whole = len(self._rest) // BLOCK_TOKENS * BLOCK_TOKENS
+        for start in range(0, whole, BLOCK_TOKENS):
+            self._state.update(array("I", self._rest[start : start + BLOCK_TOKENS]).tobytes())
+            fresh.append(self._state.digest())
+        del self._rest[:whole]
+        self.names += fresh
+        return fresh
+
+
+class EngineTap:
+    """``overlay.ports.Engine`` that is listened to; one for each boot.
+
+    ``on_text`` is called with the tenant's id and each piece of text that it is answered.
+    """
+
+    def __init__(
+        self,
+        inner: Engine,
+        watching: Watching,
+        node: str,
+        on_text: Callable[[str, str], None] | None,
+    ) -> None:
+        self.inner = inner
+        self._watching = watching
+        self._node = node
+        self._on_text = on_text
+        self._left: dict[str, LeftBehind] = {}
+        self._requests = 0
+        # Not looked up at each call: a router asks for these at every request.
+        self.capabilities = inner.capabilities
+        self.tokenize = inner.tokenize
+        self.cancel = inner.cancel
+        self.load = inner.load
+        self.stalled = inner.stalled
+        self.cache_events = inner.cache_events
+        self.run = inner.run
+
+    def __getattr__(self, name: str) -> Any:  # whatever an engine has beyond the port
+        return getattr(self.inner, name)
+
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[TokenStream]:
+        return self._submitted(request)
+
+    @asynccontextmanager
+    async def _submitted(self, request: EngineRequest) -> AsyncIterator[TokenStream]:
+        async with self.inner.submit(request) as stream:
+            self._requests += 1
+            left = self._left.setdefault(str(request.namespace), LeftBehind())
+            yield _Overheard(stream, self, request, left, self._requests)
+
+    def served(self, request: EngineRequest, cached_tokens: int, blocks: int) -> None:
+        """The engine has told what it took from its cache; ``blocks`` can be explained."""
+        prompt_tokens = len(request.token_ids)
+        self._watching.add(
+            What.SERVED,
+            self._node,
+            request=self._watching.request_name(request.request_id),
+            tenant=self._watching.tenant_name(str(request.namespace)),
+            prompt_tokens=prompt_tokens,
+            cached_tokens=min(cached_tokens, prompt_tokens),
+            explained_tokens=min(blocks * BLOCK_TOKENS, prompt_tokens),
+        )
+
+    def said(self, request: EngineRequest, text: str) -> None:
+        """A piece of an answer."""
+        if self._on_text is not None and text:
+            self._on_text(str(request.namespace), text)
+
+
+class _Overheard:
+    """An answer under way, and the blocks that its request leaves behind."""
+
+    def __init__(
+        self,
+        inner: TokenStream,
+        tap: EngineTap,
+        request: EngineRequest,
+        left: LeftBehind,
+        number: int,
+    ) -> None:
+        self._inner = inner
+        self._tap = tap
+        self._request = request
+        self._left = left
+        self._number = number
+        self._blocks = Blocks((*request.token_ids, *request.emitted))
+        self._own = len(self._blocks.names)
+        left.add(number, self._blocks.names)
+
+    def __aiter__(self) -> _Overheard:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        event = await anext(self._inner)
+        if event.cached_tokens is not None:
+            names = self._blocks.names[: self._own]
+            explained = self._left.blocks(self._number, names)
+            self._tap.served(self._request, event.cached_tokens, explained)
+        if event.token_ids:
+            self._left.add(self._number, self._blocks.extend(event.token_ids))
+        self._tap.said(self._request, event.text)
+        return event

@@ -1,0 +1,149 @@
+"""Every metadata, security and worker fault on a small cluster: it takes effect, and is undone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from chaos.faults import metadata, process, security, worker
+from chaos.faults.fault import Fault
+from chaos.history import Event, What
+from chaos.invariants.catalogue import check_all
+from chaos.invariants.invariant import Finding, Id, Status
+from chaos.modes.node.actions.registry import ACTIONS
+from chaos.modes.node.runner import run_node
+from chaos.run import Run, marks
+from chaos.scenario.plan import plan
+from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
+
+SCENARIO = Scenario(
+    name="one fault",
+    warm_up_s=6.0,
+    duration_s=14.0,
+    settle_s=20.0,
+    cluster=Cluster(nodes=3, outside={"n3": ("b",)}),
+    workload=Workload(requests_per_s=3.0, documents=2, document_tokens=160),
+)
+
+FAULTS: tuple[Fault, ...] = (
+    worker.SlowGpu(factor=1.5),
+    worker.EngineCrash(),
+    worker.EvictionStorm(),
+    worker.StreamCut(after_tokens=2),
+    worker.LieCached(),
+    metadata.StaleDigest(),
+    metadata.Replay(),
+    metadata.SequenceRollback(back=2),
+    metadata.OverClaim(),
+    metadata.UnderClaim(),
+    metadata.ChurnStorm(),
+    security.ForgedSignature(),
+    security.GarbageBytes(),
+    security.Slowloris(connections=4, gap_ms=200),
+    security.Flood(connections_per_s=20),
+    security.CrossTenantProbe(every_ms=300),
+)
+"""Those that no promise breaks under."""
+
+
+@cache
+def run_with(fault: Fault, *, for_s: float = 7.0, target: str = "n1") -> Run:
+    entry = FaultEntry(fault=fault, at=2.0, for_s=for_s, target=target)
+    return run_node(plan(replace(SCENARIO, faults=(entry,)), 1))
+
+
+def of(run: Run, what: What) -> list[Event]:
+    return [event for event in run.events if event.what is what]
+
+
+def finding(run: Run, invariant: Id) -> Finding:
+    return next(each for each in check_all(run) if each.invariant is invariant)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kind)
+def test_it_takes_effect_and_is_undone_and_every_promise_is_kept(fault: Fault) -> None:
+    run = run_with(fault)
+    (end,) = of(run, What.FAULT_END)
+    assert end.data["undone"]
+    assert end.data["effects"] > 0
+    assert run.notes == ()
+    assert of(run, What.DIVERGED) == []
+    assert not any(event.data["phantom"] for event in of(run, What.CLAIMS))
+    broken = [each for each in check_all(run) if each.status is Status.VIOLATED]
+    assert broken == []
+
+
+def test_every_fault_of_the_three_families_has_an_action() -> None:
+    for module in (metadata, security, worker):
+        for each in vars(module).values():
+            if isinstance(each, type) and issubclass(each, Fault) and hasattr(each, "kind"):
+                assert each in ACTIONS, each.kind
+
+
+def test_a_stalled_engine_ends_nothing_before_the_fault_does() -> None:
+    run = run_with(worker.Stall())
+    assert {"worker_slow", "engine_failed"} <= marks(run)
+    served = [event.at_s for event in of(run, What.SERVED) if event.subject == "n1"]
+    # The step that was under way when it began still ends.
+    assert not [at_s for at_s in served if 8.2 < at_s < 15.0]
+    assert [at_s for at_s in served if at_s >= 15.0]
+    assert finding(run, Id.OUTPUT).status is Status.HELD
+    assert finding(run, Id.ACCOUNT).status is Status.HELD
+    # Nobody waits for it who can be served elsewhere.
+    assert finding(run, Id.NO_WORSE).status is not Status.VIOLATED
+
+
+def test_a_lie_is_seen_and_costs_no_promise_elsewhere() -> None:
+    run = run_with(worker.LieCached())
+    assert "lie_seen" in marks(run)
+    lies = [e for e in of(run, What.SERVED) if e.data["cached_tokens"] > e.data["explained_tokens"]]
+    assert lies
+    assert {event.subject for event in lies} == {"n1"}
+
+
+def test_claims_differ_while_a_false_claim_lasts_and_no_more_after_it() -> None:
+    run = run_with(metadata.OverClaim())
+    false = [event for event in of(run, What.ROUTED) if event.data["false_s"]]
+    assert false
+    # Two periods of gossip after its end at 15 s, nobody believes it any more.
+    assert max(event.at_s for event in false) < 20.0
+
+
+def test_who_is_revoked_is_turned_away_for_good() -> None:
+    run = run_with(security.RevokedKeepsTalking())
+    (revoked,) = of(run, What.REVOKED)
+    assert revoked.subject == "n1"
+    assert "revocation_enforced" in marks(run)
+    late = [e for e in of(run, What.ROUTED) if e.at_s > revoked.at_s + 2 and e.data["node"] == "n1"]
+    # Its own clients are served by itself, and nobody else's are.
+    ingresses = {event.subject: event.data["ingress"] for event in of(run, What.INVOKE)}
+    assert {ingresses[event.subject] for event in late} <= {"n1"}
+    assert of(run, What.CHANGED) == []
+    # Its news is passed on by somebody admitted all the time, and nobody believes it.
+    assert finding(run, Id.AUTHORITY).witnesses == ()
+
+
+def test_who_is_revoked_and_installed_anew_is_revoked_again() -> None:
+    entries = (
+        FaultEntry(fault=security.RevokedKeepsTalking(), at=2.0, target="n1"),
+        FaultEntry(fault=process.RestartNewIdentity(), at=5.3, target="n1"),
+        FaultEntry(fault=process.RestartSame(), at=7.3, target="n2"),
+    )
+    run = run_node(plan(replace(SCENARIO, faults=entries), 1))
+    assert finding(run, Id.AUTHORITY).witnesses == ()
+    assert of(run, What.CHANGED) == []
+    late = [e for e in of(run, What.ROUTED) if e.at_s > 15.0 and e.data["node"] == "n1"]
+    ingresses = {event.subject: event.data["ingress"] for event in of(run, What.INVOKE)}
+    assert {ingresses[event.subject] for event in late} <= {"n1"}
+
+
+def test_a_tenants_prompts_do_not_help_another_that_sends_the_same() -> None:
+    run = run_with(security.CrossTenantProbe(every_ms=300), target="n3")
+    probes = [event for event in of(run, What.INVOKE) if event.subject.startswith("cross")]
+    assert {event.data["tenant"] for event in probes} == {"a", "b"}
+    refused = {event.subject for event in of(run, What.FAIL)}
+    # n3 is no member of b, and says so.
+    assert {e.subject for e in probes if e.data["tenant"] == "b"} == refused
+    assert of(run, What.LEAK) == []

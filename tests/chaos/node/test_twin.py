@@ -1,0 +1,77 @@
+"""The twin without an overlay: what is answered, and how long the first token takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.modes.node.clients import prompt_ids
+from chaos.twin import TwinRequest, twin_of
+from inference.toy import ToyConfig
+
+FAST = ToyConfig(slots=2, prefill_tokens_per_s=100.0, decode_s_per_token=0.1, end_every=0)
+LONG = prompt_ids(" water" * 95)
+
+
+def request(number: int, at_s: float, **more: object) -> TwinRequest:
+    values = {
+        "id": f"r{number}",
+        "at_s": at_s,
+        "ingress": "n1",
+        "tenant": "a",
+        "token_ids": LONG,
+        "max_tokens": 4,
+        **more,
+    }
+    return TwinRequest(**values)  # type: ignore[arg-type]
+
+
+def test_a_first_token_takes_the_prefill_and_a_cached_prompt_less() -> None:
+    assert len(LONG) == 98
+    twin = twin_of([request(1, 5.0), request(2, 50.0)], lambda _: FAST)
+    assert twin.ttft_s["r1"] == pytest.approx(0.98)
+    assert twin.ttft_s["r2"] == pytest.approx(0.02)
+    assert twin.tokens["r1"] == twin.tokens["r2"]
+    assert len(twin.tokens["r1"]) == 4
+
+
+def test_requests_wait_for_each_other_at_one_ingress_and_not_across() -> None:
+    other = prompt_ids(" light" * 95)
+    twin = twin_of(
+        [
+            request(1, 5.0),
+            request(2, 5.0, token_ids=other),
+            request(3, 5.0, token_ids=other, ingress="n2"),
+        ],
+        lambda _: FAST,
+    )
+    assert twin.ttft_s["r3"] == pytest.approx(0.98)
+    assert twin.ttft_s["r2"] > 1.9
+
+
+def test_tenants_share_no_cache() -> None:
+    twin = twin_of([request(1, 5.0), request(2, 50.0, tenant="b")], lambda _: FAST)
+    assert twin.ttft_s["r2"] == pytest.approx(0.98)
+
+
+def test_who_left_holds_nobody_up_and_has_no_first_token() -> None:
+    twin = twin_of(
+        [request(1, 0.0, left_s=0.5, token_ids=LONG * 8), request(2, 1.0)], lambda _: FAST
+    )
+    assert "r1" not in twin.ttft_s
+    assert twin.ttft_s["r2"] < 4.0
+
+
+def test_a_refused_request_has_no_answer() -> None:
+    small = ToyConfig(context_tokens=64)
+    twin = twin_of([request(1, 0.0)], lambda _: small)
+    assert dict(twin.tokens) == {}
+    assert dict(twin.ttft_s) == {}
+
+
+def test_a_slow_node_is_slow_in_the_twin_too() -> None:
+    slow = ToyConfig(slots=2, prefill_tokens_per_s=10.0, decode_s_per_token=0.1, end_every=0)
+    twin = twin_of(
+        [request(1, 0.0), request(2, 0.0, ingress="n2")],
+        lambda name: slow if name == "n2" else FAST,
+    )
+    assert twin.ttft_s["r2"] == pytest.approx(10 * twin.ttft_s["r1"])
