@@ -1,0 +1,259 @@
+"""Metadata faults and forgeries in core mode: the lies of ``chaos/claims.py``, on the heap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from random import Random
+from typing import Any
+
+from chaos.adversary import Ear, forgeries, rolled_back, tell_anew
+from chaos.claims import Churn, StandStill, TooLittle, TooMuch
+from chaos.engine import Claims, prefix_cache_of
+from chaos.entropy import stream_seed
+from chaos.faults import metadata, security
+from chaos.faults.fault import Fault
+from chaos.modes.core.cluster import CoreCluster
+from chaos.modes.core.host import CoreHost
+from chaos.modes.core.peer import CorePeer
+from chaos.modes.node.actions.action import Effects
+from chaos.modes.node.actions.metadata import EMPTY_EVERY_S, PROMPTS_MAX, REPLAYED
+from chaos.modes.node.clients import prompt_ids, prompt_text
+from chaos.scenario.schedule import PlannedFault
+from inference.events import BlockHash
+from inference.request import Namespace
+
+CoreAction = Callable[[CoreCluster, PlannedFault, Effects], AbstractContextManager[None]]
+MakeClaims = Callable[[CoreHost, CorePeer], Claims]
+Speak = Callable[[CoreHost, CorePeer, Ear], None]
+
+
+def _rng(cluster: CoreCluster, planned: PlannedFault, subject: str) -> Random:
+    return Random(stream_seed(cluster.schedule.seed, planned.id, subject))
+
+
+@contextmanager
+def _each_boot(
+    cluster: CoreCluster,
+    planned: PlannedFault,
+    put: Callable[[CoreHost, CorePeer], None],
+    take: Callable[[CorePeer], None],
+) -> Iterator[None]:
+    """Does something to the peers of some nodes, now and at each later boot, and undoes it."""
+    with ExitStack() as undo:
+        for name in planned.nodes:
+            host = cluster.hosts[name]
+
+            def over(host: CoreHost = host) -> None:
+                host.on_boot.remove(put)
+                if host.peer is not None:
+                    take(host.peer)
+
+            undo.callback(over)
+            host.on_boot.append(put)
+            if host.peer is not None:
+                put(host, host.peer)
+        yield
+
+
+@contextmanager
+def _claiming(cluster: CoreCluster, planned: PlannedFault, make: MakeClaims) -> Iterator[None]:
+    """Puts a filter on what engines say; the truth is told anew in the end."""
+
+    def put(host: CoreHost, peer: CorePeer) -> None:
+        peer.engine.claims[planned.id] = make(host, peer)
+
+    def take(peer: CorePeer) -> None:
+        if peer.engine.claims.pop(planned.id, None) is not None:
+            peer.engine.tell_anew()
+
+    with _each_boot(cluster, planned, put, take):
+        yield
+
+
+def _stale_digest(
+    cluster: CoreCluster, planned: PlannedFault, effects: Effects
+) -> AbstractContextManager[None]:
+    return _claiming(cluster, planned, lambda _host, _peer: StandStill(effects.add))
+
+
+def _under_claim(
+    cluster: CoreCluster, planned: PlannedFault, effects: Effects
+) -> AbstractContextManager[None]:
+    return _claiming(cluster, planned, lambda _host, _peer: TooLittle(effects.add))
+
+
+@contextmanager
+def _over_claim(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -> Iterator[None]:
+    def make(_: CoreHost, peer: CorePeer) -> Claims:
+        return TooMuch(lambda: _workload(cluster, peer), effects.add)
+
+    def empty() -> None:
+        for name in planned.nodes:
+            peer = cluster.hosts[name].peer
+            cache = None if peer is None else prefix_cache_of(peer.engine.core)
+            if cache is not None:
+                cache._evict(cache._leaves.unlocked_blocks)
+
+    with _claiming(cluster, planned, make), _repeated(cluster, EMPTY_EVERY_S, empty):
+        yield
+
+
+def _workload(
+    cluster: CoreCluster, peer: CorePeer
+) -> Iterator[tuple[Namespace, Sequence[BlockHash]]]:
+    """Block hashes of the workload's next prompts, of the host's own tenants."""
+    models = peer.engine.capabilities().models
+    now_s = cluster.heap.now_s - cluster.schedule.warm_up_s
+    coming = [request for request in cluster.schedule.requests if request.at_s >= now_s]
+    for request in coming[:PROMPTS_MAX]:
+        tenant = peer.tenants.get(cluster.authority.tenant_id(request.tenant))
+        if tenant is not None and models:
+            chain = peer.tenants.chain(tenant, models[0].prefix)
+            yield Namespace(tenant.tenant_id), chain.hashes(prompt_ids(prompt_text(request)))
+
+
+def _churn_storm(
+    cluster: CoreCluster, planned: PlannedFault, effects: Effects
+) -> AbstractContextManager[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.ChurnStorm)
+
+    def make(host: CoreHost, _: CorePeer) -> Claims:
+        ids = [cluster.authority.tenant_id(tenant) for tenant in host.tenants]
+        return Churn(
+            namespaces=lambda: [Namespace(tenant_id) for tenant_id in ids],
+            blocks_per_s=fault.blocks_per_s,
+            rng=_rng(cluster, planned, f"{host.name} {host.starts}"),
+            now_s=lambda: cluster.heap.now_s,
+            on_effect=effects.add,
+        )
+
+    return _claiming(cluster, planned, make)
+
+
+@contextmanager
+def _replay(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -> Iterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.Replay)
+    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+
+    def speak(host: CoreHost, peer: CorePeer, ear: Ear) -> None:
+        heard = [data for _, data in ear.heard]
+        for data in rngs[host.name].sample(heard, min(REPLAYED, len(heard))):
+            effects.add(_tell(peer, data))
+
+    with _listening(cluster, planned, fault.every_ms / 1000, speak):
+        yield
+
+
+@contextmanager
+def _sequence_rollback(
+    cluster: CoreCluster, planned: PlannedFault, effects: Effects
+) -> Iterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.SequenceRollback)
+    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+
+    def speak(host: CoreHost, peer: CorePeer, _: Ear) -> None:
+        unix_s = host.clock.unix_s()
+        news = rolled_back(_as_node(peer), int(fault.back), unix_s, rngs[host.name])
+        effects.add(_tell(peer, news))
+
+    try:
+        with _listening(cluster, planned, fault.every_ms / 1000, speak):
+            yield
+    finally:
+        # Who believed one of two things of one number learns the truth by a newer one.
+        for name in planned.nodes:
+            peer = cluster.hosts[name].peer
+            if peer is not None:
+                tell_anew(_as_node(peer))
+
+
+@contextmanager
+def _forged_signature(
+    cluster: CoreCluster, planned: PlannedFault, effects: Effects
+) -> Iterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, security.ForgedSignature)
+    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+
+    def speak(host: CoreHost, peer: CorePeer, ear: Ear) -> None:
+        rng = rngs[host.name]
+        if ear.heard:
+            _, data = rng.choice(list(ear.heard))
+            forged = forgeries(data, rng)
+            if forged is not None:
+                effects.add(_tell(peer, forged))
+
+    with _listening(cluster, planned, fault.every_ms / 1000, speak):
+        yield
+
+
+@contextmanager
+def _listening(
+    cluster: CoreCluster, planned: PlannedFault, every_s: float, speak: Speak
+) -> Iterator[None]:
+    """Listens at some nodes, and lets each speak now and then while its process runs."""
+    ears = {name: Ear() for name in planned.nodes}
+
+    def put(host: CoreHost, peer: CorePeer) -> None:
+        ears[host.name].take(_as_node(peer))
+        ears[host.name].listen_at(_as_node(peer))
+
+    def go_on() -> None:
+        for name, ear in ears.items():
+            host = cluster.hosts[name]
+            if host.peer is not None and not host.frozen:
+                speak(host, host.peer, ear)
+
+    try:
+        with (
+            _each_boot(cluster, planned, put, lambda _: None),
+            _repeated(cluster, every_s, go_on),
+        ):
+            yield
+    finally:
+        for ear in ears.values():
+            ear.on = False
+            ear.heard.clear()
+
+
+@contextmanager
+def _repeated(cluster: CoreCluster, every_s: float, call: Callable[[], None]) -> Iterator[None]:
+    """Calls again and again for as long as the block is entered."""
+    over = False
+
+    def again() -> None:
+        if not over:
+            call()
+            cluster.heap.after(every_s, again)
+
+    cluster.heap.after(every_s, again)
+    try:
+        yield
+    finally:
+        over = True
+
+
+def _tell(peer: CorePeer, data: bytes) -> int:
+    """Sends a gossip message to everybody that is up; to how many that is."""
+    for peer_id in peer.up():
+        peer.send(peer_id, data)
+    return len(peer.up())
+
+
+def _as_node(peer: CorePeer) -> Any:  # a Node to ``chaos.adversary``, which asks for no more
+    return peer
+
+
+LIES: Mapping[type[Fault], CoreAction] = {
+    metadata.StaleDigest: _stale_digest,
+    metadata.Replay: _replay,
+    metadata.SequenceRollback: _sequence_rollback,
+    metadata.OverClaim: _over_claim,
+    metadata.UnderClaim: _under_claim,
+    metadata.ChurnStorm: _churn_storm,
+    security.ForgedSignature: _forged_signature,
+}
