@@ -1,0 +1,204 @@
+"""What a harness that was killed leaves behind, and what ends its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from chaos.errors import ChaosError
+from chaos.modes.live.heal import Leftover, heal, is_over, processes_of
+from chaos.modes.live.tag import PREFIX, VARIABLE, RunTag, check_target, new_tag, started_ticks
+from overlay.home import Home
+
+SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"
+
+LIVE = """
+schema = 1
+name = "doomed"
+mode = "live"
+warm_up_s = 60
+duration_s = 60
+
+[cluster]
+nodes = 2
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of this test's own for the folders of runs."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.fixture
+def sleeper(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, VARIABLE: request.param},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_tag_names_its_harness_and_a_free_block() -> None:
+    tag = new_tag()
+    assert not is_over(tag.text)
+    assert tag.address(1).startswith("127.")
+    addresses = [tag.address(n) for n in (1, 64)] + [tag.relay(n) for n in (1, 64)]
+    assert len({*addresses, *(tag.stranger(n) for n in range(32))}) == 36
+    assert tag.folder.name == f"{PREFIX}{tag.text}"
+
+
+def test_a_run_is_over_when_its_harness_is_dead_or_another_has_its_id(dead_pid: int) -> None:
+    me = os.getpid()
+    assert is_over(f"{dead_pid}-1-x")
+    assert is_over(f"{me}-{started_ticks(me) + 1}-x")
+    assert is_over("nonsense")
+    assert not is_over(f"{me}-{started_ticks(me)}-x")
+
+
+def test_a_folder_of_a_dead_run_goes_and_of_a_living_one_stays(
+    temporary: Path, dead_pid: int
+) -> None:
+    dead, living = RunTag(f"{dead_pid}-1-0a", "127.64.0"), new_tag()
+    for tag in (dead, living):
+        tag.folder.mkdir()
+        (tag.folder / "n1").mkdir()
+    other = temporary / "somebody-elses"
+    other.mkdir()
+    assert heal() == [Leftover("folder", dead.text, str(dead.folder))]
+    assert heal() == []
+    assert sorted(temporary.iterdir()) == sorted([living.folder, other])
+
+
+@pytest.mark.parametrize("sleeper", ["1073741824-1-0a"], indirect=True)
+@pytest.mark.usefixtures("temporary")
+def test_a_process_of_a_dead_run_is_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    assert Leftover("process", "1073741824-1-0a", str(sleeper.pid)) in heal()
+    assert sleeper.wait(timeout=10) == -signal.SIGKILL
+    assert heal() == []
+
+
+@pytest.mark.parametrize(
+    "sleeper", [f"{os.getpid()}-{started_ticks(os.getpid())}-0a"], indirect=True
+)
+@pytest.mark.usefixtures("temporary")
+def test_a_process_of_a_living_run_is_left(sleeper: subprocess.Popen[bytes]) -> None:
+    assert heal() == []
+    assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "10.0.0.1", "8.8.8.8", "::2"])
+def test_nothing_but_loopback_is_a_target(address: str) -> None:
+    check_target("127.1.2.3")
+    with pytest.raises(ChaosError, match="no loopback"):
+        check_target(address)
+
+
+# -- whole harnesses
+
+
+class Doomed:
+    """A harness with two nodes, in its warm-up."""
+
+    def __init__(self, folder: Path, *, plain: bool) -> None:
+        self._folder = folder
+        scenario = folder / "doomed.toml"
+        scenario.write_text(LIVE + ("plain_peers = true\n" if plain else ""))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "overlay", "chaos", "run", str(scenario), "--out", folder / "o"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+
+    def nodes(self) -> list[int]:
+        prefix = f"{self.process.pid}-"
+        return [pid for pid, run in processes_of() if run.startswith(prefix)]
+
+    def sockets(self) -> list[Path]:
+        """Of both nodes: outside their folders, as a test's folder has a long path."""
+        records = [path for folder in self.folders() for path in folder.glob("n?/control.path")]
+        return [Home(path.parent).control_path() for path in records]
+
+    def folders(self) -> list[Path]:
+        return list(self._folder.glob(f"{PREFIX}{self.process.pid}-*"))
+
+    async def comes_up(self) -> list[int]:
+        """Waits for the control sockets of both nodes."""
+        with trio.fail_after(90):
+            while len([path for path in self.sockets() if path.exists()]) < 2:
+                assert self.process.poll() is None
+                await trio.sleep(0.1)
+        nodes = self.nodes()
+        assert len(nodes) == 2
+        return nodes
+
+    async def loses_its_nodes(self) -> None:
+        with trio.fail_after(20):
+            while self.nodes():
+                await trio.sleep(0.05)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("plain", [False, True])
+async def test_nodes_end_when_their_harness_is_killed(temporary: Path, plain: bool) -> None:
+    doomed = Doomed(temporary, plain=plain)
+    try:
+        nodes = await doomed.comes_up()
+        sockets = doomed.sockets()
+        os.kill(nodes[0], signal.SIGSTOP)
+        doomed.process.kill()
+        doomed.process.wait()
+        await doomed.loses_its_nodes()
+        (folder,) = doomed.folders()
+        removed = heal()
+        assert [(each.kind, each.name) for each in removed] == [("folder", str(folder))]
+        assert not doomed.folders()
+        assert not any(path.exists() for path in sockets)
+        assert heal() == []
+    finally:
+        doomed.process.kill()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_harness_leaves_nothing(
+    temporary: Path, interrupt: signal.Signals
+) -> None:
+    doomed = Doomed(temporary, plain=False)
+    try:
+        nodes = await doomed.comes_up()
+        sockets = doomed.sockets()
+        os.kill(nodes[0], signal.SIGSTOP)
+        doomed.process.send_signal(interrupt)
+        with trio.fail_after(30):
+            code = await trio.to_thread.run_sync(doomed.process.wait, abandon_on_cancel=True)
+        assert code == 130
+        assert not doomed.nodes()
+        assert not doomed.folders()
+        assert not any(path.exists() for path in sockets)
+    finally:
+        doomed.process.kill()
