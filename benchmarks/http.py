@@ -119,7 +119,7 @@ async def serve(app: App) -> None:
     """Prints its port, serves until killed."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=256)
     print(listeners[0].socket.getsockname()[1], flush=True)
-    await serve_http(app, listeners)
+    await serve_http(app, listeners, clock=SystemClock(), entropy=SystemEntropy())
 
 
 # -- the calling process
