@@ -58,11 +58,12 @@ def show(status: StatusReply) -> None:
         return
     table = Table(box=None, pad_edge=False, show_edge=False)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in {"peer", "address"} else "right")
+        left = name in {"peer", "address"}
+        table.add_column(name, justify="left" if left else "right", no_wrap=name == "address")
     for peer in status.peers:
         table.add_row(*cells(peer))
     console.print()
-    console.print(table)
+    console.print(table, crop=False, soft_wrap=True)
 
 
 def models_of(status: StatusReply) -> str:
