@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from chaos.history import Event, What
 from chaos.scenario.schedule import Schedule
@@ -32,9 +33,9 @@ class Totals:
     """Digest of the ordered trace; two runs of one schedule share it in simulation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """A schedule, its history and the ground truth beside it."""
+    """A schedule, its history and the ground truth beside it. A run is only equal to itself."""
 
     schedule: Schedule
     events: tuple[Event, ...]
@@ -54,6 +55,7 @@ SEEN = {
 """Marks that follow from other events of a history, besides those that a mode writes."""
 
 
+@lru_cache(maxsize=1)
 def marks(run: Run) -> frozenset[str]:
     """The marks that a run reached."""
     found: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from chaos.history import Event, What
 from chaos.run import Run
@@ -91,8 +92,9 @@ _PARTS = {
 }
 
 
+@lru_cache(maxsize=1)
 def lives(run: Run) -> Mapping[str, Life]:
-    """Every request that the history speaks of, in order of appearance."""
+    """Every request that the history speaks of, in order of appearance. To be read only."""
     found: dict[str, Life] = {}
     for index, event in enumerate(run.events):
         part = _PARTS.get(event.what)

@@ -13,7 +13,7 @@ from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Fact, Life, lives
 from chaos.invariants.tally import Tally
-from chaos.invariants.voids import TAIL_S, Voids
+from chaos.invariants.voids import TAIL_S, Voids, voids_of
 from chaos.run import Run
 
 HOPS_MAX = 1
@@ -31,7 +31,7 @@ _HARMLESS = frozenset({Family.METADATA, Family.CLOCK, Family.CLIENT})
 def check(run: Run) -> Finding:
     """Hops of every answer; age of every false claim; what became of those that were believed."""
     tally = Tally(Id.PHANTOM, run)
-    voids = Voids(run)
+    voids = voids_of(run)
     hurt = _Hurt(run)
     for life in lives(run).values():
         if life.end is not None and life.completed:

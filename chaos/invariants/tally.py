@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from chaos.invariants.invariant import Finding, Id, Witness, finding
-from chaos.invariants.voids import Span, Voids
+from chaos.invariants.voids import Span, voids_of
 from chaos.run import Run, marks
 
 WITNESSES_MAX = 16
@@ -24,7 +24,7 @@ class Tally:
         self.invariant = invariant
         self.exercised = 0
         self.voided = 0
-        self._voids = Voids(run)
+        self._voids = voids_of(run)
         self._marks = marks(run)
         self._witnesses: list[Witness] = []
         self._undetected: dict[str, None] = {}

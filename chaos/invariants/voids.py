@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from chaos.faults.fault import Where
 from chaos.history import What
@@ -70,3 +71,9 @@ class Voids:
             if span.invariant is invariant and span.nodes is not None:
                 found |= span.nodes
         return frozenset(found)
+
+
+@lru_cache(maxsize=1)
+def voids_of(run: Run) -> Voids:
+    """The voids of a run, made once for all checkers."""
+    return Voids(run)

@@ -159,16 +159,27 @@ class _Client:
         )
         self.asking.begin()
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the client has left, or the ingress: what comes then, it does not see."""
+        return self.request.id not in self.cluster.open
+
     # -- asked for by ``asking.Told``
 
     def started(self, served_by: PeerId) -> None:
+        if self._is_over:
+            return
         node = self.cluster.name_of(served_by)
         self.cluster.history.add(What.STARTED, self.request.id, node=node)
 
     def tokens(self, ids: tuple[int, ...]) -> None:
+        if self._is_over:
+            return
         self.cluster.history.add(What.TOKENS, self.request.id, ids=list(ids))
 
     def ended(self, asking: Asking, served_by: PeerId, usage: Usage, reason: str) -> None:
+        if self._is_over:
+            return
         self.cluster.history.add(What.LANDMARK, "answered", node=self.request.ingress)
         self._end(
             What.OK,
@@ -183,6 +194,8 @@ class _Client:
         )
 
     def failed(self, error: RequestError) -> None:
+        if self._is_over:
+            return
         expected = error.code in AT_FAULT
         message = error.message[:200]
         self._end(What.FAIL, code=error.code, message=message, expected=expected)

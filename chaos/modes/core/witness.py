@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.history import What
+from chaos.history import Event, What
 from chaos.modes.core.cluster import CoreCluster
 from chaos.modes.core.host import CoreHost
 from chaos.modes.core.peer import CorePeer
@@ -36,13 +36,22 @@ class Witness:
         self._looks = 0
         for host in cluster.hosts.values():
             self._wrap(host)
+        cluster.history.watchers.append(self._on_event)
         cluster.heap.after(LOOK_S, self._look)
+
+    def _on_event(self, event: Event) -> None:
+        if event.what is What.NODE_DOWN:
+            self.truth(event.subject).lose_all()
+
+    def truth(self, name: str) -> CacheTruth:
+        """What a node's engine holds, and has held in all its boots."""
+        return self._watching.truth(name)
 
     def _wrap(self, host: CoreHost) -> None:
         planted, name = host.wrap_core, host.name
 
         def wrap(core: EngineCore) -> EngineCore:
-            truth = self._watching.truths[name] = CacheTruth(self._cluster.history.now)
+            truth = self.truth(name)
             heard = TruthCore(core, truth, lambda: self._watching.landmark("evicted", name))
             return planted(heard)
 

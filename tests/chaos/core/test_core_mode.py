@@ -15,15 +15,18 @@ from chaos.faults import link, process, topology
 from chaos.faults.catalogue import FAULTS
 from chaos.faults.disk import Full
 from chaos.faults.fault import Fault, Mode
-from chaos.history import What
+from chaos.history import History, What
 from chaos.invariants.catalogue import check_all
 from chaos.invariants.invariant import Status
 from chaos.modes.core.actions import ACTIONS
+from chaos.modes.core.cluster import make_cluster
 from chaos.modes.core.heap import AT_ONCE_MAX, Heap, HeapClock
 from chaos.modes.core.runner import run_core
+from chaos.modes.core.witness import Witness
 from chaos.run import Run
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario
 from chaos.verdict import Verdict, judge
+from inference.request import Namespace
 from tests.chaos.node.runs import CALM, entry, of, only, schedule
 
 CORE = replace(CALM, mode=Mode.CORE, settle_s=20.0)
@@ -91,6 +94,35 @@ def test_what_a_frozen_host_is_told_waits_for_it() -> None:
     assert len(of(run, What.OK)) == len(run.schedule.requests)
 
 
+def test_what_an_earlier_boot_held_was_held() -> None:
+    """A claim of before a restart is old news for a moment, and no lie."""
+    heap = Heap()
+    cluster = make_cluster(schedule(scenario=CORE), History(lambda: heap.now_s), heap)
+    witness = Witness(cluster)
+    for name in cluster.hosts:
+        cluster.start(name, "test")
+    heap.run_until(5.0)
+    cluster.send(replace(cluster.schedule.requests[0], ingress="n2", tenant="a"))
+    heap.run_until(9.0)
+    namespace = Namespace(cluster.authority.tenant_id("a"))
+    (name,) = [each for each in cluster.hosts if witness.truth(each).held(namespace)]
+    block = next(iter(witness.truth(name).held(namespace)))
+    cluster.kill(name, "test")
+    cluster.start(name, "test")
+    heap.run_until(11.0)
+    assert not witness.truth(name).held(namespace)
+    assert witness.truth(name).gone_for_s(namespace, block) == 2.0
+
+
+def test_a_client_that_has_left_a_frozen_ingress_sees_no_token() -> None:
+    leaving = replace(CORE.workload, cancel_fraction=1.0, requests_per_s=10.0)
+    run = core_run(
+        entry(process.StopCont(), at=3.0, for_s=4.0), scenario=replace(CORE, workload=leaving)
+    )
+    assert of(run, What.CANCELLED)
+    assert broken(run) == []
+
+
 def test_healing_a_core_leaves_what_is_outside() -> None:
     scenario = replace(CORE, core=("n1", "n2"), cluster=Cluster(nodes=3))
     run = core_run(entry(process.Kill9(), "n3", for_s=None), scenario=scenario)
@@ -148,6 +180,7 @@ def test_a_wait_of_a_rounding_error_lets_time_pass() -> None:
 PROGRAM = """
 from chaos.faults.fault import Mode
 from chaos.modes.core.runner import run_core
+from chaos.modes.core.witness import Witness
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Scenario, Swarm
 
