@@ -47,7 +47,7 @@ chaos-smoke: $(STAMP)
 SEED_BASE := $(shell echo $$(( $$(date +%s) % 400000 * 10000 )))
 SEEDS ?= $(SEED_BASE):$(shell echo $$(( $(SEED_BASE) + 1000000 )))
 chaos-sweep: $(STAMP)
-	$(BIN)/rhizome chaos sweep swarm --seeds $(SEEDS) --mode core --for 5min --jobs 2
+	$(BIN)/rhizome chaos sweep swarm --seeds $(SEEDS) --mode core --for 5min --jobs 2 --twice-every 100
 
 chaos-mutants: $(STAMP)
 	$(BIN)/python -m chaos.mutants

@@ -9,10 +9,11 @@ from chaos.entropy import SeededEntropy
 from chaos.modes.core.heap import Heap, HeapClock
 from chaos.modes.core.network import CoreNetwork, End
 from chaos.modes.core.peer import CorePeer
+from chaos.modes.node.toy import SimToy
 from chaos.storage import Session as Disk
 from chaos.storage import SimStorage
 from inference.core import EngineCore
-from inference.toy import ToyConfig, ToyEngine
+from inference.toy import ToyConfig
 from overlay.identity import Identity
 from security.peer_id import PeerId
 
@@ -88,7 +89,7 @@ class CoreHost:
             clock=self.clock,
             entropy=SeededEntropy(self.seed, f"entropy {self.name} {boot}"),
             disk=self.disk,
-            core=self.wrap_core(ToyEngine(self.toy)),
+            core=self.wrap_core(SimToy(self.toy)),
             later=lambda delay_s, call: self.heap.after(delay_s, lambda: self.enter(boot, call)),
             network=self.network,
         )
