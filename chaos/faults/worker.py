@@ -53,6 +53,7 @@ class EvictionStorm(WorkerFault):
 
     kind = "eviction_storm"
     modes = NODE_ONLY
+    voids = (Void(Id.NO_WORSE, Where.TARGET, "cache_emptied"),)
     every_ms: float = quantity(500, unit="ms", low=1, high=60_000, draw=(100, 5000))
 
 

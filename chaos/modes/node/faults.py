@@ -15,7 +15,7 @@ import trio
 from chaos.cuts import CUTTING, cut_links
 from chaos.faults.clock import Jump
 from chaos.faults.fault import Aim
-from chaos.faults.security import RevokedKeepsTalking
+from chaos.faults.security import CrossTenantProbe, RevokedKeepsTalking
 from chaos.history import Event, History, What
 from chaos.modes.node.actions.action import Action, Effects, Missed
 from chaos.modes.node.actions.registry import ACTIONS
@@ -178,9 +178,10 @@ def parts(
 ) -> tuple[PlannedFault | None, PlannedFault | None]:
     """What healing undoes of a fault, and what it leaves; both together act on all of it.
 
-    Where everything is healed, and for faults of clients, nothing is left.
+    Where everything is healed, and for faults that send requests, nothing is left: with them a
+    cluster would never stop to cache something new.
     """
-    if not core or planned.fault.aim is Aim.REQUESTS:
+    if not core or planned.fault.aim is Aim.REQUESTS or isinstance(planned.fault, CrossTenantProbe):
         return planned, None
     if isinstance(planned.fault, CUTTING):
         planned = replace(planned, links=cut_links(planned, names))

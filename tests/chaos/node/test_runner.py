@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from chaos.errors import ChaosError
+from chaos.faults.client import SlowReader
 from chaos.faults.clock import Offset
 from chaos.faults.fault import Fault
 from chaos.faults.link import Latency, Loss
 from chaos.faults.process import Kill9, RestartSame, StopCont
+from chaos.faults.security import CrossTenantProbe
 from chaos.faults.topology import Isolate, Partition
 from chaos.faults.worker import SlowGpu
 from chaos.history import Event, What
@@ -109,6 +111,13 @@ def test_links_inside_the_core_are_healed_and_others_are_not(fault: Fault) -> No
     assert left is not None
     assert set(left.links) == {("n1", "n3"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")}
     assert lives.parts(planned, (), names) == (planned, None)
+
+
+@pytest.mark.parametrize("fault", [CrossTenantProbe(), SlowReader()], ids=lambda f: f.kind)
+def test_requests_of_a_fault_outside_the_core_end_with_healing_too(fault: Fault) -> None:
+    """Else what is cached would be new for ever, and never all published."""
+    planned = schedule(entry(fault, "n3", for_s=None)).faults[0]
+    assert lives.parts(planned, ("n1", "n2"), ("n1", "n2", "n3")) == (planned, None)
 
 
 def test_a_fault_waits_for_its_landmark_of_the_storm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from inference.request import EngineRequest, TokenEvent
 from overlay.node import Node
 from overlay.ports import Engine, TokenStream
 
-SLOW, FAILED, LIE = "worker_slow", "engine_failed", "lie_seen"
+SLOW, FAILED, LIE, EMPTIED = "worker_slow", "engine_failed", "lie_seen", "cache_emptied"
 """Marks."""
 
 
@@ -80,11 +80,15 @@ async def _eviction_storm(
     assert isinstance(fault, worker.EvictionStorm)
 
     async def evict() -> None:
+        told: set[str] = set()
         while True:
             for name in planned.nodes:
                 engine = cluster.hosts[name].engine
                 if engine is not None and engine.evict_all():
                     effects.add()
+                    if name not in told:
+                        told.add(name)
+                        cluster.history.add(What.MARK, EMPTIED, node=name, fault=planned.id)
             await trio.sleep(fault.every_ms / 1000)
 
     async with beside(evict):
