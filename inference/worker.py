@@ -5,7 +5,8 @@ Rules:
 1. ``step`` runs in one worker thread (real compute) or inline followed by its virtual time (toy).
 2. While a step is in flight in the thread, only the core's ``capabilities``, ``tokenize``, ``add``
    and ``load`` are called; cancellations and cache events wait until it has returned.
-3. A request whose caller has left is cancelled, and leaving waits until its slot is free.
+3. A request whose caller has left is cancelled, and leaving waits until its slot is free, unless
+   the step in flight hangs.
 4. A step that raises fails every request; the core is then reset and goes on with an empty cache.
    After :data:`FAILURES_MAX` failures with no good step between them the engine stays failed.
 5. Shutdown waits for the step in flight: a thread cannot be interrupted.
@@ -30,6 +31,7 @@ STREAM_EVENTS_MAX = 64
 """Events that wait for a slow reader; further ones are joined to the last. An answer is bounded by
 the model's context, so a stream's memory is too, and no reader can hold up another's answer."""
 
+LEAVE_LOOK_S = 0.5
 LEAVE_S = 30.0
 """How long leaving a request waits for the step in flight: far above any step that still ends."""
 
@@ -229,8 +231,10 @@ class EngineWorker:
             self._cancel(request_id)
         if request_id in self._cancelled:
             with trio.move_on_after(LEAVE_S, shield=True):
-                while request_id in self._cancelled:
-                    await self._settled.wait()
+                # A step that hangs is not waited for: whoever leaves has a deadline of its own.
+                while request_id in self._cancelled and not self.stalled():
+                    with trio.move_on_after(LEAVE_LOOK_S):
+                        await self._settled.wait()
         del self._streams[request_id]
 
     def _cancel(self, request_id: str) -> None:

@@ -22,7 +22,7 @@ from inference.request import (
     TextPrompt,
     TokenEvent,
 )
-from inference.worker import FAILURES_MAX, STREAM_EVENTS_MAX, EngineWorker
+from inference.worker import FAILURES_MAX, LEAVE_S, STREAM_EVENTS_MAX, EngineWorker
 from tests.inference.bench import Bench
 
 
@@ -422,6 +422,27 @@ async def test_no_engine_serves_nothing() -> None:
                 pass
         assert worker.cache_events() == []
         assert worker.load().total_blocks == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_leaving_does_not_wait_for_a_step_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a client whose time is up hears of it :data:`LEAVE_S` later."""
+    monkeypatch.setattr("inference.worker.STALLED_MIN_S", 0.2)
+    core = ScriptedCore()
+    worker = EngineWorker(core, in_thread=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await collect(worker, "before")
+        gate = Gate(core)
+        with trio.fail_after(LEAVE_S / 2):
+            async with worker.submit(request("r", 1)):
+                await gate.wait_entered()
+        assert "r" not in core.cancelled
+        gate.go.set()
+        while "r" not in core.cancelled:
+            await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 
 
