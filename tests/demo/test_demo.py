@@ -47,7 +47,13 @@ def start(model: Path, temporary: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_closed_terminals,  # noqa: PLW1509 - it takes no lock
     )
+
+
+def heed_closed_terminals() -> None:
+    """Under ``nohup`` the tests ignore SIGHUP, and so would whatever they start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def alive(pid: int) -> bool:
