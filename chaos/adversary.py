@@ -41,6 +41,12 @@ from security.signed import Kind, SignedObject, sign_as_peer
 HEARD_MAX = 64
 """Messages that an ear remembers."""
 
+REPEATED = 4
+"""Messages of those heard that are sent again at a time."""
+
+FORGED = 4
+"""Messages of those heard that are forged at a time."""
+
 FORGED_MAX = 16
 """Objects of each kind in one forged message."""
 
@@ -82,6 +88,18 @@ class Ear:
             data = encode(repair)
             if len(data) <= MESSAGE_BYTES_MAX:
                 self.heard.append((peer_id, data))
+
+    def repeats(self, rng: Random) -> list[bytes]:
+        """Some of the messages heard, to be sent again."""
+        heard = [data for _, data in self.heard]
+        return rng.sample(heard, min(REPEATED, len(heard)))
+
+    def forgeries(self, rng: Random) -> list[bytes]:
+        """Some of the messages heard, changed under the old signatures."""
+        heard = [data for _, data in self.heard]
+        chosen = rng.sample(heard, min(FORGED, len(heard)))
+        forged = [forgeries(data, rng) for data in chosen]
+        return [data for data in forged if data is not None]
 
 
 def tell(node: Node, data: bytes, *, to: PeerId | None = None) -> int:

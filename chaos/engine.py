@@ -13,16 +13,15 @@ from typing import cast
 
 import trio
 
+from chaos.core_double import CoreDouble
 from chaos.stopwatch import Stopwatch
 from inference.cache import PrefixCache
 from inference.core import EngineCore, StepResult
 from inference.events import CacheEvent, Cleared
 from inference.request import (
-    Capabilities,
     EngineLoad,
     EngineRequest,
     Namespace,
-    Prompt,
     TokenEvent,
 )
 from inference.worker import AnswerStream, EngineWorker
@@ -41,11 +40,11 @@ class WorkerCrashed(RuntimeError):
     """A step that was made to fail."""
 
 
-class FaultyCore:
-    """``inference.core.EngineCore`` whose steps take longer, or fail."""
+class FaultyCore(CoreDouble):
+    """An engine core whose steps take longer, or fail."""
 
     def __init__(self, inner: EngineCore) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.slow: dict[str, tuple[float, Noticed]] = {}
         self.crashes: list[str] = []
 
@@ -53,18 +52,6 @@ class FaultyCore:
     def factor(self) -> float:
         """How many times as long a step takes."""
         return math.prod(factor for factor, _ in self.slow.values())
-
-    def capabilities(self) -> Capabilities:
-        return self.inner.capabilities()
-
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        return self.inner.tokenize(model, prompt)
-
-    def add(self, request: EngineRequest) -> None:
-        self.inner.add(request)
-
-    def cancel(self, request_id: str) -> None:
-        self.inner.cancel(request_id)
 
     def step(self) -> StepResult:
         """One step. Raises :class:`WorkerCrashed` where a crash is due."""
@@ -79,9 +66,6 @@ class FaultyCore:
             noticed()
         return replace(result, virtual_s=result.virtual_s * self.factor)
 
-    def has_work(self) -> bool:
-        return self.inner.has_work()
-
     def load(self) -> EngineLoad:
         """Its own rates are measured ones: where it is slow it says so."""
         load = self.inner.load()
@@ -92,15 +76,6 @@ class FaultyCore:
             prefill_tokens_per_s=load.prefill_tokens_per_s / self.factor,
             decode_s_per_token=load.decode_s_per_token * self.factor,
         )
-
-    def cache_events(self) -> tuple[CacheEvent, ...]:
-        return self.inner.cache_events()
-
-    def reset(self) -> None:
-        self.inner.reset()
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 class FaultyEngine(EngineWorker):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class ChaosError(Exception):
     """Base of the harness's own errors: a fault of the harness, not of what it tests."""
@@ -25,3 +27,18 @@ class Unsupported(ChaosError):
     """A mode cannot do what was asked of it."""
 
     exit_code = 64
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside groups, or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def innermost(error: BaseException) -> str:
+    """The first error of a group, in one line."""
+    first = next(leaves(error))
+    return f"{type(first).__name__}: {first}"[:300]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from inference.events import BlockHash
+from inference.request import Capabilities, EngineLoad
 from overlay.address import Address
 from overlay.discovery.interfaces import beyond_link
 from overlay.errors import ConfigError, OverlayError, PeerGone, ProtocolError, StorageError
@@ -68,6 +69,19 @@ class LoadPicture:
     queued_tokens: int = 0
     prefill_tokens_per_s: float = 0.0
     decode_s_per_token: float = 0.0
+
+    @classmethod
+    def of(cls, hint: LoadHint, taken_s: float) -> LoadPicture:
+        """What a hint says that was true at ``taken_s``."""
+        return cls(
+            taken_s=taken_s,
+            slots=hint.slots,
+            running=hint.running,
+            queued=hint.queued,
+            queued_tokens=hint.queued_tokens,
+            prefill_tokens_per_s=hint.prefill_tokens_per_s,
+            decode_s_per_token=hint.decode_s_per_token,
+        )
 
 
 class Knowledge:
@@ -173,16 +187,7 @@ class Knowledge:
         found = self.gossip.load_of(peer_id)
         if found is None:
             return None
-        hint, taken_s = found
-        return LoadPicture(
-            taken_s=taken_s,
-            slots=hint.slots,
-            running=hint.running,
-            queued=hint.queued,
-            queued_tokens=hint.queued_tokens,
-            prefill_tokens_per_s=hint.prefill_tokens_per_s,
-            decode_s_per_token=hint.decode_s_per_token,
-        )
+        return LoadPicture.of(*found)
 
     def digest_as_of(self, peer_id: PeerId) -> float | None:
         """When, by our clock, all that a peer published had come; None where it never had."""
@@ -326,8 +331,7 @@ class Knowledge:
             log.warning("not stored, and tried again later: %s", error)
 
     def _on_record(self, record: Record) -> None:
-        lines = (read_line(line) for line in record.models)
-        self._models[record.peer_id] = tuple(model for model in lines if model is not None)
+        self._models[record.peer_id] = models_of(record)
         addresses = []
         for text in record.addresses:
             try:
@@ -338,22 +342,32 @@ class Knowledge:
         self._peers.hint(hint, vouched=True)
 
     def _load_here(self) -> LoadHint:
-        load, capabilities = self._ports.engine.load(), self._ports.engine.capabilities()
-        tokens = load.queued_tokens
-        return LoadHint(
-            max(1, capabilities.slots),
-            load.running,
-            load.queued,
-            -(-tokens // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO,
-            two_digits(load.prefill_tokens_per_s),
-            two_digits(load.decode_s_per_token),
-        )
+        engine = self._ports.engine
+        return hint_of(engine.load(), engine.capabilities())
 
     def _now_s(self) -> float:
         return self._ports.clock.now_s()
 
     def _now_unix_s(self) -> float:
         return self._ports.clock.unix_s()
+
+
+def models_of(record: Record) -> tuple[Advertised, ...]:
+    """What a peer serves, by its record; lines of another form are passed over."""
+    lines = (read_line(line) for line in record.models)
+    return tuple(model for model in lines if model is not None)
+
+
+def hint_of(load: EngineLoad, capabilities: Capabilities) -> LoadHint:
+    """A load as others are told of it, rounded."""
+    return LoadHint(
+        max(1, capabilities.slots),
+        load.running,
+        load.queued,
+        -(-load.queued_tokens // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO,
+        two_digits(load.prefill_tokens_per_s),
+        two_digits(load.decode_s_per_token),
+    )
 
 
 def two_digits(value: float) -> float:

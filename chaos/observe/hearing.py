@@ -67,6 +67,28 @@ class OriginsTap:
         return taken
 
 
+def sealed_with(envelope: bytes) -> tuple[str, int]:
+    """Name of the key that an envelope was sealed with, and the counter that was used."""
+    _, epoch, counter, key = _ENVELOPE.unpack_from(envelope)
+    return f"{epoch:08x}{key.hex()}", int(counter)
+
+
+def reached(gossip: Gossip, peer_id: PeerId, what: object) -> tuple[int, int, str | None]:
+    """Generation, number and stream that an accepted object brings its origin to.
+
+    Of a frame the number is how far the stream is here now.
+    """
+    match what:
+        case Record(generation=generation, seq=seq):
+            return generation, seq, None
+        case Head(generation=generation, hseq=seq):
+            return generation, seq, None
+        case TakenFrame(frame=frame):
+            seq = gossip.origins.known[peer_id].streams[frame.stream].seq
+            return frame.generation, seq, frame.stream.hex()
+    raise TypeError(f"a {type(what).__name__} was accepted")
+
+
 class Hearing:
     """The taps on one boot of one node."""
 
@@ -112,24 +134,13 @@ class Hearing:
         publisher._identity = tapped(publisher._identity, on_signed)
 
     def _on_sealed(self, envelope: bytes) -> None:
-        _, epoch, counter, key = _ENVELOPE.unpack_from(envelope)
-        name = f"{epoch:08x}{key.hex()}"
-        self._watching.add(What.SEALED, self._name, key=name, counter=counter)
+        key, counter = sealed_with(envelope)
+        self._watching.add(What.SEALED, self._name, key=key, counter=counter)
 
     # -- what it believes
 
     def _on_accepted(self, kind: str, peer_id: PeerId, data: bytes, what: Any) -> None:  # by kind
-        stream = None
-        match what:
-            case Record(generation=generation, seq=seq):
-                pass
-            case Head(generation=generation, hseq=seq):
-                pass
-            case TakenFrame(frame=frame):
-                generation, stream = frame.generation, frame.stream.hex()
-                seq = self._gossip.origins.known[peer_id].streams[frame.stream].seq
-            case _:
-                raise TypeError(f"a {type(what).__name__} was accepted")
+        generation, seq, stream = reached(self._gossip, peer_id, what)
         self._watching.add(
             What.ACCEPTED,
             self._name,

@@ -9,10 +9,10 @@ import trio
 
 from chaos.history import Event, What
 from chaos.modes.node.cluster import SimCluster, SimHost
-from chaos.observe.agreement import Agreement
-from chaos.observe.gauges import Gauge, gauges, is_over
+from chaos.observe.gauges import Gauge, gauges
 from chaos.observe.hearing import Hearing
 from chaos.observe.leaks import Leaks, LogTap, Marks, StorageTap, TransportTap, node_of_task
+from chaos.observe.looking import LOOK_S, Looking
 from chaos.observe.routes import Routes
 from chaos.observe.serving import EngineTap
 from chaos.observe.truth import TruthCore
@@ -23,9 +23,6 @@ from overlay.node import Node
 from overlay.ports import Engine, Ports
 from overlay.transport.connection import Connection
 from security.peer_id import PeerId
-
-LOOK_S = 1.0
-"""How often agreement is looked at."""
 
 GAUGE_EVERY = 2
 """Looks from one look at the gauges to the next."""
@@ -40,12 +37,9 @@ class ClusterObserver:
     def __init__(self, cluster: SimCluster) -> None:
         self._cluster = cluster
         self.watching = Watching(cluster)
-        self._agreement = Agreement(self.watching)
+        self._looking = Looking(self.watching, self._gauges, gauge_every=GAUGE_EVERY)
         self._leaks = Leaks(self.watching)
         self._transports: dict[str, TransportTap] = {}
-        self._baselines: dict[tuple[str, str], float] | None = None
-        self._shown: dict[tuple[str, str], tuple[float, float | None]] = {}
-        self._agreed: tuple[int, int] | None = None
         # The first one around an engine's core, and so the innermost.
         cluster.wrap_engine.append(self._wrap_core)
         cluster.history.watchers.append(self._on_event)
@@ -83,15 +77,9 @@ class ClusterObserver:
 
     def _tap_landmarks(self, name: str, node: Node) -> None:
         landmark = self.watching.landmark
-        publisher, peers = node.knowledge.gossip.publisher, node.peers
-        frames, on_up, on_down = publisher.frames, peers._on_up, peers._on_down
-        ended = node.decisions.ended
-
-        def publish() -> list[bytes]:
-            made = frames()
-            if made:
-                landmark("digest_published", name)
-            return made
+        self.watching.tap_publishing(name, node.knowledge.gossip.publisher)
+        peers, ended = node.peers, node.decisions.ended
+        on_up, on_down = peers._on_up, peers._on_down
 
         def up(connection: Connection) -> None:
             landmark("peer_up", name)
@@ -106,7 +94,6 @@ class ClusterObserver:
                 landmark("answered", name)
             ended(request_id, outcome)
 
-        publisher.frames = publish  # type: ignore[method-assign]  # the tap
         peers._on_up, peers._on_down = up, down
         node.decisions.ended = end  # type: ignore[method-assign]  # the tap
 
@@ -119,106 +106,31 @@ class ClusterObserver:
             tenant = self._cluster.sent[event.subject].request.tenant
             self._leaks.on_failure(event, tenant)
         if event.what is What.PHASE and event.data["name"] == "storm":
-            self._baselines = {
-                (host.name, gauge.name): gauge.value
-                for host in self._cluster.running()
-                for gauge in self._gauges(host)
-                if gauge.returns
-            }
+            self._looking.storm_begins()
 
     async def watch(self) -> None:
         """Looks at agreement and gauges, and hears what is logged, until cancelled."""
         tenants = tuple(self.watching.tenants.values())
         logs = LogTap(tenants, lambda: node_of_task(self._cluster), self._leaks.found)
-        looks = 0
         with logs.listening():
             while True:
                 await trio.sleep(LOOK_S)
-                self._look_at_agreement()
-                looks += 1
-                if looks % GAUGE_EVERY == 0:
-                    self._look_at_gauges(last=False)
-
-    def _look_at_agreement(self) -> None:
-        pairs = agreeing = 0
-        for pair in self._agreement.pairs():
-            pairs += 1
-            agreeing += self._agreement.agree(pair)
-        if self._agreed != (pairs, agreeing):
-            self._agreed = (pairs, agreeing)
-            self.watching.add(What.AGREEMENT, "", pairs=pairs, agreeing=agreeing)
+                self._looking.look()
 
     def _gauges(self, host: SimHost) -> list[Gauge]:
         if host.node is None or host.engine is None:
             return []
         return list(gauges(host.node, host.engine, self._transports[host.name].accepted))
 
-    def _look_at_gauges(self, *, last: bool) -> None:
-        """Writes the gauges that have changed, and all of them the last time."""
-        for host in self._cluster.running():
-            for gauge in self._gauges(host):
-                shown = (gauge.value, gauge.cap)
-                key = (host.name, gauge.name)
-                if last or is_over(gauge) or self._shown.get(key) != shown:
-                    self._shown[key] = shown
-                    self._show(host, gauge)
-
-    def _show(self, host: SimHost, gauge: Gauge) -> None:
-        baseline = None
-        if gauge.returns and self._baselines is not None:
-            baseline = self._baseline(host, gauge)
-        self.watching.add(
-            What.GAUGE,
-            host.name,
-            name=gauge.name,
-            value=gauge.value,
-            cap=gauge.cap,
-            baseline=baseline,
-        )
-
-    def _baseline(self, host: SimHost, gauge: Gauge) -> float:
-        """What it was before the storm, or could be with every peer there."""
-        assert self._baselines is not None
-        others = len(self._cluster.hosts) - 1
-        least = float(others) if gauge.name in _PER_PEER else 0.0
-        return max(least, self._baselines.get((host.name, gauge.name), 0.0))
-
     # -- the end
 
     def converged(self) -> bool:
         """Whether everybody knows what everybody holds, of the core."""
-        return self._agreement.converged()
+        return self._looking.converged()
 
     def settled(self) -> None:
         """Writes what is not as it should be, and how many pairs and nodes were compared."""
-        self._look_at_agreement()
-        for pair in self._agreement.pairs():
-            missing, extra = self._agreement.difference(pair)
-            if missing or extra:
-                self.watching.add(
-                    What.DIVERGED,
-                    pair.observer.name,
-                    origin=pair.origin.name,
-                    tenant=self.watching.tenants[pair.tenant],
-                    missing=missing,
-                    extra=extra,
-                )
-        for host, tenant, claims in self._agreement.all_claims():
-            if not claims.hold:
-                self.watching.add(What.MARK, "claims_differ", node=host.name)
-            self.watching.add(
-                What.CLAIMS,
-                host.name,
-                tenant=tenant,
-                phantom=claims.phantom,
-                unpublished=claims.unpublished,
-                truncated=claims.truncated,
-            )
-        self._look_at_gauges(last=True)
-
-
-_PER_PEER = frozenset({"peers_up", "gossip_streams", "accepted_channels"})
-"""Gauges that may be as many as there are other nodes."""
+        self._looking.settled()
 
 
 def observer(cluster: SimCluster) -> ClusterObserver:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from chaos.core_double import CoreDouble
 from inference.core import EngineCore, StepResult
 from inference.events import BlockHash, BlocksEvicted, BlocksStored, CacheEvent, Cleared
-from inference.request import Capabilities, EngineLoad, EngineRequest, Namespace, Prompt
+from inference.request import Namespace
 
 
 @dataclass(slots=True)
@@ -82,8 +83,8 @@ class CacheTruth:
         return set(held).difference(parent for parent in held.values() if parent is not None)
 
 
-class TruthCore:
-    """``inference.core.EngineCore`` that is listened to. ``on_evicted`` is told of each eviction.
+class TruthCore(CoreDouble):
+    """An engine core that is listened to. ``on_evicted`` is told of each eviction.
 
     Events are drained after every step, so that the truth has their times, and kept for the
     worker, which drains them often.
@@ -92,34 +93,16 @@ class TruthCore:
     def __init__(
         self, inner: EngineCore, truth: CacheTruth, on_evicted: Callable[[], None]
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._truth = truth
         self._on_evicted = on_evicted
         self._kept: list[CacheEvent] = []
         truth.source = self
 
-    def capabilities(self) -> Capabilities:
-        return self.inner.capabilities()
-
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        return self.inner.tokenize(model, prompt)
-
-    def add(self, request: EngineRequest) -> None:
-        self.inner.add(request)
-
-    def cancel(self, request_id: str) -> None:
-        self.inner.cancel(request_id)
-
     def step(self) -> StepResult:
         result = self.inner.step()
         self._pull()
         return result
-
-    def has_work(self) -> bool:
-        return self.inner.has_work()
-
-    def load(self) -> EngineLoad:
-        return self.inner.load()
 
     def cache_events(self) -> tuple[CacheEvent, ...]:
         self._pull()

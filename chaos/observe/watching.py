@@ -9,6 +9,7 @@ from chaos.history import What
 from chaos.modes.node.cluster import SimCluster
 from chaos.observe.ledger import Ledger
 from chaos.observe.truth import CacheTruth
+from overlay.gossip.publisher import Publisher
 from security.peer_id import PeerId
 from security.tenant import TenantId
 
@@ -41,6 +42,18 @@ class Watching:
     def landmark(self, event: str, node: str) -> None:
         """A landmark has come."""
         self.cluster.history.add(What.LANDMARK, event, node=node)
+
+    def tap_publishing(self, name: str, publisher: Publisher) -> None:
+        """Has a landmark come whenever a node publishes something new."""
+        frames = publisher.frames
+
+        def publish() -> list[bytes]:
+            made = frames()
+            if made:
+                self.landmark("digest_published", name)
+            return made
+
+        publisher.frames = publish  # type: ignore[method-assign]  # the tap
 
     def name_of(self, peer_id: PeerId) -> str:
         """The node that has or had this identity; the peer id where none had."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from chaos.core_double import CoreDouble
 from chaos.invariants.invariant import Id
-from chaos.plants.core_double import CoreDouble
 from chaos.plants.plant import Plant
 from inference import toy_language
 from inference.core import EngineCore, StepResult

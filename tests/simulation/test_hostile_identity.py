@@ -25,6 +25,21 @@ def revocation_of(world: World, node: Node, of: Node) -> RevocationSet:
     return RevocationSet.of([open_revocation(statement, node.identity.trust)])
 
 
+def copy_of(node: Node, generation: int) -> bytes:
+    """A record that another process with a node's keys would sign."""
+    own = node.identity
+    return sign_record(
+        own.keys,
+        own.trust.overlay_id,
+        leaf=own.leaf,
+        issuer=own.issuer,
+        addresses=("10.0.0.1:7401",),
+        generation=generation,
+        boot_salt=bytes(16),
+        seq=1,
+    )
+
+
 def test_news_of_a_revoked_peer_changes_nothing_whoever_brings_it() -> None:
     async def main() -> None:
         async with world_of(1, THREE) as world:
@@ -67,18 +82,8 @@ def test_a_stolen_key_cannot_use_up_all_generations(generation: int) -> None:
         async with world_of(1, THREE) as world:
             await trio.sleep(5)
             victim, friend, other = (host.running for host in world.hosts)
-            own = victim.identity
             before = victim.generation
-            record = sign_record(
-                own.keys,
-                own.trust.overlay_id,
-                leaf=own.leaf,
-                issuer=own.issuer,
-                addresses=("10.0.0.1:7401",),
-                generation=generation,
-                boot_salt=bytes(16),
-                seq=1,
-            )
+            record = copy_of(victim, generation)
             tell(friend, encode(Repair(epochs=[], records=[record], heads=[], frames=[])))
             await trio.sleep(20)
             assert victim.generation == before
@@ -93,18 +98,8 @@ def test_a_plausible_generation_of_a_copy_is_jumped_above() -> None:
         async with world_of(1, THREE) as world:
             await trio.sleep(5)
             victim, friend, other = (host.running for host in world.hosts)
-            own = victim.identity
             ahead = int((victim.ports.clock.unix_s() + AHEAD_MAX_S / 2) * 1000)
-            record = sign_record(
-                own.keys,
-                own.trust.overlay_id,
-                leaf=own.leaf,
-                issuer=own.issuer,
-                addresses=("10.0.0.1:7401",),
-                generation=ahead,
-                boot_salt=bytes(16),
-                seq=1,
-            )
+            record = copy_of(victim, ahead)
             tell(friend, encode(Repair(epochs=[], records=[record], heads=[], frames=[])))
             await trio.sleep(20)
             assert victim.generation > ahead

@@ -14,7 +14,7 @@ from chaos.faults.fault import Fault
 from chaos.modes.core.cluster import CoreCluster
 from chaos.modes.core.lies import LIES, CoreAction
 from chaos.modes.core.network import Link, Weather
-from chaos.modes.node.actions.action import Effects, Missed
+from chaos.modes.effects import Effects, Missed
 from chaos.scenario.schedule import PlannedFault
 
 T = TypeVar("T")

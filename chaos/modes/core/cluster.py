@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from chaos.founding import found
 from chaos.history import History, What
+from chaos.modes.asked import AT_FAULT, Sent, body_of, prompt_ids, prompt_text
 from chaos.modes.core.asking import Asking, work_of
 from chaos.modes.core.heap import Heap
 from chaos.modes.core.host import CoreHost
 from chaos.modes.core.network import CoreNetwork
-from chaos.modes.node.clients import AT_FAULT, SEED, prompt_ids, prompt_text
-from chaos.modes.node.cluster import PORT, toy_of
+from chaos.modes.toy import toy_of
 from chaos.scenario.schedule import PlannedRequest, Schedule
 from chaos.scenario.selectors import members
 from overlay.body import parse_chat
+from overlay.config import OVERLAY_PORT
 from overlay.errors import RequestError
 from overlay.request import Usage
 from security.authority import Authority
@@ -42,6 +42,7 @@ class CoreCluster:
     request_ids: dict[str, str] = field(default_factory=dict)
     identities: dict[PeerId, str] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
+    sent: list[Sent] = field(default_factory=list)
     holds: dict[str, set[str]] = field(default_factory=dict)
     closing: bool = False
 
@@ -113,6 +114,7 @@ class _Client:
     def send(self) -> None:
         cluster, request = self.cluster, self.request
         text = prompt_text(request)
+        cluster.sent.append(Sent(request, cluster.heap.now_s, text))
         cluster.history.add(
             What.INVOKE,
             request.id,
@@ -145,7 +147,7 @@ class _Client:
         try:
             if tenant is None:
                 raise RequestError("not a member", code="not_a_member", status=421)
-            work = work_of(peer, parse_chat(_body(request, text)), tenant, request_id)
+            work = work_of(peer, parse_chat(body_of(request, text)), tenant, request_id)
         except RequestError as error:
             self.failed(error)
             return
@@ -227,16 +229,6 @@ class _Client:
         self.cluster.history.add(What.MARK, mark, node=ingress, request=request_id)
 
 
-def _body(request: PlannedRequest, text: str) -> bytes:
-    body = {
-        "messages": [{"role": "user", "content": text}],
-        "max_tokens": request.max_tokens,
-        "temperature": 0,
-        "seed": SEED,
-    }
-    return json.dumps(body).encode()
-
-
 def make_cluster(schedule: Schedule, history: History, heap: Heap) -> CoreCluster:
     """Founds the overlay of a schedule; no peer runs yet."""
     plan = schedule.cluster
@@ -255,7 +247,7 @@ def make_cluster(schedule: Schedule, history: History, heap: Heap) -> CoreCluste
     hosts = {
         name: CoreHost(
             name=name,
-            address=f"{address}:{PORT}",
+            address=f"{address}:{OVERLAY_PORT}",
             tenants=its_tenants[address],
             identity=founded[address],
             epochs=authority.epochs,

@@ -9,7 +9,7 @@ from chaos.entropy import SeededEntropy
 from chaos.modes.core.heap import Heap, HeapClock
 from chaos.modes.core.network import CoreNetwork, End
 from chaos.modes.core.peer import CorePeer
-from chaos.modes.node.toy import SimToy
+from chaos.modes.toy import SimToy
 from chaos.storage import Session as Disk
 from chaos.storage import SimStorage
 from inference.core import EngineCore

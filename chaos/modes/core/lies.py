@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from random import Random
 from typing import Any
 
-from chaos.adversary import Ear, forgeries, rolled_back, tell_anew
-from chaos.claims import Churn, StandStill, TooLittle, TooMuch
+from chaos.adversary import Ear, rolled_back, tell_anew
+from chaos.claims import StandStill, TooLittle, TooMuch
 from chaos.engine import Claims, prefix_cache_of
-from chaos.entropy import stream_seed
 from chaos.faults import metadata, security
 from chaos.faults.fault import Fault
 from chaos.modes.core.cluster import CoreCluster
 from chaos.modes.core.host import CoreHost
 from chaos.modes.core.peer import CorePeer
-from chaos.modes.node.actions.action import Effects
-from chaos.modes.node.actions.metadata import EMPTY_EVERY_S, PROMPTS_MAX, REPLAYED
-from chaos.modes.node.clients import prompt_ids, prompt_text
+from chaos.modes.effects import Effects
+from chaos.modes.lying import EMPTY_EVERY_S, churn, coming_blocks, rng_of
 from chaos.scenario.schedule import PlannedFault
-from inference.events import BlockHash
-from inference.request import Namespace
 
 CoreAction = Callable[[CoreCluster, PlannedFault, Effects], AbstractContextManager[None]]
 MakeClaims = Callable[[CoreHost, CorePeer], Claims]
 Speak = Callable[[CoreHost, CorePeer, Ear], None]
-
-
-def _rng(cluster: CoreCluster, planned: PlannedFault, subject: str) -> Random:
-    return Random(stream_seed(cluster.schedule.seed, planned.id, subject))
 
 
 @contextmanager
@@ -86,7 +77,7 @@ def _under_claim(
 @contextmanager
 def _over_claim(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -> Iterator[None]:
     def make(_: CoreHost, peer: CorePeer) -> Claims:
-        return TooMuch(lambda: _workload(cluster, peer), effects.add)
+        return TooMuch(lambda: coming_blocks(cluster, peer.tenants, peer.engine), effects.add)
 
     def empty() -> None:
         for name in planned.nodes:
@@ -99,20 +90,6 @@ def _over_claim(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -
         yield
 
 
-def _workload(
-    cluster: CoreCluster, peer: CorePeer
-) -> Iterator[tuple[Namespace, Sequence[BlockHash]]]:
-    """Block hashes of the workload's next prompts, of the host's own tenants."""
-    models = peer.engine.capabilities().models
-    now_s = cluster.heap.now_s - cluster.schedule.warm_up_s
-    coming = [request for request in cluster.schedule.requests if request.at_s >= now_s]
-    for request in coming[:PROMPTS_MAX]:
-        tenant = peer.tenants.get(cluster.authority.tenant_id(request.tenant))
-        if tenant is not None and models:
-            chain = peer.tenants.chain(tenant, models[0].prefix)
-            yield Namespace(tenant.tenant_id), chain.hashes(prompt_ids(prompt_text(request)))
-
-
 def _churn_storm(
     cluster: CoreCluster, planned: PlannedFault, effects: Effects
 ) -> AbstractContextManager[None]:
@@ -120,14 +97,7 @@ def _churn_storm(
     assert isinstance(fault, metadata.ChurnStorm)
 
     def make(host: CoreHost, _: CorePeer) -> Claims:
-        ids = [cluster.authority.tenant_id(tenant) for tenant in host.tenants]
-        return Churn(
-            namespaces=lambda: [Namespace(tenant_id) for tenant_id in ids],
-            blocks_per_s=fault.blocks_per_s,
-            rng=_rng(cluster, planned, f"{host.name} {host.starts}"),
-            now_s=lambda: cluster.heap.now_s,
-            on_effect=effects.add,
-        )
+        return churn(cluster, planned, host, fault.blocks_per_s, effects)
 
     return _claiming(cluster, planned, make)
 
@@ -136,11 +106,10 @@ def _churn_storm(
 def _replay(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -> Iterator[None]:
     fault = planned.fault
     assert isinstance(fault, metadata.Replay)
-    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+    rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
 
     def speak(host: CoreHost, peer: CorePeer, ear: Ear) -> None:
-        heard = [data for _, data in ear.heard]
-        for data in rngs[host.name].sample(heard, min(REPLAYED, len(heard))):
+        for data in ear.repeats(rngs[host.name]):
             effects.add(_tell(peer, data))
 
     with _listening(cluster, planned, fault.every_ms / 1000, speak):
@@ -153,7 +122,7 @@ def _sequence_rollback(
 ) -> Iterator[None]:
     fault = planned.fault
     assert isinstance(fault, metadata.SequenceRollback)
-    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+    rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
 
     def speak(host: CoreHost, peer: CorePeer, _: Ear) -> None:
         unix_s = host.clock.unix_s()
@@ -177,15 +146,11 @@ def _forged_signature(
 ) -> Iterator[None]:
     fault = planned.fault
     assert isinstance(fault, security.ForgedSignature)
-    rngs = {name: _rng(cluster, planned, name) for name in planned.nodes}
+    rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
 
     def speak(host: CoreHost, peer: CorePeer, ear: Ear) -> None:
-        rng = rngs[host.name]
-        if ear.heard:
-            _, data = rng.choice(list(ear.heard))
-            forged = forgeries(data, rng)
-            if forged is not None:
-                effects.add(_tell(peer, forged))
+        for data in ear.forgeries(rngs[host.name]):
+            effects.add(_tell(peer, data))
 
     with _listening(cluster, planned, fault.every_ms / 1000, speak):
         yield

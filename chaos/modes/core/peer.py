@@ -33,12 +33,12 @@ from overlay.gossip.effects import (
 from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
 from overlay.gossip.messages import LoadHint
 from overlay.identity import Identity
-from overlay.knowledge import TOKENS_ROUNDED_TO, LoadPicture, two_digits
+from overlay.knowledge import LoadPicture, hint_of, models_of
 from overlay.node import BOOT_SALT_BYTES
 from overlay.retry import RetryBudget
 from overlay.router import Router
 from overlay.routing.policies import policy_named
-from overlay.served import Advertised, line_of, read_line
+from overlay.served import Advertised, line_of
 from overlay.tenants import TenantBook
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
@@ -193,8 +193,7 @@ class CorePeer:
                 case Persist():
                     self._persist(effect)
                 case RecordLearned():
-                    lines = (read_line(line) for line in effect.record.models)
-                    self._models[effect.record.peer_id] = tuple(m for m in lines if m is not None)
+                    self._models[effect.record.peer_id] = models_of(effect.record)
                 case RecordForgotten():
                     self._models.pop(effect.peer_id, None)
                     self.router.on_forgotten(effect.peer_id)
@@ -247,16 +246,7 @@ class CorePeer:
         found = self.gossip.load_of(peer_id)
         if found is None:
             return None
-        hint, taken_s = found
-        return LoadPicture(
-            taken_s=taken_s,
-            slots=hint.slots,
-            running=hint.running,
-            queued=hint.queued,
-            queued_tokens=hint.queued_tokens,
-            prefill_tokens_per_s=hint.prefill_tokens_per_s,
-            decode_s_per_token=hint.decode_s_per_token,
-        )
+        return LoadPicture.of(*found)
 
     def digest_as_of(self, peer_id: PeerId) -> float | None:
         return self.gossip.digest_as_of(peer_id)
@@ -265,15 +255,7 @@ class CorePeer:
         return self._models.get(peer_id, ())
 
     def _load_here(self) -> LoadHint:
-        load, capabilities = self.engine.load(), self.engine.capabilities()
-        return LoadHint(
-            max(1, capabilities.slots),
-            load.running,
-            load.queued,
-            -(-load.queued_tokens // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO,
-            two_digits(load.prefill_tokens_per_s),
-            two_digits(load.decode_s_per_token),
-        )
+        return hint_of(self.engine.load(), self.engine.capabilities())
 
     # -- what the router asks of ``Peers``
 

@@ -12,23 +12,21 @@ from typing import Protocol
 
 from chaos.errors import ChaosError, ScenarioError
 from chaos.history import Event, History, What
+from chaos.modes.asked import twin_requests
 from chaos.modes.core.cluster import CoreCluster, make_cluster
 from chaos.modes.core.heap import Heap
 from chaos.modes.core.storm import CoreStorm
 from chaos.modes.core.witness import Witness
-from chaos.modes.node.clients import SEED, prompt_ids, prompt_text
-from chaos.modes.node.cluster import toy_of
+from chaos.modes.toy import toy_of
 from chaos.run import Run, Totals
 from chaos.scenario.schedule import Schedule
 from chaos.signatures import checked_once
 from chaos.stopwatch import Stopwatch
-from chaos.twin import TwinRequest, twin_of
+from chaos.twin import twin_of
 from inference.core import EngineCore
 
 SUPERVISE_S = 1.0
 LOOK_S = 0.5
-TAKEN = {What.STARTED, What.OK, What.FAIL}
-"""Events of a request that show that its ingress took it."""
 
 
 class Plant(Protocol):
@@ -78,7 +76,9 @@ def run_core(
     return Run(
         schedule=schedule,
         events=tuple(history.events),
-        twin=twin_of(_twin_requests(cluster), lambda name: toy_of(schedule, name)),
+        twin=twin_of(
+            twin_requests(cluster.sent, history.events), lambda name: toy_of(schedule, name)
+        ),
         totals=Totals(
             simulated_s=heap.now_s,
             wall_s=watch.read_s(),
@@ -143,31 +143,3 @@ def _supervise(cluster: CoreCluster) -> None:
 def _come_late(cluster: CoreCluster, name: str) -> None:
     cluster.let(name, "late")
     cluster.start(name, "late")
-
-
-def _twin_requests(cluster: CoreCluster) -> list[TwinRequest]:
-    """The requests that an ingress took, as it got them."""
-    came_s: dict[str, float] = {}
-    left_s: dict[str, float] = {}
-    taken: set[str] = set()
-    for event in cluster.history.events:
-        if event.what is What.INVOKE:
-            came_s[event.subject] = event.at_s
-        elif event.what is What.CANCELLED:
-            left_s[event.subject] = event.at_s
-        elif event.what in TAKEN:
-            taken.add(event.subject)
-    return [
-        TwinRequest(
-            id=request.id,
-            at_s=came_s[request.id],
-            ingress=request.ingress,
-            tenant=request.tenant,
-            token_ids=prompt_ids(prompt_text(request)),
-            max_tokens=request.max_tokens,
-            left_s=left_s.get(request.id),
-            seed=SEED,
-        )
-        for request in cluster.schedule.requests
-        if request.id in taken
-    ]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
-from chaos.history import Event, What
+from chaos.history import What
 from chaos.modes.core.actions import ACTIONS
 from chaos.modes.core.cluster import CoreCluster
 from chaos.modes.core.lies import CoreAction
-from chaos.modes.node.actions.action import Effects, Missed
-from chaos.modes.node.faults import LASTING, parts
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.storm import LASTING, NEVER_CAME, Landmarks, parts
 from chaos.scenario.scenario import Landmark
 from chaos.scenario.schedule import PlannedFault
 
@@ -37,13 +38,13 @@ class CoreStorm:
     healed: bool = False
     _waiting: list[PlannedFault] = field(default_factory=list)
     _applied: dict[str, _Applied] = field(default_factory=dict)
-    _counts: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    _landmarks: Landmarks = field(default_factory=Landmarks)
 
     def begin(self) -> None:
         """Puts every fault in its place."""
         cluster = self.cluster
         self.began_s = cluster.heap.now_s
-        cluster.history.watchers.append(self._see)
+        self._landmarks.watch(cluster.history)
         for planned in cluster.schedule.faults:
             kind = planned.fault.kind
             if type(planned.fault) not in ACTIONS:
@@ -51,18 +52,16 @@ class CoreStorm:
                 cluster.history.add(What.FAULT_UNSUPPORTED, planned.id, kind=kind, why=why)
             elif isinstance(planned.at, Landmark):
                 self._waiting.append(planned)
+                self._landmarks.when(planned.at, partial(self._came, planned))
             else:
-                cluster.heap.after(planned.at, lambda planned=planned: self._apply(planned))  # type: ignore[misc]
+                cluster.heap.after(planned.at, partial(self._apply, planned))
 
     def heal(self) -> None:
         """Undoes what ails the core, and whatever is not a lasting part outside it."""
         self.healed = True
         for planned in self._waiting:
-            why = "its landmark never came"
-            self.cluster.history.add(
-                What.FAULT_MISSED, planned.id, kind=planned.fault.kind, why=why
-            )
-        self._waiting.clear()
+            kind = planned.fault.kind
+            self.cluster.history.add(What.FAULT_MISSED, planned.id, kind=kind, why=NEVER_CAME)
         for applied in list(self._applied.values()):
             if applied.left:
                 self._undo(applied, applied.inside)
@@ -74,18 +73,10 @@ class CoreStorm:
         for applied in list(self._applied.values()):
             self._over(applied)
 
-    def _see(self, event: Event) -> None:
-        if event.what is not What.LANDMARK:
-            return
-        for key in ((event.subject, None), (event.subject, str(event.data.get("node")))):
-            self._counts[key] = self._counts.get(key, 0) + 1
-        for planned in tuple(self._waiting):
-            at = planned.at
-            assert isinstance(at, Landmark)
-            if self._counts.get((at.event, at.node), 0) >= at.count:
-                self._waiting.remove(planned)
-                # Not from within whatever made the landmark.
-                self.cluster.heap.after(0.0, lambda planned=planned: self._apply(planned))  # type: ignore[misc]
+    def _came(self, planned: PlannedFault) -> None:
+        self._waiting.remove(planned)
+        # Not from within whatever made the landmark.
+        self.cluster.heap.after(0.0, lambda: self._apply(planned))
 
     def _apply(self, planned: PlannedFault) -> None:
         cluster, kind = self.cluster, planned.fault.kind

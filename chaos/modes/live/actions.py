@@ -19,6 +19,7 @@ from chaos.cuts import cut_links
 from chaos.entropy import stream_seed
 from chaos.faults import client, clock, disk, link, metadata, process, security, topology, worker
 from chaos.faults.fault import Fault
+from chaos.modes.effects import Effects, Missed
 from chaos.modes.live.clients import LiveClients, Manner
 from chaos.modes.live.cluster import LiveCluster, LiveHost
 from chaos.modes.live.orders import (
@@ -32,7 +33,6 @@ from chaos.modes.live.orders import (
 from chaos.modes.live.process import NodeEnded, NodeProcess
 from chaos.modes.live.tag import PORT, check_target
 from chaos.modes.live.weather import Link, Shape
-from chaos.modes.node.actions.action import Effects, Missed
 from chaos.scenario.schedule import PlannedFault
 
 ORDER_AGAIN_S = 0.2
@@ -477,3 +477,11 @@ NEED_ORDERS: frozenset[type[Fault]] = frozenset(
     {clock.Offset, disk.Full, metadata.StaleDigest, worker.SlowGpu, worker.EngineCrash}
 )
 """Faults that a plain peer cannot have, since it takes no orders."""
+
+
+def action_of(planned: PlannedFault, *, plain: bool) -> LiveAction | str:
+    """What this mode does for a fault, or why it does nothing; ``plain`` peers take no orders."""
+    kind = type(planned.fault)
+    if plain and kind in NEED_ORDERS:
+        return "a plain peer takes no orders"
+    return ACTIONS.get(kind, "live mode has no action for it")

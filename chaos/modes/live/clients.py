@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import trio
 
 from chaos.history import What
+from chaos.modes.asked import AT_FAULT, PATIENCE_S, SEED, prompt_ids, prompt_text
 from chaos.modes.live.cluster import LiveCluster, LiveHost
 from chaos.modes.live.process import NodeProcess
-from chaos.modes.node.clients import AT_FAULT, PATIENCE_S, SEED, prompt_ids, prompt_text
 from chaos.scenario.schedule import PlannedRequest
 from overlay.client.client import PeerClient
 from overlay.errors import Deadline, HomeError, OverlayError, RequestError

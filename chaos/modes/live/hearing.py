@@ -7,16 +7,15 @@ from typing import Any, cast
 
 from chaos.history import What
 from chaos.modes.live.orders import Accepted, Sealed, Served
-from chaos.observe.hearing import _ENVELOPE, OriginsTap
+from chaos.observe.hearing import OriginsTap, reached, sealed_with
 from chaos.observe.ledger import body_of, tapped
 from chaos.observe.serving import EngineTap
 from chaos.observe.watching import Watching
-from overlay.gossip.messages import Head, decode_frame
-from overlay.gossip.origins import Origins, TakenFrame
+from overlay.gossip.messages import decode_frame
+from overlay.gossip.origins import Origins
 from overlay.node import Node
 from overlay.ports import Engine
 from security.peer_id import PeerId
-from security.record import Record
 from security.signed import Kind
 
 
@@ -28,22 +27,12 @@ def listen_to(node: Node, tell: Callable[[Accepted | Sealed], None]) -> None:
         del signature
         body = body_of(message, Kind.FRAME.value)
         if body is not None:
-            _, epoch, counter, key = _ENVELOPE.unpack_from(decode_frame(body).envelope)
-            tell(Sealed(key=f"{epoch:08x}{key.hex()}", counter=counter))
+            key, counter = sealed_with(decode_frame(body).envelope)
+            tell(Sealed(key=key, counter=counter))
 
     def on_accepted(kind: str, peer_id: PeerId, data: bytes, what: Any) -> None:  # by kind
         del data
-        stream = None
-        match what:
-            case Record(generation=generation, seq=seq):
-                pass
-            case Head(generation=generation, hseq=seq):
-                pass
-            case TakenFrame(frame=frame):
-                generation, stream = frame.generation, frame.stream.hex()
-                seq = gossip.origins.known[peer_id].streams[frame.stream].seq
-            case _:
-                raise TypeError(f"a {type(what).__name__} was accepted")
+        generation, seq, stream = reached(gossip, peer_id, what)
         tell(Accepted(origin=peer_id, object=kind, generation=generation, seq=seq, stream=stream))
 
     gossip.publisher._identity = tapped(gossip.publisher._identity, on_signed)

@@ -16,8 +16,9 @@ import trio
 
 from chaos.errors import ChaosError, ScenarioError, Unsupported
 from chaos.history import Event, History, What
+from chaos.modes.asked import Sent, prompt_text, twin_requests
 from chaos.modes.live import homes
-from chaos.modes.live.actions import Ground
+from chaos.modes.live.actions import Ground, action_of
 from chaos.modes.live.clients import LiveClients
 from chaos.modes.live.cluster import (
     SNAPSHOT_EVERY_S,
@@ -26,17 +27,15 @@ from chaos.modes.live.cluster import (
     make_cluster,
 )
 from chaos.modes.live.heal import listening_in, processes_of, remove
-from chaos.modes.live.storm import LiveStorm
 from chaos.modes.live.tag import RunTag, new_tag
 from chaos.modes.live.witness import LiveWitness
-from chaos.modes.node.clients import SEED, prompt_ids, prompt_text
-from chaos.modes.node.cluster import toy_of
-from chaos.modes.node.faults import Landmarks
+from chaos.modes.storm import Storm
+from chaos.modes.toy import toy_of
 from chaos.plants.plant import Plant
 from chaos.run import Run, Totals, Twin
 from chaos.scenario.schedule import Schedule
 from chaos.stopwatch import Stopwatch
-from chaos.twin import TwinRequest, twin_of
+from chaos.twin import twin_of
 from overlay.home import Home
 
 SUPERVISE_S = 0.5
@@ -155,9 +154,15 @@ async def _phases(
     nursery.start_soon(_take_snapshots, cluster)
     await trio.sleep_until(began_s + schedule.warm_up_s)
     history.add(What.PHASE, name="storm")
-    storm = LiveStorm(Ground(cluster, clients), Landmarks(history), notes)
-    storm.began_s = trio.current_time()
-    storm.landmarks.watch()
+    storm = Storm(
+        ground=Ground(cluster, clients),
+        schedule=schedule,
+        history=history,
+        find=lambda planned: action_of(planned, plain=schedule.cluster.plain_peers),
+        noted=ChaosError,
+        notes=notes,
+    )
+    storm.begin()
     witness.storm_begins()
     for planned in schedule.faults:
         nursery.start_soon(storm.live, planned)
@@ -176,7 +181,7 @@ async def _phases(
 
 
 async def _settle(
-    cluster: LiveCluster, witness: LiveWitness, clients: LiveClients, storm: LiveStorm
+    cluster: LiveCluster, witness: LiveWitness, clients: LiveClients, storm: Storm[Ground]
 ) -> None:
     """Heals, and waits for agreement; the rest of the time is left to open requests."""
     schedule, history = cluster.schedule, cluster.history
@@ -254,20 +259,10 @@ def _twin(schedule: Schedule, clients: LiveClients, history: History) -> Twin:
     """The twin of a run with toy engines; with a model there is none to compare with."""
     if schedule.cluster.engine != "toy":
         return Twin(tokens={}, ttft_s={})
-    taken = {e.subject for e in history.events if e.what in {What.STARTED, What.OK, What.FAIL}}
-    left_s = {e.subject: e.at_s for e in history.events if e.what is What.CANCELLED}
-    requests = [
-        TwinRequest(
-            id=request.id,
-            at_s=clients.sent_s[request.id],
-            ingress=request.ingress,
-            tenant=request.tenant,
-            token_ids=prompt_ids(prompt_text(request)),
-            max_tokens=request.max_tokens,
-            left_s=left_s.get(request.id),
-            seed=SEED,
-        )
+    sent = [
+        Sent(request, clients.sent_s[request.id], prompt_text(request))
         for request in schedule.requests
-        if request.id in taken and request.id in clients.sent_s
+        if request.id in clients.sent_s
     ]
+    requests = twin_requests(sent, history.events)
     return twin_of(requests, lambda name: toy_of(schedule, name))

@@ -7,20 +7,16 @@ INFO as well when its client gives it up.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import trio
 
 from chaos.history import What
-from chaos.modes.node.cluster import Boot, Sent, SimCluster, SimHost
+from chaos.modes.asked import AT_FAULT, PATIENCE_S, Sent, body_of, prompt_ids, prompt_text
+from chaos.modes.node.cluster import Boot, SimCluster, SimHost
 from chaos.modes.node.face import Answer, Broke
-from chaos.modes.node.toy import toy_ids
-from chaos.scenario.prompts import prompt
 from chaos.scenario.schedule import PlannedRequest
-from inference.request import ChatPrompt, Message
 from overlay.body import parse_chat
 from overlay.errors import RequestError
 from overlay.request import (
@@ -34,19 +30,6 @@ from overlay.request import (
 )
 
 CLIENT_ID = "chaos"
-PATIENCE_S = 10.0
-SEED = 1
-
-AT_FAULT = frozenset(
-    {
-        "context_length_exceeded",
-        "invalid_request",
-        "invalid_value",
-        "body_too_large",
-        "model_not_found",
-    }
-)
-"""Codes of refusals that only the request itself explains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +54,6 @@ class Open:
     request: PlannedRequest
     sent_s: float
     answer: trio.MemoryReceiveChannel[Answer] | None = None
-
-
-@lru_cache(maxsize=4096)
-def prompt_text(request: PlannedRequest) -> str:
-    """The prompt of a request; its making is slow."""
-    return prompt(request)
-
-
-def prompt_ids(text: str) -> tuple[int, ...]:
-    """The toy tokenizer's ids of a chat with one user message."""
-    return toy_ids(ChatPrompt(messages=(Message(role="user", content=text),)))
 
 
 @dataclass(eq=False)
@@ -162,12 +134,6 @@ class Clients:
         boot = host.boot
         if boot is None:
             raise ConnectionRefusedError(f"the ingress is down ({host.down})")
-        body = {
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": request.max_tokens,
-            "temperature": 0,
-            "seed": SEED,
-        }
         product_id = RequestId(boot.node.ports.entropy.secret(16).hex())
         self.cluster.request_ids[product_id] = request.id
         submission = Submission(
@@ -177,7 +143,7 @@ class Clients:
                 token_id=CLIENT_ID,
                 scopes=frozenset({Scope.INFER}),
             ),
-            call=parse_chat(json.dumps(body).encode()),
+            call=parse_chat(body_of(request, text)),
             deadline_s=trio.current_time() + request.timeout_s,
         )
         answer, scope = boot.face.submit(submission)

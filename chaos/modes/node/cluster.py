@@ -17,13 +17,15 @@ import trio
 from chaos.clock import VirtualClock
 from chaos.engine import FaultyEngine
 from chaos.entropy import SeededEntropy
+from chaos.errors import innermost
 from chaos.founding import enrol
 from chaos.history import History, What
+from chaos.modes.asked import Sent
 from chaos.modes.node.face import Face
 from chaos.modes.node.messages import MessageFaults
-from chaos.modes.node.toy import SimToy, toy_of
+from chaos.modes.toy import SimToy
 from chaos.network import Network, SimDiscovery, SimTransport
-from chaos.scenario.schedule import PlannedRequest, Schedule
+from chaos.scenario.schedule import Schedule
 from chaos.simulation import hold_tasks, release_tasks
 from chaos.storage import Session, SimStorage
 from inference.core import EngineCore
@@ -109,15 +111,6 @@ class SimHost:
         start.set()
         if self.starting is start:
             self.starting = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """A request that a client has sent; ``at_s`` is of the run."""
-
-    request: PlannedRequest
-    text: str
-    at_s: float
 
 
 OnBoot = Callable[[SimHost, Node], None]
@@ -442,11 +435,4 @@ class _Up:
         host.start_ended(self._ready)
 
 
-def innermost(error: BaseException) -> str:
-    """The first error of a group, in one line."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"[:300]
-
-
-__all__ = ["PORT", "Boot", "OnBoot", "SimCluster", "SimHost", "WrapPorts", "innermost", "toy_of"]
+__all__ = ["PORT", "Boot", "OnBoot", "SimCluster", "SimHost", "WrapPorts"]

@@ -9,7 +9,7 @@ from chaos.entropy import SeededEntropy
 from chaos.founding import found
 from chaos.history import History
 from chaos.modes.node.cluster import SimCluster, SimHost
-from chaos.modes.node.toy import toy_of
+from chaos.modes.toy import toy_of
 from chaos.network import Network
 from chaos.pipe import Link
 from chaos.scenario.schedule import Schedule

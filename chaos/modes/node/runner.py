@@ -9,14 +9,16 @@ from contextlib import contextmanager
 
 import trio
 
-from chaos.errors import ChaosError
+from chaos.errors import ChaosError, innermost
 from chaos.history import Event, History, What
-from chaos.modes.node.clients import SEED, Clients, prompt_ids
-from chaos.modes.node.cluster import SimCluster, innermost
-from chaos.modes.node.faults import Landmarks, Storm
+from chaos.modes.asked import Sent, twin_requests
+from chaos.modes.node.actions.registry import ACTIONS
+from chaos.modes.node.clients import Clients
+from chaos.modes.node.cluster import SimCluster
 from chaos.modes.node.make import make_cluster
 from chaos.modes.node.observer import Observer
-from chaos.modes.node.toy import toy_of
+from chaos.modes.storm import Storm
+from chaos.modes.toy import toy_of
 from chaos.observe.observer import observer as make_observer
 from chaos.plants.plant import Plant
 from chaos.run import Run, Totals
@@ -24,7 +26,9 @@ from chaos.scenario.schedule import Schedule
 from chaos.signatures import checked_once
 from chaos.simulation import SimulationStuck, run_simulation
 from chaos.stopwatch import Stopwatch
-from chaos.twin import TwinRequest, twin_of
+from chaos.twin import twin_of
+
+NO_ACTION = "this mode has no action for it"
 
 SUPERVISE_S = 1.0
 """How often a host is looked at whose peer should run and does not, as a service manager does."""
@@ -64,7 +68,8 @@ def run_node(
             running.stuck(str(stuck))
         except Exception as error:
             raise ChaosError(f"the harness broke: {innermost(error)}") from error
-    twin = twin_of(running.twin_requests(), lambda name: toy_of(schedule, name))
+    asked = twin_requests(running.sent(), running.history.events)
+    twin = twin_of(asked, lambda name: toy_of(schedule, name))
     return Run(
         schedule=schedule,
         events=tuple(running.history.events),
@@ -119,31 +124,9 @@ class _Running:
         self.history.events.append(event)
         self.notes.append(why)
 
-    def twin_requests(self) -> list[TwinRequest]:
-        """The requests that an ingress took, as it got them."""
-        if self._cluster is None:
-            return []
-        left_s: dict[str, float] = {}
-        taken: set[str] = set()
-        for event in self.history.events:
-            if event.what is What.CANCELLED:
-                left_s[event.subject] = event.at_s
-            elif event.what in {What.STARTED, What.OK, What.FAIL}:
-                taken.add(event.subject)
-        return [
-            TwinRequest(
-                id=request_id,
-                at_s=sent.at_s,
-                ingress=sent.request.ingress,
-                tenant=sent.request.tenant,
-                token_ids=prompt_ids(sent.text),
-                max_tokens=sent.request.max_tokens,
-                left_s=left_s.get(request_id),
-                seed=SEED,
-            )
-            for request_id, sent in self._cluster.sent.items()
-            if request_id in taken
-        ]
+    def sent(self) -> list[Sent]:
+        """Every request that a client has sent."""
+        return [] if self._cluster is None else list(self._cluster.sent.values())
 
     # -- the phases
 
@@ -154,7 +137,14 @@ class _Running:
             self._wire(cluster, observer)
             self.history.add(What.PHASE, name="warm_up")
             nursery.start_soon(observer.watch)
-            storm = Storm(cluster, Landmarks(self.history), notes=self.notes)
+            storm = Storm(
+                ground=cluster,
+                schedule=self.schedule,
+                history=self.history,
+                find=lambda planned: ACTIONS.get(type(planned.fault), NO_ACTION),
+                noted=Exception,
+                notes=self.notes,
+            )
             await self._warm_up(cluster, nursery)
             await self._storm(cluster, storm, nursery)
             await self._settle(cluster, storm, observer)
@@ -179,10 +169,11 @@ class _Running:
         nursery.start_soon(_supervise, cluster)
         await trio.sleep_until(self.schedule.warm_up_s)
 
-    async def _storm(self, cluster: SimCluster, storm: Storm, nursery: trio.Nursery) -> None:
+    async def _storm(
+        self, cluster: SimCluster, storm: Storm[SimCluster], nursery: trio.Nursery
+    ) -> None:
         self.history.add(What.PHASE, name="storm")
-        storm.began_s = trio.current_time()
-        storm.landmarks.watch()
+        storm.begin()
         clients = cluster.clients = Clients(cluster, nursery)
         for planned in self.schedule.faults:
             nursery.start_soon(storm.live, planned)
@@ -191,7 +182,9 @@ class _Running:
         nursery.start_soon(clients.send_all)
         await trio.sleep_until(storm.began_s + self.schedule.duration_s)
 
-    async def _settle(self, cluster: SimCluster, storm: Storm, observer: Observer) -> None:
+    async def _settle(
+        self, cluster: SimCluster, storm: Storm[SimCluster], observer: Observer
+    ) -> None:
         healed_s = trio.current_time()
         storm.healed.set()
         await storm.mended()
@@ -207,7 +200,7 @@ class _Running:
         observer.settled()
         self.history.add(What.PHASE, name="settled")
 
-    async def _stop(self, cluster: SimCluster, storm: Storm) -> None:
+    async def _stop(self, cluster: SimCluster, storm: Storm[SimCluster]) -> None:
         cluster.closing = True
         storm.over.set()
         await storm.ended()

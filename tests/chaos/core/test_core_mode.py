@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -175,43 +171,7 @@ def test_a_wait_of_a_rounding_error_lets_time_pass() -> None:
     assert len(seen) == 1
 
 
-# -- determinism
-
-PROGRAM = """
-from chaos.faults.fault import Mode
-from chaos.modes.core.runner import run_core
-from chaos.modes.core.witness import Witness
-from chaos.scenario.plan import plan
-from chaos.scenario.scenario import Scenario, Swarm
-
-scenario = Scenario(
-    name="t", mode=Mode.CORE, swarm=Swarm(include_probability=0.8), duration_s=20, settle_s=20
-)
-for seed in (3, 4):
-    run = run_core(plan(scenario, seed))
-    print(run.totals.trace, len(run.events), run.totals.deliveries)
-"""
-
-
-def printed(hash_seed: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=Path(__file__).resolve().parents[3],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_two_fresh_processes_with_other_hash_seeds_do_the_same() -> None:
-    first, second = printed("1"), printed("4711")
-    assert first == second
-    one, other = (line.split() for line in first.splitlines())
-    assert one[0] != other[0], "another seed is another run"
+# -- plants
 
 
 class _NotInEngine:

@@ -17,7 +17,7 @@ from chaos.faults.security import CrossTenantProbe
 from chaos.faults.topology import Isolate, Partition
 from chaos.faults.worker import SlowGpu
 from chaos.history import Event, What
-from chaos.modes.node import faults as lives
+from chaos.modes import storm
 from chaos.modes.node import runner
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.scenario.scenario import Cluster, Landmark
@@ -105,19 +105,19 @@ def test_links_inside_the_core_are_healed_and_others_are_not(fault: Fault) -> No
     target = None if groups else "all"
     planned = schedule(entry(fault, target, groups=groups, for_s=None)).faults[0]
     names = ("n1", "n2", "n3")
-    mended, left = lives.parts(planned, ("n1", "n2"), names)
+    mended, left = storm.parts(planned, ("n1", "n2"), names)
     assert mended is not None
     assert set(mended.links) == {("n1", "n2"), ("n2", "n1")}
     assert left is not None
     assert set(left.links) == {("n1", "n3"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")}
-    assert lives.parts(planned, (), names) == (planned, None)
+    assert storm.parts(planned, (), names) == (planned, None)
 
 
 @pytest.mark.parametrize("fault", [CrossTenantProbe(), SlowReader()], ids=lambda f: f.kind)
 def test_requests_of_a_fault_outside_the_core_end_with_healing_too(fault: Fault) -> None:
     """Else what is cached would be new for ever, and never all published."""
     planned = schedule(entry(fault, "n3", for_s=None)).faults[0]
-    assert lives.parts(planned, ("n1", "n2"), ("n1", "n2", "n3")) == (planned, None)
+    assert storm.parts(planned, ("n1", "n2"), ("n1", "n2", "n3")) == (planned, None)
 
 
 def test_a_fault_waits_for_its_landmark_of_the_storm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_fault_that_has_nothing_to_act_on_is_missed() -> None:
 def test_a_fault_without_an_action_is_said_to_be_unsupported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lives, "ACTIONS", {})
+    monkeypatch.setattr(runner, "ACTIONS", {})
     run = quiet_run(entry(SlowGpu()))
     check_well_formed(run)
     assert only(run, What.FAULT_UNSUPPORTED).data["kind"] == "slow_gpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.modes.node.clients import prompt_ids
+from chaos.modes.asked import prompt_ids
 from chaos.twin import TwinRequest, twin_of
 from inference.toy import ToyConfig
 

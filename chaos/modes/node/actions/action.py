@@ -4,7 +4,7 @@ Rules of an action
 1. The undo is registered before the fault is applied (``ExitStack.callback``, ``try/finally``).
 2. Undoing names nodes, never ``Node`` objects: a node that has restarted meanwhile is restored too.
 3. ``effects.add()`` is called each time that the fault has taken effect on something.
-4. Where there is nothing to act on it raises :class:`Missed`, before or inside the block.
+4. Where there is nothing to act on it raises ``Missed``, before or inside the block.
 5. An instant fault has done everything when its block is entered.
 """
 
@@ -12,28 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 
 from chaos.faults.fault import Fault
+from chaos.modes.effects import Effects
 from chaos.modes.node.cluster import SimCluster
 from chaos.scenario.schedule import PlannedFault
-
-
-class Missed(Exception):
-    """There is nothing that the fault could act on; the message says why."""
-
-
-@dataclass(slots=True)
-class Effects:
-    """How many times a fault took effect."""
-
-    count: int = 0
-
-    def add(self, n: int = 1) -> None:
-        self.count += n
-
 
 Action = Callable[[SimCluster, PlannedFault, Effects], AbstractAsyncContextManager[None]]
 Actions = Mapping[type[Fault], Action]
 
-__all__ = ["Action", "Actions", "Effects", "Missed"]
+__all__ = ["Action", "Actions"]

@@ -9,7 +9,8 @@ from random import Random
 from chaos.entropy import stream_seed
 from chaos.faults import client
 from chaos.faults.fault import Fault
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.clients import Clients, Manner
 from chaos.modes.node.cluster import SimCluster
 from chaos.scenario.prompts import words

@@ -10,7 +10,8 @@ import trio
 from chaos.clock import Distortion, ahead_by, drifting, frozen, strobing
 from chaos.faults import clock
 from chaos.faults.fault import Fault
-from chaos.modes.node.actions.action import Action, Effects
+from chaos.modes.effects import Effects
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.cluster import SimCluster
 from chaos.scenario.schedule import PlannedFault
 

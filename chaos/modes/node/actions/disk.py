@@ -10,7 +10,8 @@ import trio
 
 from chaos.faults import disk
 from chaos.faults.fault import Fault
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.process import alive, restarting
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from chaos.engine import FaultyEngine
 from chaos.history import What
-from chaos.modes.node.actions.action import Effects
+from chaos.modes.effects import Effects
 from chaos.modes.node.cluster import SimCluster, SimHost
 from overlay.node import Node
 

@@ -22,7 +22,8 @@ from chaos.impairments import (
     Throttle,
     TooBig,
 )
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.cluster import SimCluster
 from chaos.modes.node.messages import Rule
 from chaos.pipe import Impairment

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from random import Random
 
 import trio
 
 from chaos.adversary import Ear, rolled_back, tell, tell_anew
-from chaos.claims import Churn, StandStill, TooLittle, TooMuch
+from chaos.claims import StandStill, TooLittle, TooMuch
 from chaos.engine import Claims, FaultyEngine
-from chaos.entropy import stream_seed
 from chaos.faults import metadata
 from chaos.faults.fault import Fault
-from chaos.modes.node.actions.action import Action, Effects
+from chaos.modes.effects import Effects
+from chaos.modes.lying import EMPTY_EVERY_S, churn, coming_blocks, rng_of
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
 from chaos.modes.node.actions.engines import on_engines
-from chaos.modes.node.clients import prompt_ids, prompt_text
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault
-from inference.events import BlockHash
-from inference.request import Namespace
 from overlay.node import Node
 
-PROMPTS_MAX = 256
-"""Prompts of the workload that an over-claim names, those that come next."""
-
-EMPTY_EVERY_S = 0.5
-"""How often the cache of a peer that claims too much is emptied."""
-
-REPLAYED = 4
-"""Messages of those heard that are sent again at a time."""
-
 MakeClaims = Callable[[SimHost], Claims]
-
-
-def rng_of(cluster: SimCluster, planned: PlannedFault, subject: str) -> Random:
-    """A random stream of a fault's own."""
-    return Random(stream_seed(cluster.schedule.seed, planned.id, subject))
 
 
 @asynccontextmanager
@@ -75,7 +58,9 @@ async def _over_claim(
     cluster: SimCluster, planned: PlannedFault, effects: Effects
 ) -> AsyncIterator[None]:
     def make(host: SimHost) -> Claims:
-        return TooMuch(lambda: _workload(cluster, host), effects.add)
+        node = host.running
+        engine = node.ports.engine
+        return TooMuch(lambda: coming_blocks(cluster, node.tenants, engine), effects.add)
 
     async def empty() -> None:
         while True:
@@ -89,23 +74,6 @@ async def _over_claim(
         yield
 
 
-def _workload(
-    cluster: SimCluster, host: SimHost
-) -> Iterator[tuple[Namespace, Sequence[BlockHash]]]:
-    """Block hashes of the workload's next prompts, of the host's own tenants."""
-    node = host.node
-    if node is None:
-        return
-    models = node.ports.engine.capabilities().models
-    now_s = trio.current_time() - cluster.schedule.warm_up_s
-    coming = [request for request in cluster.schedule.requests if request.at_s >= now_s]
-    for request in coming[:PROMPTS_MAX]:
-        tenant = node.tenants.get(cluster.authority.tenant_id(request.tenant))
-        if tenant is not None and models:
-            chain = node.tenants.chain(tenant, models[0].prefix)
-            yield Namespace(tenant.tenant_id), chain.hashes(prompt_ids(prompt_text(request)))
-
-
 def _churn_storm(
     cluster: SimCluster, planned: PlannedFault, effects: Effects
 ) -> AbstractAsyncContextManager[None]:
@@ -113,14 +81,7 @@ def _churn_storm(
     assert isinstance(fault, metadata.ChurnStorm)
 
     def make(host: SimHost) -> Claims:
-        ids = [cluster.authority.tenant_id(tenant) for tenant in host.tenants]
-        return Churn(
-            namespaces=lambda: [Namespace(tenant_id) for tenant_id in ids],
-            blocks_per_s=fault.blocks_per_s,
-            rng=rng_of(cluster, planned, f"{host.name} {host.starts}"),
-            now_s=trio.current_time,
-            on_effect=effects.add,
-        )
+        return churn(cluster, planned, host, fault.blocks_per_s, effects)
 
     return _claiming(cluster, planned, make)
 
@@ -134,8 +95,7 @@ async def _replay(
     rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
 
     def speak(host: SimHost, node: Node, ear: Ear) -> None:
-        heard = [data for _, data in ear.heard]
-        for data in rngs[host.name].sample(heard, min(REPLAYED, len(heard))):
+        for data in ear.repeats(rngs[host.name]):
             effects.add(tell(node, data))
 
     async with listening(cluster, planned, every_s=fault.every_ms / 1000, speak=speak):

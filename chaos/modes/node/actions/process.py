@@ -11,7 +11,8 @@ import trio
 from chaos.faults import process
 from chaos.faults.fault import Fault
 from chaos.impairments import SerialDelay
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
 from chaos.modes.node.actions.link import impaired
 from chaos.modes.node.cluster import SimCluster, SimHost

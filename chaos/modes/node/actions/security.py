@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from chaos.adversary import Ear, forgeries, own_news, tell
+from chaos.adversary import Ear, own_news, tell
 from chaos.faults import security
 from chaos.faults.fault import Fault
 from chaos.history import What
-from chaos.modes.node.actions.action import Action, Effects
+from chaos.modes.effects import Effects
+from chaos.modes.lying import rng_of
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
-from chaos.modes.node.actions.metadata import listening, rng_of
+from chaos.modes.node.actions.metadata import listening
 from chaos.modes.node.actions.probes import Prober
 from chaos.modes.node.cluster import PORT, SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault
@@ -26,9 +28,6 @@ from security.revocation import RevocationSet, make_revocation, open_revocation
 
 ENFORCED = "revocation_enforced"
 """A mark: a peer that is revoked was turned away."""
-
-FORGED = 4
-"""Messages of those heard that are forged at a time."""
 
 TALK_EVERY_S = 1.0
 """How often a revoked peer's news is passed on for it."""
@@ -148,11 +147,8 @@ async def _forged_signature(
     rngs = {name: rng_of(cluster, planned, name) for name in planned.nodes}
 
     def speak(host: SimHost, node: Node, ear: Ear) -> None:
-        rng, heard = rngs[host.name], [data for _, data in ear.heard]
-        for data in rng.sample(heard, min(FORGED, len(heard))):
-            forged = forgeries(data, rng)
-            if forged is not None:
-                effects.add(tell(node, forged))
+        for data in ear.forgeries(rngs[host.name]):
+            effects.add(tell(node, data))
 
     async with listening(cluster, planned, every_s=fault.every_ms / 1000, speak=speak):
         yield

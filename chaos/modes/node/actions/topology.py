@@ -13,7 +13,8 @@ from chaos.entropy import stream_seed
 from chaos.faults import topology
 from chaos.faults.fault import Fault
 from chaos.impairments import Hold
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
 from chaos.modes.node.actions.link import addresses, impaired
 from chaos.modes.node.cluster import SimCluster

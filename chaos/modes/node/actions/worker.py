@@ -12,7 +12,8 @@ from chaos.engine import FaultyEngine
 from chaos.faults import worker
 from chaos.faults.fault import Fault
 from chaos.history import What
-from chaos.modes.node.actions.action import Action, Effects, Missed
+from chaos.modes.effects import Effects, Missed
+from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
 from chaos.modes.node.actions.engines import noticed, on_engines
 from chaos.modes.node.cluster import SimCluster, SimHost

@@ -1,83 +1,105 @@
 """The life of one planned fault: waits for its time or landmark, acts, and is undone.
 
 Where healing makes only a core whole, a fault is applied in two parts: what touches the core alone
-is undone at healing, and the rest stays until the run stops.
+is undone at healing, and the rest stays until the run stops. Node and live mode share this; core
+mode has the same phases without tasks (``core/storm.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import trio
 
 from chaos.cuts import CUTTING, cut_links
+from chaos.errors import innermost, leaves
 from chaos.faults.clock import Jump
 from chaos.faults.fault import Aim
 from chaos.faults.security import CrossTenantProbe, RevokedKeepsTalking
 from chaos.history import Event, History, What
-from chaos.modes.node.actions.action import Action, Effects, Missed
-from chaos.modes.node.actions.registry import ACTIONS
-from chaos.modes.node.cluster import SimCluster, innermost
+from chaos.modes.effects import Effects, Missed
 from chaos.scenario.scenario import Landmark
-from chaos.scenario.schedule import PlannedFault
+from chaos.scenario.schedule import PlannedFault, Schedule
 
 LASTING = (Jump, RevokedKeepsTalking)
 """Faults that last until the run heals, whatever ``for_s`` says."""
 
 UNDO_S = 60.0
-"""Virtual seconds that an undo may take."""
+"""Seconds that all undoing may take."""
+
+LOOK_S = 0.01
+NEVER_CAME = "its landmark never came"
+
+Ground = TypeVar("Ground")
+Action = Callable[[Ground, PlannedFault, Effects], AbstractAsyncContextManager[None]]
 
 
-@dataclass(eq=False)
 class Landmarks:
-    """Counts landmarks of the storm and wakes those who wait for one."""
+    """Counts landmarks from when it is made to watch, and wakes those who wait for one."""
 
-    history: History
-    _counts: dict[tuple[str, str | None], int] = field(default_factory=dict)
-    _waiting: list[tuple[Landmark, trio.Event]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str | None], int] = {}
+        self._waiting: list[tuple[Landmark, Callable[[], None]]] = []
 
-    def watch(self) -> None:
+    def watch(self, history: History) -> None:
         """Counts from now on."""
-        self.history.watchers.append(self._see)
+        history.watchers.append(self._see)
 
-    def wait_for(self, landmark: Landmark) -> trio.Event:
-        """Set when the landmark has come."""
-        event = trio.Event()
-        if self._counts.get((landmark.event, landmark.node), 0) >= landmark.count:
-            event.set()
+    def when(self, landmark: Landmark, call: Callable[[], None]) -> None:
+        """Calls once when the landmark has come; at once where it has."""
+        if self._has_come(landmark):
+            call()
         else:
-            self._waiting.append((landmark, event))
-        return event
+            self._waiting.append((landmark, call))
+
+    def _has_come(self, landmark: Landmark) -> bool:
+        return self._counts.get((landmark.event, landmark.node), 0) >= landmark.count
 
     def _see(self, event: Event) -> None:
         if event.what is not What.LANDMARK:
             return
         for key in ((event.subject, None), (event.subject, str(event.data.get("node")))):
             self._counts[key] = self._counts.get(key, 0) + 1
-        for landmark, waiting in tuple(self._waiting):
-            if self._counts.get((landmark.event, landmark.node), 0) >= landmark.count:
-                waiting.set()
-                self._waiting.remove((landmark, waiting))
+        for waiting in tuple(self._waiting):
+            if self._has_come(waiting[0]):
+                self._waiting.remove(waiting)
+                waiting[1]()
 
 
-@dataclass(eq=False)
-class Storm:
-    """When the storm began, and events for its end and the run's."""
+@dataclass(eq=False, kw_only=True)
+class Storm(Generic[Ground]):
+    """All faults of a schedule, and events for the end of the storm and of the run.
 
-    cluster: SimCluster
-    landmarks: Landmarks
+    Attributes:
+        ground: What actions act on.
+        find: The action of a fault, or why this mode has none.
+        noted: Errors of an action that are noted and do not end the run.
+    """
+
+    ground: Ground
+    schedule: Schedule
+    history: History
+    find: Callable[[PlannedFault], Action[Ground] | str]
+    noted: type[Exception]
+    notes: list[str]
     began_s: float = 0.0
+    landmarks: Landmarks = field(default_factory=Landmarks)
     healed: trio.Event = field(default_factory=trio.Event)
     over: trio.Event = field(default_factory=trio.Event)
-    notes: list[str] = field(default_factory=list)
-    _applied: dict[str, PlannedFault] = field(default_factory=dict)
-    _left: dict[str, PlannedFault] = field(default_factory=dict)
+    _applied: set[str] = field(default_factory=set)
+    _left: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Counts times and landmarks from now on."""
+        self.began_s = trio.current_time()
+        self.landmarks.watch(self.history)
 
     async def mended(self) -> None:
         """Healing is done: what is left of the faults is outside the core."""
-        await _until(lambda: self._applied.keys() <= self._left.keys())
+        await _until(lambda: self._applied <= self._left)
 
     async def ended(self) -> None:
         """Every fault has been undone."""
@@ -85,28 +107,31 @@ class Storm:
 
     async def live(self, planned: PlannedFault) -> None:
         """The whole life of one fault."""
-        history, kind = self.cluster.history, planned.fault.kind
-        action = ACTIONS.get(type(planned.fault))
-        if action is None:
-            why = "this mode has no action for it"
-            history.add(What.FAULT_UNSUPPORTED, planned.id, kind=kind, why=why)
+        history, kind = self.history, planned.fault.kind
+        action = self.find(planned)
+        if isinstance(action, str):
+            history.add(What.FAULT_UNSUPPORTED, planned.id, kind=kind, why=action)
             return
         if not await self._due(planned):
-            why = "its landmark never came"
-            history.add(What.FAULT_MISSED, planned.id, kind=kind, why=why)
+            history.add(What.FAULT_MISSED, planned.id, kind=kind, why=NEVER_CAME)
             return
-        effects = Effects()
+        effects, undone = Effects(), True
         history.add(What.FAULT_BEGIN, planned.id, kind=kind, nodes=list(planned.nodes))
-        undone = True
-        self._applied[planned.id] = planned
+        self._applied.add(planned.id)
         try:
             await self._act(action, planned, effects)
-        except Missed as missed:
-            history.add(What.FAULT_MISSED, planned.id, kind=kind, why=str(missed))
-        except Exception as error:  # noqa: BLE001 - a fault of the harness, which the run reports
-            undone = False
-            self.notes.append(f"fault {planned.id}: {innermost(error)}")
-        del self._applied[planned.id]
+        except Exception as error:
+            causes = tuple(leaves(error))
+            if not all(isinstance(cause, Missed | self.noted) for cause in causes):
+                raise
+            why = next((cause for cause in causes if not isinstance(cause, Missed)), None)
+            if why is None:
+                history.add(What.FAULT_MISSED, planned.id, kind=kind, why=str(causes[0]))
+            else:
+                undone = False
+                self.notes.append(f"fault {planned.id}: {innermost(why)}")
+        finally:
+            self._applied.discard(planned.id)
         history.add(What.FAULT_END, planned.id, kind=kind, effects=effects.count, undone=undone)
 
     async def _due(self, planned: PlannedFault) -> bool:
@@ -114,22 +139,22 @@ class Storm:
         if not isinstance(planned.at, Landmark):
             await trio.sleep_until(self.began_s + planned.at)
             return True
-        came = self.landmarks.wait_for(planned.at)
+        came = trio.Event()
+        self.landmarks.when(planned.at, came.set)
         await _first(came, self.healed)
         return came.is_set()
 
-    async def _act(self, action: Action, planned: PlannedFault, effects: Effects) -> None:
+    async def _act(self, action: Action[Ground], planned: PlannedFault, effects: Effects) -> None:
         if planned.fault.instant:
-            async with action(self.cluster, planned, effects):
+            async with action(self.ground, planned, effects):
                 return
-        schedule = self.cluster.schedule
-        undone, left = parts(planned, schedule.core, schedule.cluster.names)
+        undone, left = parts(planned, self.schedule.core, self.schedule.cluster.names)
         missed: list[Missed] = []
 
         async def enter(stack: AsyncExitStack, part: PlannedFault | None) -> None:
             if part is not None:
                 try:
-                    await stack.enter_async_context(action(self.cluster, part, effects))
+                    await stack.enter_async_context(action(self.ground, part, effects))
                 except Missed as error:
                     missed.append(error)
 
@@ -141,7 +166,7 @@ class Storm:
             await self._last(planned)
             await inside.aclose()
             if left is not None and self.healed.is_set():
-                self._left[planned.id] = left
+                self._left.add(planned.id)
                 await self.over.wait()
 
     async def _last(self, planned: PlannedFault) -> None:
@@ -158,7 +183,7 @@ async def _until(condition: Callable[[], bool]) -> None:
     """Waits for a condition, as long as undoing may take."""
     with trio.move_on_after(UNDO_S):
         while not condition():
-            await trio.sleep(0.01)
+            await trio.sleep(LOOK_S)
 
 
 async def _first(*events: trio.Event) -> None:
