@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import trio
@@ -34,6 +34,13 @@ Claims = Callable[[list[CacheEvent]], list[CacheEvent]]
 
 Noticed = Callable[[], None]
 """Called each time that a fault has taken effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FalseEvent(TokenEvent):
+    """An event whose ``cached_tokens`` are a lie; ``taken_tokens`` did come from the cache."""
+
+    taken_tokens: int
 
 
 class WorkerCrashed(RuntimeError):
@@ -218,7 +225,13 @@ class _LyingStream:
             return event
         for noticed in self._liars:
             noticed()
-        return replace(event, cached_tokens=self._told)
+        return FalseEvent(
+            token_ids=event.token_ids,
+            text=event.text,
+            cached_tokens=self._told,
+            finish_reason=event.finish_reason,
+            taken_tokens=event.cached_tokens,
+        )
 
 
 def prefix_cache_of(core: EngineCore) -> PrefixCache | None:

@@ -45,8 +45,9 @@ class What(enum.Enum):
     age_s {node: how old the router took its digest to be}, false_s {node: how long ago its cache
     last held as much; None: never since it booted}."""
     SERVED = "served"
-    """subject node: request, tenant, prompt_tokens, cached_tokens, explained_tokens (the longest
-    prefix that this tenant's own requests can have left at this node since its engine began)."""
+    """subject node: request, tenant, prompt_tokens, cached_tokens (what the engine took from its
+    cache, whatever a lying one says), explained_tokens (the longest prefix that this tenant's own
+    requests can have left at this node since its engine began)."""
 
     ACCEPTED = "accepted"
     """subject observer node: origin, identity (of the origin: 1, more after it was installed anew),

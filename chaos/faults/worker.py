@@ -70,4 +70,3 @@ class LieCached(WorkerFault):
     """The target says that the whole prompt was cached, and computes all of it."""
 
     kind = "lie_cached"
-    voids = (Void(Id.TENANT, Where.TARGET, "lie_seen"),)

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.engine import FalseEvent
 from chaos.history import What
 from chaos.observe.watching import Watching
 from inference.request import BLOCK_TOKENS, EngineRequest, TokenEvent
@@ -107,7 +108,7 @@ class EngineTap:
             yield _Overheard(stream, self, request, left, self._requests)
 
     def served(self, request: EngineRequest, cached_tokens: int, blocks: int) -> None:
-        """The engine has told what it took from its cache; ``blocks`` can be explained."""
+        """The engine has taken so much from its cache; ``blocks`` can be explained."""
         prompt_tokens = len(request.token_ids)
         self._watching.add(
             What.SERVED,
@@ -153,7 +154,10 @@ class _Overheard:
         if event.cached_tokens is not None:
             names = self._blocks.names[: self._own]
             explained = self._left.blocks(self._number, names)
-            self._tap.served(self._request, event.cached_tokens, explained)
+            # What it took, whatever it says: a lie is no use of another's blocks, and hides none.
+            told = event.cached_tokens
+            taken = event.taken_tokens if isinstance(event, FalseEvent) else told
+            self._tap.served(self._request, taken, explained)
         if event.token_ids:
             self._left.add(self._number, self._blocks.extend(event.token_ids))
         self._tap.said(self._request, event.text)

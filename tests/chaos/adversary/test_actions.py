@@ -12,8 +12,10 @@ from chaos.faults.fault import Fault
 from chaos.history import Event, What
 from chaos.invariants.catalogue import check_all
 from chaos.invariants.invariant import Finding, Id, Status
+from chaos.invariants.voids import TAIL_S
 from chaos.modes.node.actions.registry import ACTIONS
 from chaos.modes.node.runner import run_node
+from chaos.plants.catalogue import PLANTS
 from chaos.run import Run, marks
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
@@ -95,12 +97,35 @@ def test_a_stalled_engine_ends_nothing_before_the_fault_does() -> None:
     assert finding(run, Id.NO_WORSE).status is not Status.VIOLATED
 
 
-def test_a_lie_is_seen_and_costs_no_promise_elsewhere() -> None:
+def test_a_lie_is_told_to_clients_and_what_was_taken_is_told_of_it() -> None:
     run = run_with(worker.LieCached())
     assert "lie_seen" in marks(run)
-    lies = [e for e in of(run, What.SERVED) if e.data["cached_tokens"] > e.data["explained_tokens"]]
-    assert lies
+    told = {event.subject: event.data["cached_tokens"] for event in of(run, What.OK)}
+    served = {event.data["request"]: event for event in of(run, What.SERVED)}
+    lies = [served[each] for each in told if told[each] > served[each].data["cached_tokens"]]
     assert {event.subject for event in lies} == {"n1"}
+    assert {event.data["cached_tokens"] for event in lies} == {0}
+
+
+def test_a_lie_told_after_a_stall_is_no_leak() -> None:
+    """Requests that were lied to wait for the engine, and are served long after the lie's end."""
+    entries = (
+        FaultEntry(fault=worker.LieCached(), at=2.0, for_s=3.0, target="n1"),
+        FaultEntry(fault=worker.Stall(), at=2.0, for_s=17.0, target="n1"),
+    )
+    calm = replace(SCENARIO, duration_s=20.0, faults=entries)
+    run = run_node(plan(calm, 1))
+    (seen,) = [e for e in of(run, What.MARK) if e.subject == "lie_seen"]
+    (over,) = [e for e in of(run, What.FAULT_END) if e.data["kind"] == "lie_cached"]
+    assert seen.at_s > over.at_s + TAIL_S
+    assert (finding(run, Id.TENANT).status, finding(run, Id.TENANT).voided) == (Status.HELD, 0)
+
+
+def test_a_lie_hides_no_hit_by_another_tenant_s_blocks() -> None:
+    entry = FaultEntry(fault=worker.LieCached(), at=0.0, for_s=14.0, target="all")
+    plant = PLANTS["cache-without-tenant"]
+    run = run_node(plan(replace(SCENARIO, faults=(entry,)), 1), plant=plant)
+    assert finding(run, Id.TENANT).status is Status.VIOLATED
 
 
 def test_claims_differ_while_a_false_claim_lasts_and_no_more_after_it() -> None:
