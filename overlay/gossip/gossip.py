@@ -315,7 +315,10 @@ class Gossip:
                 continue
             peer_id, head = taken
             origin = self.origins.known[peer_id]
-            age_s = 0.0 if peer_id == sender else max(0.0, now_unix_s - head.unix_ms / 1000)
+            if peer_id == sender:
+                age_s = origin.lateness.of_direct(now_s, head.unix_ms)
+            else:
+                age_s = origin.lateness.of_relayed(now_s, now_unix_s, head.unix_ms)
             origin.taken_s = now_s - age_s
             ended = origin.drop_ended()
             if ended:

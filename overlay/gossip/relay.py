@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from overlay.gossip.lateness import Lateness
 from overlay.gossip.messages import STREAMS_MAX, Head, Known
 from security.peer_id import PeerId
 from security.record import Record
@@ -88,6 +89,7 @@ class Origin:
     head_bytes: bytes = b""
     taken_s: float = 0.0
     current_s: float = float("-inf")
+    lateness: Lateness = field(default_factory=Lateness)
     streams: dict[bytes, CarriedStream] = field(default_factory=dict)
 
     @property

@@ -277,7 +277,7 @@ def test_the_age_of_a_digest_grows_while_something_is_lacking_and_ends_with_it()
     a.gossip.publisher.frames()
     before = set(b.view(a, alpha))
     for number in range(1, 5):
-        head = a.gossip.publisher.head(fabric.unix_s)
+        head = a.gossip.publisher.head(fabric.unix_s + number)
         data = encode(Repair(epochs=[], records=[], heads=[head], frames=[]))
         b.gossip.on_message(a.peer_id, data, fabric.now_s + number, fabric.unix_s + number)
     load = b.gossip.load_of(a.peer_id)
