@@ -17,6 +17,7 @@ from chaos.commands.options import (
 )
 from chaos.commands.tables import console_of, table_of
 from chaos.commands.words import aimed, lasting, settings, when
+from chaos.faults.fault import Mode
 from chaos.invariants.invariant import Id
 from chaos.scenario import systematic
 from chaos.scenario.data import plain
@@ -56,7 +57,7 @@ def command(file: str, seed: int | None, mode: str | None, toml: bool, as_json: 
 
 def _show(scenario: Scenario, schedule: Schedule, console: Console) -> None:
     console.print(
-        f"[bold]{schedule.name}[/]  mode {schedule.mode.value}, seed {schedule.seed}"
+        f"[bold]{schedule.name}[/]  {place_of(schedule)}, seed {schedule.seed}"
         + (f", one of {systematic.count(scenario)}" if scenario.systematic else "")
     )
     if scenario.about:
@@ -74,17 +75,23 @@ def _show(scenario: Scenario, schedule: Schedule, console: Console) -> None:
     table = table_of("fault", "kind", "when", "for", "at", "settings", "may void")
     for fault in sorted(schedule.faults, key=_order):
         voids = ", ".join(dict.fromkeys(void.invariant.value for void in fault.fault.voids))
-        unsupported = schedule.mode not in fault.fault.modes
+        supported = fault.fault.works_in(schedule.mode, schedule.cluster.network)
         table.add_row(
             fault.id,
             fault.fault.kind,
             when(fault),
             lasting(fault),
             aimed(fault, schedule.cluster.names),
-            f"unsupported in mode {schedule.mode.value}" if unsupported else settings(fault.fault),
+            settings(fault.fault) if supported else f"unsupported in {place_of(schedule)}",
             voids,
         )
     console.print(table)
+
+
+def place_of(schedule: Schedule) -> str:
+    """Where a schedule runs, in words."""
+    network = f" over {schedule.cluster.network.value}" if schedule.mode is Mode.LIVE else ""
+    return f"mode {schedule.mode.value}{network}"
 
 
 def _order(fault: PlannedFault) -> tuple[bool, float]:

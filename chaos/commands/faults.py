@@ -11,7 +11,7 @@ from rich.table import Table
 from chaos.commands.options import json_option, print_json
 from chaos.commands.tables import console_of, table_of
 from chaos.faults.catalogue import FAULTS, fault_named
-from chaos.faults.fault import Fault, Mode
+from chaos.faults.fault import Fault, Mode, Network
 
 
 @click.command("faults")
@@ -44,7 +44,8 @@ def fault_data(fault: type[Fault]) -> dict[str, Any]:  # JSON values
         "family": fault.family.value,
         "about": _about(fault),
         "target": fault.aim.value,
-        "modes": _modes(fault),
+        "modes": [mode.value for mode in _modes(fault)],
+        "networks": [network.value for network in _networks(fault)],
         "instant": fault.instant,
         "settings": [
             {
@@ -72,8 +73,20 @@ def _about(fault: type[Fault]) -> str:
     return " ".join((fault.__doc__ or "").split())
 
 
-def _modes(fault: type[Fault]) -> list[str]:
-    return [mode.value for mode in Mode if mode in fault.modes]
+def _modes(fault: type[Fault]) -> list[Mode]:
+    return [mode for mode in Mode if mode in fault.modes]
+
+
+def _networks(fault: type[Fault]) -> list[Network]:
+    """Networks of live mode in which it can be done."""
+    return [network for network in Network if fault.works_in(Mode.LIVE, network)]
+
+
+def _modes_shown(fault: type[Fault]) -> str:
+    """Its modes; live mode with the network where only one will do."""
+    networks = _networks(fault)
+    only = f" ({networks[0].value})" if len(networks) == 1 else ""
+    return ", ".join(mode.value + (only if mode is Mode.LIVE else "") for mode in _modes(fault))
 
 
 def _table() -> Table:
@@ -86,7 +99,7 @@ def _table() -> Table:
             first,
             fault.kind,
             fault.aim.value.split()[0],
-            " ".join(_modes(fault)),
+            _modes_shown(fault),
             ", ".join(name for name, _ in fault.ranges()),
             ", ".join(void.invariant.value for void in fault.voids),
         )
@@ -96,7 +109,7 @@ def _table() -> Table:
 def _show(fault: type[Fault], console: Console) -> None:
     data = fault_data(fault)
     console.print(f"{fault.kind} ({data['family']}): {data['about']}", highlight=False)
-    console.print(f"modes {', '.join(data['modes'])}; target: {data['target']}", highlight=False)
+    console.print(f"modes {_modes_shown(fault)}; target: {data['target']}", highlight=False)
     if data["settings"]:
         table = table_of("setting", "unit", "from", "to", "default", numbers=(2, 3, 4))
         for each in data["settings"]:

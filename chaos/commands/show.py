@@ -12,7 +12,7 @@ from rich.table import Table
 from chaos.commands.tables import table_of
 from chaos.commands.words import aimed, event_words, when
 from chaos.failure import events_before, violated
-from chaos.faults.fault import Mode
+from chaos.faults.fault import Mode, Network
 from chaos.invariants.invariant import Finding, Status
 from chaos.outcome import FaultOutcome, fault_outcomes, request_outcomes
 from chaos.run import Run
@@ -159,9 +159,11 @@ def _size(run: Run) -> str:
     speed = totals.simulated_s / totals.wall_s if totals.wall_s else 0.0
     rate = totals.deliveries / totals.wall_s if totals.wall_s else 0.0
     if run.schedule.mode is Mode.LIVE:
+        on_bytes = run.schedule.cluster.network is Network.LOOPBACK
+        what = "chunks relayed" if on_bytes else "packets switched"
         return (
             f"requests: {requests or 'none'}\n"
-            f"{totals.wall_s:.1f} s of real time, {totals.deliveries} chunks relayed ({rate:.0f}/s)"
+            f"{totals.wall_s:.1f} s of real time, {totals.deliveries} {what} ({rate:.0f}/s)"
         )
     return (
         f"requests: {requests or 'none'}\n"

@@ -26,10 +26,23 @@ class Mode(enum.Enum):
     LIVE = "live"
 
 
+class Network(enum.Enum):
+    """What joins the nodes of live mode."""
+
+    LOOPBACK = "loopback"
+    """Loopback addresses, and in front of each node a relay that carries streams of bytes."""
+
+    NAMESPACES = "namespaces"
+    """A network namespace for each node, and between them a switch that carries packets."""
+
+
 SIMULATED = frozenset({Mode.CORE, Mode.NODE})
 NODE_ONLY = frozenset({Mode.NODE})
 NODE_AND_LIVE = frozenset({Mode.NODE, Mode.LIVE})
 EVERY_MODE = frozenset(Mode)
+EVERY_NETWORK = frozenset(Network)
+BYTES_ONLY = frozenset({Network.LOOPBACK})
+PACKETS_ONLY = frozenset({Network.NAMESPACES})
 
 
 class Family(enum.Enum):
@@ -96,6 +109,8 @@ class Fault:
     family: ClassVar[Family]
     aim: ClassVar[Aim] = Aim.NODES
     modes: ClassVar[frozenset[Mode]] = NODE_ONLY
+    networks: ClassVar[frozenset[Network]] = EVERY_NETWORK
+    """Of live mode, where it is one of ``modes``."""
     voids: ClassVar[tuple[Void, ...]] = ()
     instant: ClassVar[bool] = False
     """Done at once: there is nothing to undo, and ``for_s`` has no meaning."""
@@ -110,6 +125,11 @@ class Fault:
                     f"{limits.high:g} {limits.unit}, not {value!r}"
                 )
             object.__setattr__(self, name, float(value))  # so that JSON gives back the same
+
+    @classmethod
+    def works_in(cls, mode: Mode, network: Network) -> bool:
+        """Whether a mode can do it; in live mode that also depends on what joins the nodes."""
+        return mode in cls.modes and (mode is not Mode.LIVE or network in cls.networks)
 
     @classmethod
     def ranges(cls) -> Iterator[tuple[str, Range]]:

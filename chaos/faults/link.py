@@ -1,11 +1,24 @@
-"""Faults of directed links. In simulation, loss and its kin act on whole gossip messages."""
+"""Faults of directed links.
+
+Loss and its kin act on whole gossip messages in simulation, and on packets in live mode, where the
+network is one of packets; a relay of bytes can lose nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from chaos.faults.fault import EVERY_MODE, NODE_AND_LIVE, SIMULATED, Aim, Family, Fault, quantity
+from chaos.faults.fault import (
+    BYTES_ONLY,
+    EVERY_MODE,
+    NODE_AND_LIVE,
+    PACKETS_ONLY,
+    Aim,
+    Family,
+    Fault,
+    quantity,
+)
 
 MS_MAX = 60_000.0
 
@@ -40,38 +53,43 @@ class Jitter(LinkFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss(LinkFault):
-    """Gossip messages vanish, in bursts of a mean length (Gilbert-Elliott)."""
+    """Gossip messages or packets vanish, in bursts of a mean length (Gilbert-Elliott)."""
 
     kind = "loss"
-    modes = SIMULATED
+    modes = EVERY_MODE
+    networks = PACKETS_ONLY
     fraction: float = quantity(0.2, unit="of messages", low=0, high=1, draw=(0.05, 0.6))
     burst: float = quantity(1, unit="messages", low=1, high=1000, draw=(1, 8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicate(LinkFault):
-    """Gossip messages arrive twice."""
+    """Gossip messages or packets arrive twice."""
 
     kind = "duplicate"
-    modes = SIMULATED
+    modes = EVERY_MODE
+    networks = PACKETS_ONLY
     fraction: float = quantity(0.2, unit="of messages", low=0, high=1, draw=(0.05, 0.6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reorder(LinkFault):
-    """A gossip message is held back while later ones pass it."""
+    """A gossip message or packet is held back while later ones pass it."""
 
     kind = "reorder"
-    modes = SIMULATED
+    modes = EVERY_MODE
+    networks = PACKETS_ONLY
     fraction: float = quantity(0.2, unit="of messages", low=0, high=1, draw=(0.05, 0.6))
     gap_ms: float = quantity(3000, unit="ms", low=1, high=MS_MAX, draw=(100, 10_000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corrupt(LinkFault):
-    """A bit flips under way: TLS finds it, and the connection breaks."""
+    """A bit flips under way: TLS finds it and the connection breaks, or the packet is dropped."""
 
     kind = "corrupt"
+    modes = NODE_AND_LIVE
+    networks = PACKETS_ONLY
     fraction: float = quantity(0.02, unit="of chunks", low=0, high=1, draw=(0.001, 0.1))
 
 
@@ -89,6 +107,8 @@ class Mtu(LinkFault):
     """Chunks above a size never arrive, and stall what follows, as where ICMP is filtered."""
 
     kind = "mtu"
+    modes = NODE_AND_LIVE
+    networks = PACKETS_ONLY
     size_bytes: float = quantity(1400, unit="bytes", low=64, high=65_536, draw=(500, 9000))
 
 
@@ -98,6 +118,7 @@ class Slice(LinkFault):
 
     kind = "slice"
     modes = NODE_AND_LIVE
+    networks = BYTES_ONLY
     size_bytes: float = quantity(16, unit="bytes", low=1, high=65_536, draw=(16, 512))
     gap_ms: float = quantity(0.1, unit="ms", low=0, high=1000, draw=(0.01, 1))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chaos.faults.fault import Family, Fault, Mode
+from chaos.faults.fault import Family, Fault, Mode, Network
 from chaos.invariants.invariant import Id
 from chaos.scenario.request import PlannedRequest
 
@@ -21,7 +21,8 @@ class Cluster:
 
     ``delay_ms`` is the one-way delay of every link. ``outside`` names for a node the tenants that
     it is no member of; ``slow`` names nodes whose engine is so many times slower. ``late`` nodes
-    start that many seconds into the storm. ``model`` is for live mode with the real engine.
+    start that many seconds into the storm. ``model`` is for live mode with the real engine;
+    ``network`` and ``plain_peers`` are for live mode too.
     """
 
     nodes: int = 5
@@ -39,6 +40,7 @@ class Cluster:
     slow: dict[str, float] = field(default_factory=dict)
     late: dict[str, float] = field(default_factory=dict)
     plain_peers: bool = False
+    network: Network = Network.LOOPBACK
 
     @property
     def names(self) -> tuple[str, ...]:

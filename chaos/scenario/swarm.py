@@ -66,7 +66,8 @@ def draw_faults(scenario: Scenario, seed: int, around: Weather) -> tuple[Planned
         < swarm.include_probability
     ]
     for number, kind in enumerate(FAULTS):
-        if kind.family not in families or scenario.mode not in kind.modes:
+        possible = kind.works_in(scenario.mode, scenario.cluster.network)
+        if kind.family not in families or not possible:
             continue
         rng = Random(stream_seed(seed, "swarm-fault", kind.kind))
         if rng.random() >= swarm.include_probability:

@@ -121,7 +121,8 @@ def _places(kind: type[Fault], names: tuple[str, ...]) -> list[_Place]:
 
 def _kinds(grid: Systematic, scenario: Scenario) -> list[type[Fault]]:
     kinds = [fault_named(kind) for kind in grid.kinds] or list(FAULTS)
-    return [kind for kind in kinds if scenario.mode in kind.modes]
+    network = scenario.cluster.network
+    return [kind for kind in kinds if kind.works_in(scenario.mode, network)]
 
 
 def _landmarks(grid: Systematic) -> tuple[Landmark, ...]:

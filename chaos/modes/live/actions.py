@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    suppress,
-)
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from random import Random
 from typing import cast
 
 import trio
 
-from chaos.cuts import cut_links
 from chaos.entropy import stream_seed
-from chaos.faults import client, clock, disk, link, metadata, process, security, topology, worker
-from chaos.faults.fault import Fault
+from chaos.faults import client, clock, disk, metadata, process, security, worker
+from chaos.faults.fault import Fault, Mode
 from chaos.modes.effects import Effects, Missed
-from chaos.modes.live.clients import LiveClients, Manner
+from chaos.modes.live.clients import Manner
 from chaos.modes.live.cluster import LiveCluster, LiveHost
+from chaos.modes.live.ground import Ground, LiveAction
+from chaos.modes.live.links import LINK_ACTIONS
 from chaos.modes.live.orders import (
     AnyOrder,
     CrashEngine,
@@ -31,139 +27,12 @@ from chaos.modes.live.orders import (
     SlowEngine,
 )
 from chaos.modes.live.process import NodeEnded, NodeProcess
-from chaos.modes.live.tag import PORT, check_target
-from chaos.modes.live.weather import Link, Shape
+from chaos.scenario.scenario import Cluster
 from chaos.scenario.schedule import PlannedFault
 
 ORDER_AGAIN_S = 0.2
 FLOOD_AT_ONCE = 512
 GARBAGE_WAIT_S = 2.0
-
-
-class Ground:
-    """What actions act on."""
-
-    def __init__(self, cluster: LiveCluster, clients: LiveClients) -> None:
-        self.cluster = cluster
-        self.clients = clients
-
-
-LiveAction = Callable[[Ground, PlannedFault, Effects], AbstractAsyncContextManager[None]]
-
-
-# -- links
-
-
-def _links_of(ground: Ground, planned: PlannedFault) -> tuple[Link, ...]:
-    return cut_links(planned, ground.cluster.schedule.cluster.names)
-
-
-def _shaped(make: Callable[[PlannedFault, Effects, Random], Shape]) -> LiveAction:
-    """A fault that puts a shape on each of its links."""
-
-    @asynccontextmanager
-    async def act(ground: Ground, planned: PlannedFault, effects: Effects) -> AsyncIterator[None]:
-        links = _links_of(ground, planned)
-        if not links:
-            raise Missed("no two nodes are apart")
-        async with AsyncExitStack() as undo:
-            for each in links:
-                subject = f"{planned.id} {each[0]}-{each[1]}"
-                seed = stream_seed(ground.cluster.schedule.seed, "fault", subject)
-                shape = make(planned, effects, Random(seed))
-                undo.enter_context(ground.cluster.weather[each].under(planned.id, shape))
-            yield
-
-    return act
-
-
-def _latency(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
-    del rng
-    delay_ms = cast("link.Latency", planned.fault).delay_ms
-    return Shape(on_effect=effects.add, delay_s=lambda: delay_ms / 1000)
-
-
-def _jitter(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
-    jitter = cast("link.Jitter", planned.fault)
-    share, last = jitter.correlation, 0.0
-
-    def draw() -> float:
-        nonlocal last
-        last = share * last + (1 - share * share) ** 0.5 * rng.gauss(0, 1)
-        return float(max(0.0, jitter.delay_ms + jitter.spread_ms * last) / 1000)
-
-    return Shape(on_effect=effects.add, delay_s=draw)
-
-
-def _bandwidth(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
-    del rng
-    rate = cast("link.Bandwidth", planned.fault).kbytes_per_s * 1000
-    return Shape(on_effect=effects.add, bytes_per_s=rate)
-
-
-def _slice(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
-    del rng
-    fault = cast("link.Slice", planned.fault)
-    return Shape(
-        on_effect=effects.add,
-        slice_bytes=int(fault.size_bytes),
-        slice_gap_s=fault.gap_ms / 1000,
-    )
-
-
-def _held(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
-    del planned, rng
-    return Shape(on_effect=effects.add, holds=True)
-
-
-@asynccontextmanager
-async def _blackhole(
-    ground: Ground, planned: PlannedFault, effects: Effects
-) -> AsyncIterator[None]:
-    links = _links_of(ground, planned)
-    try:
-        async with AsyncExitStack() as undo:
-            for each in links:
-                shape = Shape(on_effect=effects.add, swallows=True)
-                undo.enter_context(ground.cluster.weather[each].under(planned.id, shape))
-            yield
-    finally:
-        _break(ground, links)
-
-
-@asynccontextmanager
-async def _reset(ground: Ground, planned: PlannedFault, effects: Effects) -> AsyncIterator[None]:
-    broken = _break(ground, planned.links)
-    if not broken:
-        raise Missed("there was no connection over these links")
-    effects.add(broken)
-    yield
-
-
-def _break(ground: Ground, links: tuple[Link, ...]) -> int:
-    hosts = ground.cluster.hosts
-    pairs = dict.fromkeys((min(a, b), max(a, b)) for a, b in links)
-    return sum(hosts[a].relay.reset(b) + hosts[b].relay.reset(a) for a, b in pairs)
-
-
-@asynccontextmanager
-async def _flap(ground: Ground, planned: PlannedFault, effects: Effects) -> AsyncIterator[None]:
-    flap = cast("topology.Flap", planned.fault)
-
-    async def go_and_come() -> None:
-        while True:
-            async with AsyncExitStack() as down:
-                for each in planned.links:
-                    shape = Shape(on_effect=lambda: None, holds=True)
-                    down.enter_context(ground.cluster.weather[each].under(planned.id, shape))
-                effects.add()
-                await trio.sleep(flap.period_s * flap.duty)
-            await trio.sleep(flap.period_s * (1 - flap.duty))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(go_and_come)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 # -- processes and disks
@@ -383,31 +252,28 @@ async def _strangers(
     say: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> AsyncIterator[None]:
     """Connections to each node from addresses of nobody's, one after another."""
-    tag, numbers = ground.cluster.tag, count()
+    network, numbers = ground.cluster.network, count()
     limiter = trio.CapacityLimiter(FLOOD_AT_ONCE)
 
-    async def one(address: str) -> None:
+    async def one(name: str) -> None:
         async with limiter:
             try:
-                source = tag.stranger(next(numbers))
-                stream = await trio.open_tcp_stream(address, PORT, local_address=source)
+                stream = await network.dial(next(numbers), name)
                 effects.add()
                 async with stream:
                     await say(stream)
             except (OSError, trio.BrokenResourceError):
                 return  # refused or broken off: what a node does to strangers
 
-    async def come(address: str, nursery: trio.Nursery) -> None:
+    async def come(name: str, nursery: trio.Nursery) -> None:
         while True:
             await trio.sleep(1 / per_s)
             if limiter.available_tokens > 0:
-                nursery.start_soon(one, address)
+                nursery.start_soon(one, name)
 
     async with trio.open_nursery() as nursery:
         for name in planned.nodes:
-            address = ground.cluster.hosts[name].address
-            check_target(address)
-            nursery.start_soon(come, address, nursery)
+            nursery.start_soon(come, name, nursery)
         yield
         nursery.cancel_scope.cancel()
 
@@ -444,19 +310,7 @@ def _slow_reader(planned: PlannedFault) -> Manner:
 
 
 ACTIONS: Mapping[type[Fault], LiveAction] = {
-    link.Latency: _shaped(_latency),
-    link.Jitter: _shaped(_jitter),
-    link.Bandwidth: _shaped(_bandwidth),
-    link.Slice: _shaped(_slice),
-    link.Jam: _shaped(_held),
-    link.Blackhole: _blackhole,
-    link.Reset: _reset,
-    topology.Partition: _shaped(_held),
-    topology.OneWay: _shaped(_held),
-    topology.Bridge: _shaped(_held),
-    topology.RingMajorities: _shaped(_held),
-    topology.Isolate: _shaped(_held),
-    topology.Flap: _flap,
+    **LINK_ACTIONS,
     clock.Offset: _ordered(_clock, _clock_right),
     process.Kill9: _kill9,
     process.StopCont: _stop_cont,
@@ -479,9 +333,11 @@ NEED_ORDERS: frozenset[type[Fault]] = frozenset(
 """Faults that a plain peer cannot have, since it takes no orders."""
 
 
-def action_of(planned: PlannedFault, *, plain: bool) -> LiveAction | str:
-    """What this mode does for a fault, or why it does nothing; ``plain`` peers take no orders."""
+def action_of(planned: PlannedFault, cluster: Cluster) -> LiveAction | str:
+    """What this mode does for a fault in such a cluster, or why it does nothing."""
     kind = type(planned.fault)
-    if plain and kind in NEED_ORDERS:
+    if kind in ACTIONS and not kind.works_in(Mode.LIVE, cluster.network):
+        return f"no fault of the network {cluster.network.value}"
+    if cluster.plain_peers and kind in NEED_ORDERS:
         return "a plain peer takes no orders"
     return ACTIONS.get(kind, "live mode has no action for it")

@@ -1,4 +1,4 @@
-"""Live nodes, their relays, and how both come and go."""
+"""Live nodes, and how they come and go."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pathlib import Path
 
 import trio
 
-from chaos.errors import ChaosError
 from chaos.history import History, What
 from chaos.modes.live.homes import Founded
+from chaos.modes.live.network import LiveNetwork
 from chaos.modes.live.orders import Accepted, Sealed, Served, State, Told
 from chaos.modes.live.process import NodeProcess, start_node, start_plain
-from chaos.modes.live.relay import Relay
-from chaos.modes.live.tag import NODES_MAX, PORT, RunTag, check_target
-from chaos.modes.live.weather import Link, LinkWeather, Shape
+from chaos.modes.live.tag import RunTag
 from chaos.scenario.scenario import Cluster
 from chaos.scenario.schedule import Schedule
 from overlay.control.client import call
@@ -28,12 +26,10 @@ from overlay.errors import OverlayError
 from overlay.home import Home
 from security.peer_id import PeerId
 
-HTTP_PORT = 8080
 START_S = 60.0
 MODEL_START_S = 300.0
 """Loading a model, and converting it the first time."""
 
-RELAYED_MS = 0.2
 STATUS_S = 5.0
 POLL_S = 0.1
 VAIN_STARTS_MAX = 3
@@ -51,12 +47,8 @@ class LiveHost:
     """
 
     name: str
-    number: int
     home: Path
     peer_id: PeerId
-    address: str
-    relay: Relay
-    relay_address: str
     process: NodeProcess | None = None
     state: State | None = None
     state_s: float = 0.0
@@ -87,7 +79,7 @@ class LiveCluster:
     tag: RunTag
     nursery: trio.Nursery
     hosts: dict[str, LiveHost]
-    weather: Mapping[Link, LinkWeather]
+    network: LiveNetwork
     tenants: Mapping[str, str] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
@@ -119,13 +111,14 @@ class LiveCluster:
         host.state, host.down = None, ""
         host.untold.clear()
         boot = host.starts
-        flags = flags_of(self.schedule.cluster, host)
-        if self.schedule.cluster.plain_peers:
-            process = start_plain(self.tag, host.home, flags)
-        else:
-            process = start_node(
-                self.tag, host.home, flags, lambda told: self._heard(host, boot, told)
-            )
+        flags = flags_of(self.schedule.cluster, self.network, name)
+        with self.network.inside(name):
+            if self.schedule.cluster.plain_peers:
+                process = start_plain(self.tag, host.home, flags)
+            else:
+                process = start_node(
+                    self.tag, host.home, flags, lambda told: self._heard(host, boot, told)
+                )
         host.process = process
         self.nursery.start_soon(self._mind, host, process)
         status = await self._answers(host, process)
@@ -317,11 +310,9 @@ class LiveCluster:
             each.unlink(missing_ok=True)
 
 
-def flags_of(plan: Cluster, host: LiveHost) -> Sequence[str]:
+def flags_of(plan: Cluster, network: LiveNetwork, name: str) -> Sequence[str]:
     """The options of a node's ``rhizome peer``."""
-    for address in (host.address, host.relay_address):
-        check_target(address)
-    slower = plan.slow.get(host.name, 1.0)
+    slower = plan.slow.get(name, 1.0)
     engine = ["--engine", plan.engine]
     if plan.engine == "toy":
         engine += [
@@ -333,51 +324,22 @@ def flags_of(plan: Cluster, host: LiveHost) -> Sequence[str]:
         ]
     elif plan.model:
         engine += ["--model", plan.model]
-    return [
-        *("--interface", "lo"),
-        *("--listen", f"{host.address}:{PORT}"),
-        *("--advertise", f"{host.relay_address}:{PORT}"),
-        *("--source-address", host.address),
-        *("--http", f"{host.address}:{HTTP_PORT}"),
-        *("--policy", plan.policy),
-        *engine,
-    ]
-
-
-def _usual(plan: Cluster) -> LinkWeather:
-    """A link's weather without any fault. Loopback and a relay take RELAYED_MS by themselves."""
-    if plan.delay_ms <= RELAYED_MS:
-        return LinkWeather()
-    delay_s = (plan.delay_ms - RELAYED_MS) / 1000
-    return LinkWeather({"cluster": Shape(on_effect=lambda: None, delay_s=lambda: delay_s)})
+    return [*network.flags(name), "--policy", plan.policy, *engine]
 
 
 async def make_cluster(
-    schedule: Schedule, history: History, tag: RunTag, founded: Founded, nursery: trio.Nursery
+    schedule: Schedule,
+    history: History,
+    tag: RunTag,
+    founded: Founded,
+    network: LiveNetwork,
+    nursery: trio.Nursery,
 ) -> LiveCluster:
-    """Opens the relays of a cluster; no node runs yet.
-
-    Raises:
-        ChaosError: For more nodes than there are addresses.
-    """
-    names = schedule.cluster.names
-    if len(names) > NODES_MAX:
-        raise ChaosError(f"live mode runs at most {NODES_MAX} nodes")
-    weather = {(a, b): _usual(schedule.cluster) for a in names for b in names if a != b}
-    addresses = {name: tag.address(number) for number, name in enumerate(names, start=1)}
-    by_address = {address: name for name, address in addresses.items()}
-    hosts = {}
-    for number, name in enumerate(names, start=1):
-        relay = Relay(name, (addresses[name], PORT), names=by_address, weather=weather)
-        await nursery.start(relay.run, tag.relay(number), PORT)
-        hosts[name] = LiveHost(
-            name=name,
-            number=number,
-            home=founded.homes[name],
-            peer_id=founded.peer_ids[name],
-            address=addresses[name],
-            relay=relay,
-            relay_address=tag.relay(number),
-        )
+    """A cluster whose network carries; no node runs yet."""
+    await nursery.start(network.run)
+    hosts = {
+        name: LiveHost(name=name, home=founded.homes[name], peer_id=founded.peer_ids[name])
+        for name in schedule.cluster.names
+    }
     tenants: dict[str, str] = {each: name for name, each in founded.tenants.items()}
-    return LiveCluster(schedule, history, tag, nursery, hosts, weather, tenants)
+    return LiveCluster(schedule, history, tag, nursery, hosts, network, tenants)

@@ -1,7 +1,8 @@
 """What a crashed harness leaves behind, found by run tag and removed; nothing else is touched.
 
 Processes are found by the tag in their environment, folders by the tag in their name. A run whose
-harness still lives is left alone. Linux only, like live mode.
+harness still lives is left alone. Namespaces and TAP devices of a run have no name and nothing that
+keeps them but the harness and the processes: with these they are gone. Linux only, like live mode.
 """
 
 from __future__ import annotations
@@ -59,18 +60,6 @@ def run_of(pid: int) -> str | None:
                 if word.startswith(wanted):
                     return word[len(wanted) :].decode("ascii", "replace")
     return None
-
-
-def listening_in(block: str) -> list[str]:
-    """Sockets that listen in a block of addresses, as ``address:port``."""
-    found = []
-    for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
-        _, local, _, state, *_ = line.split()
-        address, port = local.split(":")
-        shown = ".".join(str(byte) for byte in reversed(bytes.fromhex(address)))
-        if state == "0A" and shown.startswith(f"{block}."):
-            found.append(f"{shown}:{int(port, 16)}")
-    return found
 
 
 def folders() -> Iterator[tuple[Path, str]]:

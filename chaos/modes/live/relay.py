@@ -216,7 +216,7 @@ class _UnderWay:
                 await sink.send_eof()
                 return
             for part, gap_s in weather.slices(data):
-                pause_s = gap_s + weather.pace_s(len(part))
+                pause_s = gap_s + weather.pace_s(len(part), trio.current_time())
                 await sink.send_all(part)
                 if pause_s:
                     await trio.sleep(pause_s)

@@ -1,7 +1,7 @@
 """Runs a schedule on real processes: TLS, SQLite, mDNS, sockets, signals and the system's clock.
 
-Every node has a loopback address of its own, and a relay in front of what it advertises. What is
-left of a run, however it ends, is known by the run's tag (``heal.py``).
+Nodes are on loopback, each with a relay in front of it, or in namespaces that a switch joins. What
+is left of a run, however it ends, is known by the run's tag (``heal.py``).
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
 from chaos.errors import ChaosError, ScenarioError, Unsupported
+from chaos.faults.fault import Network
 from chaos.history import Event, History, What
 from chaos.modes.asked import Sent, prompt_text, twin_requests
 from chaos.modes.live import homes
-from chaos.modes.live.actions import Ground, action_of
+from chaos.modes.live.actions import action_of
 from chaos.modes.live.clients import LiveClients
 from chaos.modes.live.cluster import (
     SNAPSHOT_EVERY_S,
@@ -26,13 +27,18 @@ from chaos.modes.live.cluster import (
     LiveCluster,
     make_cluster,
 )
-from chaos.modes.live.heal import listening_in, processes_of, remove
-from chaos.modes.live.tag import RunTag, new_tag
+from chaos.modes.live.ground import Ground
+from chaos.modes.live.heal import processes_of, remove
+from chaos.modes.live.loopback import Loopback
+from chaos.modes.live.namespaces import namespaces
+from chaos.modes.live.network import LiveNetwork
+from chaos.modes.live.tag import NODES_MAX, RunTag, new_tag
 from chaos.modes.live.witness import LiveWitness
 from chaos.modes.storm import Storm
 from chaos.modes.toy import toy_of
 from chaos.plants.plant import Plant
 from chaos.run import Run, Totals, Twin
+from chaos.scenario.scenario import Cluster
 from chaos.scenario.schedule import Schedule
 from chaos.stopwatch import Stopwatch
 from chaos.twin import twin_of
@@ -58,7 +64,7 @@ async def run_live(
         on_event: Called with each event of the history as it happens.
 
     Raises:
-        Unsupported: On a system that is not Linux.
+        Unsupported: On a system that is not Linux, or that cannot make the network asked for.
         ScenarioError: For a planted bug of a peer.
         ChaosError: Where the cluster cannot be brought up.
     """
@@ -73,10 +79,10 @@ async def run_live(
         history.watchers.append(on_event)
     tag = new_tag()
     deliveries = 0
-    with _folder_of(tag, notes):
-        async with _cluster_of(schedule, history, tag) as (cluster, witness, clients):
+    with _network_of(schedule.cluster, tag) as network, _folder_of(tag, notes):
+        async with _cluster_of(schedule, history, tag, network) as (cluster, witness, clients):
             await _phases(cluster, witness, clients, notes)
-            deliveries = sum(host.relay.carried_chunks for host in cluster.hosts.values())
+            deliveries = network.carried
             notes += cluster.broken
         if plant is not None:
             plant.leave_behind([Home(host.home).control_path() for host in cluster.hosts.values()])
@@ -92,6 +98,18 @@ async def run_live(
         plant=None if plant is None else plant.name,
         notes=tuple(notes),
     )
+
+
+@contextmanager
+def _network_of(plan: Cluster, tag: RunTag) -> Iterator[LiveNetwork]:
+    """What joins the nodes. Raises ``Unsupported`` where it is not to be had on this machine."""
+    if plan.nodes > NODES_MAX:
+        raise ChaosError(f"live mode runs at most {NODES_MAX} nodes")
+    if plan.network is Network.LOOPBACK:
+        yield Loopback(plan, tag)
+        return
+    with namespaces(plan) as network:
+        yield network
 
 
 class _folder_of:  # noqa: N801 - used as a context manager
@@ -113,13 +131,13 @@ class _folder_of:  # noqa: N801 - used as a context manager
 
 @asynccontextmanager
 async def _cluster_of(
-    schedule: Schedule, history: History, tag: RunTag
+    schedule: Schedule, history: History, tag: RunTag, network: LiveNetwork
 ) -> AsyncIterator[tuple[LiveCluster, LiveWitness, LiveClients]]:
     """A cluster whose processes are gone when the block is left, however it is left."""
     founded = homes.found(schedule.cluster, tag.folder)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_heed_sigterm)
-        cluster = await make_cluster(schedule, history, tag, founded, nursery)
+        cluster = await make_cluster(schedule, history, tag, founded, network, nursery)
         try:
             witness = LiveWitness(cluster, founded.tenants)
             clients = LiveClients(cluster, nursery)
@@ -158,7 +176,7 @@ async def _phases(
         ground=Ground(cluster, clients),
         schedule=schedule,
         history=history,
-        find=lambda planned: action_of(planned, plain=schedule.cluster.plain_peers),
+        find=lambda planned: action_of(planned, schedule.cluster),
         noted=ChaosError,
         notes=notes,
     )
@@ -246,7 +264,7 @@ def _look_for_leftovers(cluster: LiveCluster, history: History) -> None:
     """Whatever of the run is there still, when all is over."""
     for pid, _ in processes_of(cluster.tag.text):
         history.add(What.LEFT, str(pid), kind="process")
-    for address in listening_in(cluster.tag.block):
+    for address in cluster.network.listening():
         history.add(What.LEFT, address, kind="socket")
     for host in cluster.hosts.values():
         path = Home(host.home).control_path()

@@ -1,7 +1,8 @@
 """What marks everything of one live run, so that nothing else is ever touched or left behind.
 
-A run has a folder with its tag in the name, a block of loopback addresses, and processes that carry
-the tag in their environment. Nothing outside these is a target.
+A run has a folder with its tag in the name, a block of loopback addresses (or network namespaces of
+its own, ``namespaces.py``), and processes that carry the tag in their environment. Nothing outside
+these is a target.
 """
 
 from __future__ import annotations
@@ -96,7 +97,13 @@ def _is_free(address: str) -> bool:
     return True
 
 
-def check_target(address: str) -> None:
-    """Raises ``ChaosError`` for an address that is not of this host's loopback."""
-    if not ipaddress.ip_address(address).is_loopback:
+def check_target(address: str, own: ipaddress.IPv4Network | None = None) -> None:
+    """Raises ``ChaosError`` for an address that is not of this host's loopback.
+
+    ``own`` is the network of a run's own namespaces, where it has them: then no other is a target.
+    """
+    target = ipaddress.ip_address(address)
+    if own is None and not target.is_loopback:
         raise ChaosError(f"{address} is no loopback address: the harness touches no other")
+    if own is not None and target not in own:
+        raise ChaosError(f"{address} is not in {own}, of this run: the harness touches no other")

@@ -149,6 +149,16 @@ def test_explain_says_which_faults_a_mode_cannot_do() -> None:
     assert "unsupported in mode core" in text
 
 
+def test_explain_says_what_joins_real_peers_and_which_faults_that_cannot_do() -> None:
+    on_packets = chaos("explain", "live-namespaces").worked().out
+    assert "mode live over namespaces, seed 1" in on_packets
+    assert "unsupported" not in on_packets
+    on_bytes = chaos("explain", "live-links").worked().out
+    assert "mode live over loopback, seed 1" in on_bytes
+    assert "live (namespaces)" in chaos("faults", "loss").worked().out
+    assert chaos("faults", "slice", "--json").worked().json[0]["networks"] == ["loopback"]
+
+
 def test_run_judges_real_peers_and_keeps_the_files(tiny: Path, tmp_path: Path) -> None:
     ran = chaos("run", str(tiny), "--out", str(tmp_path / "out")).worked()
     assert re.search(r"storm +6\.0 s; requests: \d+ ok", ran.out)

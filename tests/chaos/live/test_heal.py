@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from chaos.errors import ChaosError
 from chaos.modes.live.heal import Leftover, heal, is_over, processes_of
 from chaos.modes.live.tag import PREFIX, VARIABLE, RunTag, check_target, new_tag, started_ticks
 from overlay.home import Home
+from tests.chaos.live.namespaces import needs_namespaces
 
 SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"
 
@@ -123,10 +125,10 @@ def test_nothing_but_loopback_is_a_target(address: str) -> None:
 class Doomed:
     """A harness with two nodes, in its warm-up."""
 
-    def __init__(self, folder: Path, *, plain: bool) -> None:
+    def __init__(self, folder: Path, cluster: str = "") -> None:
         self._folder = folder
         scenario = folder / "doomed.toml"
-        scenario.write_text(LIVE + ("plain_peers = true\n" if plain else ""))
+        scenario.write_text(f"{LIVE}{cluster}\n")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "overlay", "chaos", "run", str(scenario), "--out", folder / "o"],
             stdout=subprocess.DEVNULL,
@@ -163,9 +165,9 @@ class Doomed:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("plain", [False, True])
-async def test_nodes_end_when_their_harness_is_killed(temporary: Path, plain: bool) -> None:
-    doomed = Doomed(temporary, plain=plain)
+@pytest.mark.parametrize("cluster", ["", "plain_peers = true"])
+async def test_nodes_end_when_their_harness_is_killed(temporary: Path, cluster: str) -> None:
+    doomed = Doomed(temporary, cluster)
     try:
         nodes = await doomed.comes_up()
         sockets = doomed.sockets()
@@ -183,12 +185,46 @@ async def test_nodes_end_when_their_harness_is_killed(temporary: Path, plain: bo
         doomed.process.kill()
 
 
+def interfaces(namespace: int) -> list[str]:
+    """Of a network namespace that is held open by a descriptor."""
+    entering = ["nsenter", f"--net=/proc/self/fd/{namespace}", "cat", "/proc/self/net/dev"]
+    shown = subprocess.run(
+        entering, pass_fds=[namespace], check=True, capture_output=True, text=True
+    ).stdout
+    return sorted(line.partition(":")[0].strip() for line in shown.splitlines()[2:])
+
+
+@pytest.mark.processes
+@needs_namespaces
+async def test_namespaces_end_with_their_harness_and_its_nodes(temporary: Path) -> None:
+    here = socket.if_nameindex()
+    doomed = Doomed(temporary, 'network = "namespaces"')
+    held: list[int] = []
+    try:
+        nodes = await doomed.comes_up()
+        held += [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in nodes]
+        assert sorted(map(interfaces, held)) == [["lo", "rhz-n1"], ["lo", "rhz-n2"]]
+        os.kill(nodes[0], signal.SIGSTOP)
+        doomed.process.kill()
+        doomed.process.wait()
+        await doomed.loses_its_nodes()
+        assert list(map(interfaces, held)) == [["lo"], ["lo"]], "what holds them is this test alone"
+        (folder,) = doomed.folders()
+        assert [(each.kind, each.name) for each in heal()] == [("folder", str(folder))]
+        assert heal() == []
+        assert socket.if_nameindex() == here
+    finally:
+        doomed.process.kill()
+        for each in held:
+            os.close(each)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_harness_leaves_nothing(
     temporary: Path, interrupt: signal.Signals
 ) -> None:
-    doomed = Doomed(temporary, plain=False)
+    doomed = Doomed(temporary)
     try:
         nodes = await doomed.comes_up()
         sockets = doomed.sockets()

@@ -1,19 +1,21 @@
-"""A short live run: three real processes, and a fault of each kind of means."""
+"""Short live runs: real processes on loopback and in namespaces, faults of each kind of means."""
 
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from chaos.errors import ChaosError, ScenarioError
+from chaos.errors import ChaosError, ScenarioError, Unsupported
 from chaos.faults import disk, link, metadata, process, security, topology, worker
-from chaos.faults.fault import Fault, Mode
+from chaos.faults.fault import Fault, Mode, Network
 from chaos.history import Event, What
 from chaos.invariants.catalogue import check_all
 from chaos.invariants.invariant import Id, Status
+from chaos.modes.live import namespace
 from chaos.modes.live.heal import processes_of
 from chaos.modes.live.runner import run_live
 from chaos.modes.live.tag import PREFIX
@@ -24,6 +26,7 @@ from chaos.scenario.scenario import Cluster, Expect, Limits, Workload
 from chaos.scenario.schedule import PlannedFault, Schedule
 from chaos.scenario.workload import plan_requests
 from chaos.verdict import Verdict, judge
+from tests.chaos.live.namespaces import needs_namespaces
 
 pytestmark = pytest.mark.processes
 
@@ -62,7 +65,33 @@ FAULTS = (
 )
 
 
-def schedule(*, cluster: Cluster | None = None, faults: tuple[PlannedFault, ...] = ()) -> Schedule:
+BOTH_WAYS = (("n1", "n2"), ("n2", "n1"))
+
+
+def on_packets(fault: Fault, at_s: float, for_s: float) -> PlannedFault:
+    return PlannedFault(
+        id=fault.kind, fault=fault, at=at_s, for_s=for_s, nodes=("n1", "n2"), links=BOTH_WAYS
+    )
+
+
+PACKET_FAULTS = (
+    on_packets(link.Loss(fraction=0.2), 0.2, 2),
+    on_packets(link.Duplicate(fraction=0.5), 0.2, 2),
+    on_packets(link.Reorder(fraction=0.3, gap_ms=20), 0.2, 2),
+    on_packets(link.Corrupt(fraction=0.2), 0.2, 2),
+    on_packets(link.Reset(), 2.5, 0),
+    on_packets(topology.OneWay(), 3, 1),
+    on_packets(link.Slice(), 1, 1),
+)
+
+
+def schedule(
+    *,
+    cluster: Cluster | None = None,
+    faults: tuple[PlannedFault, ...] = (),
+    storm_s: float = STORM_S,
+    seen: tuple[str, ...] = ("remote_hit", "converged"),
+) -> Schedule:
     cluster = cluster or Cluster(nodes=3)
     work = Workload(requests_per_s=3, documents=3, document_tokens=128, max_tokens=8)
     return Schedule(
@@ -71,12 +100,12 @@ def schedule(*, cluster: Cluster | None = None, faults: tuple[PlannedFault, ...]
         seed=1,
         cluster=cluster,
         limits=Limits(ttft_ratio_p99_max=RATIO_MAX),
-        expect=Expect(marks=("remote_hit", "converged")),
-        warm_up_s=4,
-        duration_s=STORM_S,
+        expect=Expect(marks=seen),
+        warm_up_s=storm_s / 3,
+        duration_s=storm_s,
         settle_s=45,
         core=(),
-        requests=plan_requests(work, cluster, seed=1, duration_s=STORM_S),
+        requests=plan_requests(work, cluster, seed=1, duration_s=storm_s),
         faults=faults,
     )
 
@@ -115,6 +144,37 @@ async def test_promises_are_kept_by_real_processes(temporary: Path) -> None:
         assert outcome.effects, outcome
         assert outcome.undone, outcome
     assert "ingress_lost" in marks(run)
+    assert not left_of(temporary)
+
+
+@needs_namespaces
+async def test_promises_are_kept_over_a_network_that_loses_packets(temporary: Path) -> None:
+    here = socket.if_nameindex()
+    cluster = Cluster(nodes=2, network=Network.NAMESPACES)
+    # That they converge says that they have found each other: by multicast, there is no other way.
+    run = await run_live(
+        schedule(cluster=cluster, faults=PACKET_FAULTS, storm_s=4.5, seen=("converged",))
+    )
+    judged = judge(run, check_all(run))
+    broken = [found for found in judged.findings if found.status is Status.VIOLATED]
+    assert not broken, (broken, run.notes)
+    assert judged.verdict is Verdict.VALID, judged.missing_marks
+    outcomes = {outcome.fault.kind: outcome for outcome in fault_outcomes(run)}
+    assert outcomes.pop("slice").unsupported
+    for outcome in outcomes.values():
+        assert outcome.effects, outcome
+        assert outcome.undone, outcome
+    assert not left_of(temporary)
+    assert socket.if_nameindex() == here
+
+
+async def test_a_machine_without_namespaces_is_told_so_before_anything_is_made(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespace, "TUN", temporary / "tun")
+    cluster = Cluster(nodes=2, network=Network.NAMESPACES)
+    with pytest.raises(Unsupported, match="is not to be had here: there is no"):
+        await run_live(schedule(cluster=cluster))
     assert not left_of(temporary)
 
 

@@ -13,11 +13,12 @@ import trio
 
 from chaos.errors import ChaosError
 from chaos.faults.catalogue import FAULTS
-from chaos.faults.fault import Mode
+from chaos.faults.fault import Mode, Network
 from chaos.history import History, What
 from chaos.modes.live import homes
-from chaos.modes.live.actions import ACTIONS, NEED_ORDERS
+from chaos.modes.live.actions import ACTIONS, NEED_ORDERS, action_of
 from chaos.modes.live.cluster import LiveCluster, LiveHost, flags_of, make_cluster
+from chaos.modes.live.loopback import Loopback
 from chaos.modes.live.orders import (
     AnyOrder,
     CrashEngine,
@@ -32,10 +33,11 @@ from chaos.modes.live.orders import (
 )
 from chaos.modes.live.process import NodeEnded, NodeProcess, start_node
 from chaos.modes.live.tag import new_tag
+from chaos.modes.live.weather import usual_weather
 from chaos.modes.live.witness import LiveWitness
 from chaos.modes.live.wrapped import Wrapped, wrap
 from chaos.scenario.scenario import Cluster, Expect, Limits
-from chaos.scenario.schedule import Schedule
+from chaos.scenario.schedule import PlannedFault, Schedule
 from inference.toy import ToyConfig, ToyEngine
 from overlay.errors import StorageFull
 from overlay.ports import Ports
@@ -153,6 +155,26 @@ def test_live_mode_can_do_exactly_what_the_catalogue_says() -> None:
     assert said >= NEED_ORDERS
 
 
+def unsupported(network: Network, *, plain_peers: bool = False) -> dict[str, str]:
+    """Kinds of live mode that a cluster cannot have, and why."""
+    cluster = Cluster(network=network, plain_peers=plain_peers)
+    found = {}
+    for fault in ACTIONS:
+        action = action_of(PlannedFault(id="f", fault=fault(), at=0, for_s=1), cluster)
+        if isinstance(action, str):
+            found[fault.kind] = action
+    return found
+
+
+def test_what_needs_packets_or_bytes_is_unsupported_on_the_other_network() -> None:
+    on_bytes, on_packets = unsupported(Network.LOOPBACK), unsupported(Network.NAMESPACES)
+    assert set(on_bytes) == {"loss", "duplicate", "reorder", "corrupt", "mtu"}
+    assert set(on_packets) == {"slice"}
+    assert set(on_bytes.values()) == {"no fault of the network loopback"}
+    plain = unsupported(Network.NAMESPACES, plain_peers=True)
+    assert set(plain) == {"slice", *(fault.kind for fault in NEED_ORDERS)}
+
+
 # -- the witness
 
 
@@ -184,7 +206,8 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[LiveCluster, LiveWitness]]
     founded = homes.found(PLAN, tmp_path)
     async with trio.open_nursery() as nursery:
         history = History(trio.current_time)
-        cluster = await make_cluster(SCHEDULE, history, tag, founded, nursery)
+        network = Loopback(PLAN, tag)
+        cluster = await make_cluster(SCHEDULE, history, tag, founded, network, nursery)
         for host in cluster.hosts.values():
             host.process = Runs()  # type: ignore[assignment]
         yield cluster, LiveWitness(cluster, {"a": "A"})  # type: ignore[dict-item]
@@ -220,22 +243,14 @@ async def test_agreement_is_of_sets_and_of_what_is_true(
     assert witness.converged(asked_s), "nothing published"
 
 
-async def test_a_cluster_whose_links_are_slow_has_relays_that_are(tmp_path: Path) -> None:
-    for delay_ms, expected_s in ((0.2, 0.0), (10.0, 0.0098)):
-        plan = replace(PLAN, delay_ms=delay_ms)
-        folder = tmp_path / str(delay_ms)
-        folder.mkdir()
-        async with trio.open_nursery() as nursery:
-            cluster = await make_cluster(
-                replace(SCHEDULE, cluster=plan),
-                History(trio.current_time),
-                new_tag(),
-                homes.found(plan, folder),
-                nursery,
-            )
-            for weather in cluster.weather.values():
-                assert weather.delay_s() == pytest.approx(expected_s)
-            nursery.cancel_scope.cancel()
+@pytest.mark.parametrize(("delay_ms", "expected_s"), [(0.2, 0.0), (10.0, 0.0098)])
+def test_a_cluster_whose_links_are_slow_has_weather_that_is(
+    delay_ms: float, expected_s: float
+) -> None:
+    weather = usual_weather(replace(PLAN, delay_ms=delay_ms))
+    assert set(weather) == {("n1", "n2"), ("n2", "n1")}
+    for each in weather.values():
+        assert each.delay_s() == pytest.approx(expected_s)
 
 
 async def test_what_differs_in_the_end_is_written(pair: tuple[LiveCluster, LiveWitness]) -> None:
@@ -298,15 +313,12 @@ async def one_node(folder: Path, states: list[State]) -> AsyncIterator[NodeProce
     founded = homes.found(plan, folder)
     with trio.fail_after(90):
         async with trio.open_nursery() as nursery:
-            schedule = replace(SCHEDULE, cluster=plan)
-            cluster = await make_cluster(
-                schedule, History(trio.current_time), tag, founded, nursery
-            )
-            host = cluster.hosts["n1"]
+            network = Loopback(plan, tag)
+            await nursery.start(network.run)
             node = start_node(
                 tag,
-                host.home,
-                flags_of(plan, host),
+                founded.homes["n1"],
+                flags_of(plan, network, "n1"),
                 lambda told: states.append(told) if isinstance(told, State) else None,
             )
             nursery.start_soon(node.read_facts)

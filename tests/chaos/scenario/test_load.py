@@ -83,6 +83,12 @@ def test_everything_that_a_file_says_is_read() -> None:
         ("nodes = 3", "nodes = 0", "x:8: cluster, nodes: must be from 1 to 64, not 0"),
         ("nodes = 3", "nodes = 2.5", "x:8: cluster, nodes: must be a whole number, not 2.5"),
         ("nodes = 3", "nodes = true", "x:8: cluster, nodes: must be a whole number, not True"),
+        ("nodes = 3", 'network = "lopback"', "x:8: cluster, network: there is no 'lopback', did "),
+        (
+            "nodes = 3",
+            'network = "x"',
+            "x:8: cluster, network: there is no 'x'; known are loopback",
+        ),
         ("at_s = 4", "at_s = 31", "x:27: fault 1, at_s: must be before the storm ends at 30 s"),
         ("at_s = 4", "at_s = nan", "x:27: fault 1, at_s: must be a number, not nan"),
         ("at_s = 4\n", "", "x:25: fault 1: say when: `at_s = 10`, or `at = "),
