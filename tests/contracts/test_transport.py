@@ -1,21 +1,27 @@
 """The contract of ``overlay.ports.Transport``: TLS on loopback, bare and through the relays of live
-mode, and the simulated network.
+mode, TLS between the namespaces of live mode, and the simulated network.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import pytest
 import trio
 import trio.testing
 
+from chaos.faults.fault import Network as JoinedBy
+from chaos.modes.live.namespaces import Namespaces, address_of, namespaces
 from chaos.modes.live.relay import Relay
 from chaos.modes.live.weather import LinkWeather
 from chaos.network import Network, SimTransport
+from chaos.scenario.scenario import Cluster
 from chaos.trace import Trace
 from overlay.address import Address
 from overlay.ports import SecureChannel, Transport
@@ -24,6 +30,7 @@ from overlay.transport.tls import Credentials, TlsChannel
 from security.certificate import parse_leaf
 from security.errors import SecurityError
 from security.peer_id import PeerId
+from tests.chaos.live.namespaces import needs_namespaces
 from tests.overlay.transport.world import Overlay
 
 
@@ -125,6 +132,71 @@ class RelayedTransport:
             task_status.started(tuple(relayed))
 
 
+Place = Callable[[], AbstractContextManager[None]]
+
+PLACE: ContextVar[Place] = ContextVar("PLACE", default=nullcontext)
+"""Where a task's sockets are made."""
+
+
+class SocketsInPlace(trio.abc.SocketFactory):
+    """Makes each socket in the network namespace of whoever asks for it."""
+
+    def socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
+    ) -> trio.socket.SocketType:
+        with PLACE.get()():
+            return trio.socket.from_stdlib_socket(socket.socket(family, kind, proto))
+
+
+class Switched:
+    """Real sockets and TLS between network namespaces, over packets, as in live mode."""
+
+    def __init__(self, network: Namespaces) -> None:
+        overlay = Overlay()
+        self.credentials = [overlay.host() for _ in range(3)]
+        self._network = network
+
+    def transport(self, number: int) -> Transport:
+        return self._at(number, self.credentials[number])
+
+    def of(self, credentials: Credentials) -> Transport:
+        return self._at(2, credentials)
+
+    async def die(self, number: int, channel: SecureChannel) -> None:
+        await hang_up(channel)
+
+    def _at(self, number: int, own: Credentials) -> Transport:
+        return PlacedTransport(TlsTransport(own), partial(self._network.inside, f"n{number + 1}"))
+
+    def address(self, number: int) -> Address:
+        return Address(address_of(number + 1), 0)
+
+
+class PlacedTransport:
+    """A transport whose sockets are in a place."""
+
+    def __init__(self, inner: Transport, place: Place) -> None:
+        self._inner = inner
+        self._place = place
+
+    async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
+        before = PLACE.set(self._place)
+        try:
+            return await self._inner.dial(address, peer_id)
+        finally:
+            PLACE.reset(before)
+
+    async def listen(
+        self,
+        addresses: Sequence[Address],
+        accept: Callable[[SecureChannel], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        PLACE.set(self._place)  # the task is this transport's own
+        await self._inner.listen(addresses, accept, task_status=task_status)
+
+
 class Simulated:
     """The simulation's network."""
 
@@ -149,10 +221,19 @@ class Simulated:
         return Address(f"10.0.0.{number + 1}", 0)
 
 
-@pytest.fixture(params=[Loopback, Relayed, Simulated])
-def hosts(request: pytest.FixtureRequest) -> Hosts:
-    made: Hosts = request.param()
-    return made
+@pytest.fixture(
+    params=[Loopback, Relayed, Simulated, pytest.param(Switched, marks=needs_namespaces)]
+)
+async def hosts(request: pytest.FixtureRequest) -> AsyncIterator[Hosts]:
+    if request.param is not Switched:
+        yield request.param()
+        return
+    trio.socket.set_custom_socket_factory(SocketsInPlace())
+    with namespaces(Cluster(nodes=3, network=JoinedBy.NAMESPACES)) as network:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(network.run)
+            yield Switched(network)
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
