@@ -337,7 +337,7 @@ def action_of(planned: PlannedFault, cluster: Cluster) -> LiveAction | str:
     """What this mode does for a fault in such a cluster, or why it does nothing."""
     kind = type(planned.fault)
     if kind in ACTIONS and not kind.works_in(Mode.LIVE, cluster.network):
-        return f"no fault of the network {cluster.network.value}"
+        return f'not possible with network = "{cluster.network.value}"'
     if cluster.plain_peers and kind in NEED_ORDERS:
         return "a plain peer takes no orders"
     return ACTIONS.get(kind, "live mode has no action for it")

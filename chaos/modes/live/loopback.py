@@ -9,7 +9,7 @@ import trio
 
 from chaos.modes.live.network import HTTP_PORT, listening_here
 from chaos.modes.live.relay import Relay
-from chaos.modes.live.tag import PORT, RunTag, check_target
+from chaos.modes.live.tag import PORT, Block, check_target
 from chaos.modes.live.weather import Link, LinkWeather, usual_weather
 from chaos.scenario.scenario import Cluster
 
@@ -19,16 +19,18 @@ class Loopback:
 
     Args:
         plan: The cluster.
-        tag: Whose block of addresses it takes.
+        block: The addresses that it takes.
     """
 
-    def __init__(self, plan: Cluster, tag: RunTag) -> None:
-        self._tag = tag
+    def __init__(self, plan: Cluster, block: Block) -> None:
+        self._block = block
         self._numbers = {name: number for number, name in enumerate(plan.names, start=1)}
         self._weather = usual_weather(plan)
-        by_address = {tag.address(number): name for name, number in self._numbers.items()}
+        by_address = {block.address(number): name for name, number in self._numbers.items()}
         self._relays = {
-            name: Relay(name, (tag.address(number), PORT), names=by_address, weather=self._weather)
+            name: Relay(
+                name, (block.address(number), PORT), names=by_address, weather=self._weather
+            )
             for name, number in self._numbers.items()
         }
 
@@ -42,7 +44,7 @@ class Loopback:
 
     def flags(self, name: str) -> Sequence[str]:
         number = self._numbers[name]
-        address, relay = self._tag.address(number), self._tag.relay(number)
+        address, relay = self._block.address(number), self._block.relay(number)
         for each in (address, relay):
             check_target(each)
         return [
@@ -61,17 +63,17 @@ class Loopback:
         return self._relays[a].reset(b) + self._relays[b].reset(a)
 
     async def dial(self, number: int, name: str) -> trio.SocketStream:
-        address = self._tag.address(self._numbers[name])
+        address = self._block.address(self._numbers[name])
         check_target(address)
-        source = self._tag.stranger(number)
+        source = self._block.stranger(number)
         return await trio.open_tcp_stream(address, PORT, local_address=source)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             for name, relay in self._relays.items():
-                await nursery.start(relay.run, self._tag.relay(self._numbers[name]), PORT)
+                await nursery.start(relay.run, self._block.relay(self._numbers[name]), PORT)
             task_status.started()
 
     def listening(self) -> list[str]:
-        mine = f"{self._tag.block}."
+        mine = f"{self._block.prefix}."
         return [f"{host}:{port}" for host, port in listening_here() if host.startswith(mine)]

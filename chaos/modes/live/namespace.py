@@ -41,7 +41,7 @@ NAME_BYTES_MAX = 15
 _FLAGS, _ADDRESS, _HARDWARE = "16sH14x", "16sHH4s8x", "16sH6s8x"
 
 WHAT_TO_DO = (
-    "run it as root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN --device "
+    "Run it as root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN --device "
     '/dev/net/tun, or under `unshare --map-root-user --net`; or set `network = "loopback"`'
 )
 
@@ -150,7 +150,7 @@ def check_can_make() -> None:
     """Raises ``Unsupported`` that says what is missing, and what to do."""
     why = refusal()
     if why is not None:
-        raise Unsupported(f'network = "namespaces" is not to be had here: {why}: {WHAT_TO_DO}')
+        raise Unsupported(f'network = "namespaces" is not to be had here: {why}. {WHAT_TO_DO}')
 
 
 def _words(error: OSError) -> str:

@@ -32,7 +32,7 @@ from chaos.modes.live.heal import processes_of, remove
 from chaos.modes.live.loopback import Loopback
 from chaos.modes.live.namespaces import namespaces
 from chaos.modes.live.network import LiveNetwork
-from chaos.modes.live.tag import NODES_MAX, RunTag, new_tag
+from chaos.modes.live.tag import NODES_MAX, RunTag, free_block, new_tag
 from chaos.modes.live.witness import LiveWitness
 from chaos.modes.storm import Storm
 from chaos.modes.toy import toy_of
@@ -79,7 +79,7 @@ async def run_live(
         history.watchers.append(on_event)
     tag = new_tag()
     deliveries = 0
-    with _network_of(schedule.cluster, tag) as network, _folder_of(tag, notes):
+    with _network_of(schedule.cluster) as network, _folder_of(tag, notes):
         async with _cluster_of(schedule, history, tag, network) as (cluster, witness, clients):
             await _phases(cluster, witness, clients, notes)
             deliveries = network.carried
@@ -101,12 +101,12 @@ async def run_live(
 
 
 @contextmanager
-def _network_of(plan: Cluster, tag: RunTag) -> Iterator[LiveNetwork]:
+def _network_of(plan: Cluster) -> Iterator[LiveNetwork]:
     """What joins the nodes. Raises ``Unsupported`` where it is not to be had on this machine."""
     if plan.nodes > NODES_MAX:
         raise ChaosError(f"live mode runs at most {NODES_MAX} nodes")
     if plan.network is Network.LOOPBACK:
-        yield Loopback(plan, tag)
+        yield Loopback(plan, free_block())
         return
     with namespaces(plan) as network:
         yield network

@@ -1,7 +1,7 @@
 """What marks everything of one live run, so that nothing else is ever touched or left behind.
 
-A run has a folder with its tag in the name, a block of loopback addresses (or network namespaces of
-its own, ``namespaces.py``), and processes that carry the tag in their environment. Nothing outside
+A run has a folder with its tag in the name, processes that carry the tag in their environment, and
+a block of loopback addresses or network namespaces of its own (``namespaces.py``). Nothing outside
 these is a target.
 """
 
@@ -34,44 +34,64 @@ RELAY_PART = 128
 
 @dataclass(frozen=True, slots=True)
 class RunTag:
-    """One run. ``block`` is the first three bytes of its addresses.
+    """One run.
 
     ``text`` begins with the process id of its harness and when that was started: ids come again.
     """
 
     text: str
-    block: str
 
     @property
     def folder(self) -> Path:
         """Where everything of the run is kept."""
         return Path(tempfile.gettempdir()) / f"{PREFIX}{self.text}"
 
+
+def new_tag() -> RunTag:
+    """A tag that no other run has."""
+    return RunTag(f"{os.getpid()}-{started_ticks(os.getpid())}-{secrets.token_hex(4)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Loopback addresses of one run; ``prefix`` is their first three bytes."""
+
+    prefix: str
+
     def address(self, number: int) -> str:
         """Where node ``number`` (from 1) listens, and where it dials from."""
-        return f"{self.block}.{number}"
+        return f"{self.prefix}.{number}"
 
     def relay(self, number: int) -> str:
         """Where the relay in front of a node listens: what the node advertises."""
-        return f"{self.block}.{number + RELAY_PART}"
+        return f"{self.prefix}.{number + RELAY_PART}"
 
     def stranger(self, number: int) -> str:
         """Where somebody dials from who is no node; there are a few of these addresses."""
-        return f"{self.block}.{RELAY_PART + NODES_MAX + 1 + number % STRANGERS}"
+        return f"{self.prefix}.{RELAY_PART + NODES_MAX + 1 + number % STRANGERS}"
 
 
-def new_tag() -> RunTag:
-    """A tag with a block of loopback addresses that nobody listens in.
+def free_block() -> Block:
+    """A block of loopback addresses that nobody listens in.
 
     Raises:
         ChaosError: Where none is found.
     """
-    text = f"{os.getpid()}-{started_ticks(os.getpid())}-{secrets.token_hex(4)}"
     for _ in range(BLOCKS_TRIED):
-        block = f"127.{64 + secrets.randbelow(128)}.{secrets.randbelow(256)}"
-        if _is_free(f"{block}.1"):
-            return RunTag(text, block)
+        block = Block(f"127.{64 + secrets.randbelow(128)}.{secrets.randbelow(256)}")
+        if _is_free(block.address(1)):
+            return block
     raise ChaosError("no free block of loopback addresses was found")
+
+
+def _is_free(address: str) -> bool:
+    # Another run's first node would listen there.
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, PORT))
+        except OSError:
+            return False
+    return True
 
 
 def started_ticks(pid: int) -> int:
@@ -85,16 +105,6 @@ def started_ticks(pid: int) -> int:
         return 0
     state, *fields = rest.split()
     return 0 if state in "ZX" else int(fields[18])
-
-
-def _is_free(address: str) -> bool:
-    # Another run's first node would listen there.
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, PORT))
-        except OSError:
-            return False
-    return True
 
 
 def check_target(address: str, own: ipaddress.IPv4Network | None = None) -> None:

@@ -16,7 +16,15 @@ import trio
 
 from chaos.errors import ChaosError
 from chaos.modes.live.heal import Leftover, heal, is_over, processes_of
-from chaos.modes.live.tag import PREFIX, VARIABLE, RunTag, check_target, new_tag, started_ticks
+from chaos.modes.live.tag import (
+    PREFIX,
+    VARIABLE,
+    RunTag,
+    check_target,
+    free_block,
+    new_tag,
+    started_ticks,
+)
 from overlay.home import Home
 from tests.chaos.live.namespaces import needs_namespaces
 
@@ -64,13 +72,17 @@ def sleeper(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]
     process.communicate()
 
 
-def test_a_tag_names_its_harness_and_a_free_block() -> None:
+def test_a_tag_names_its_harness() -> None:
     tag = new_tag()
     assert not is_over(tag.text)
-    assert tag.address(1).startswith("127.")
-    addresses = [tag.address(n) for n in (1, 64)] + [tag.relay(n) for n in (1, 64)]
-    assert len({*addresses, *(tag.stranger(n) for n in range(32))}) == 36
     assert tag.folder.name == f"{PREFIX}{tag.text}"
+
+
+def test_a_block_has_an_address_for_everybody() -> None:
+    block = free_block()
+    assert block.address(1).startswith("127.")
+    addresses = [block.address(n) for n in (1, 64)] + [block.relay(n) for n in (1, 64)]
+    assert len({*addresses, *(block.stranger(n) for n in range(32))}) == 36
 
 
 def test_a_run_is_over_when_its_harness_is_dead_or_another_has_its_id(dead_pid: int) -> None:
@@ -84,7 +96,7 @@ def test_a_run_is_over_when_its_harness_is_dead_or_another_has_its_id(dead_pid: 
 def test_a_folder_of_a_dead_run_goes_and_of_a_living_one_stays(
     temporary: Path, dead_pid: int
 ) -> None:
-    dead, living = RunTag(f"{dead_pid}-1-0a", "127.64.0"), new_tag()
+    dead, living = RunTag(f"{dead_pid}-1-0a"), new_tag()
     for tag in (dead, living):
         tag.folder.mkdir()
         (tag.folder / "n1").mkdir()

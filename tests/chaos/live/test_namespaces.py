@@ -157,7 +157,7 @@ def test_a_cluster_that_cannot_be_made_whole_leaves_nothing(
 
 def test_without_the_tun_device_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(making, "TUN", tmp_path / "tun")
-    wanted = rf"there is no {tmp_path}/tun, .*: run it as root"
+    wanted = rf"there is no {tmp_path}/tun, .*\. Run it as root"
     with pytest.raises(Unsupported, match=wanted) as caught, namespaces(PLAN):
         pass
     assert "\n" not in str(caught.value)

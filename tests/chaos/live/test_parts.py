@@ -32,7 +32,7 @@ from chaos.modes.live.orders import (
     encode,
 )
 from chaos.modes.live.process import NodeEnded, NodeProcess, start_node
-from chaos.modes.live.tag import new_tag
+from chaos.modes.live.tag import RunTag, free_block, new_tag
 from chaos.modes.live.weather import usual_weather
 from chaos.modes.live.witness import LiveWitness
 from chaos.modes.live.wrapped import Wrapped, wrap
@@ -170,7 +170,7 @@ def test_what_needs_packets_or_bytes_is_unsupported_on_the_other_network() -> No
     on_bytes, on_packets = unsupported(Network.LOOPBACK), unsupported(Network.NAMESPACES)
     assert set(on_bytes) == {"loss", "duplicate", "reorder", "corrupt", "mtu"}
     assert set(on_packets) == {"slice"}
-    assert set(on_bytes.values()) == {"no fault of the network loopback"}
+    assert set(on_bytes.values()) == {'not possible with network = "loopback"'}
     plain = unsupported(Network.NAMESPACES, plain_peers=True)
     assert set(plain) == {"slice", *(fault.kind for fault in NEED_ORDERS)}
 
@@ -202,11 +202,11 @@ class Runs:
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[LiveCluster, LiveWitness]]:
     """Two hosts that both run and whose states can be set; no process behind them."""
-    tag = replace(new_tag(), text=tmp_path.name)
+    tag = RunTag(tmp_path.name)
     founded = homes.found(PLAN, tmp_path)
     async with trio.open_nursery() as nursery:
         history = History(trio.current_time)
-        network = Loopback(PLAN, tag)
+        network = Loopback(PLAN, free_block())
         cluster = await make_cluster(SCHEDULE, history, tag, founded, network, nursery)
         for host in cluster.hosts.values():
             host.process = Runs()  # type: ignore[assignment]
@@ -313,7 +313,7 @@ async def one_node(folder: Path, states: list[State]) -> AsyncIterator[NodeProce
     founded = homes.found(plan, folder)
     with trio.fail_after(90):
         async with trio.open_nursery() as nursery:
-            network = Loopback(plan, tag)
+            network = Loopback(plan, free_block())
             await nursery.start(network.run)
             node = start_node(
                 tag,
