@@ -77,3 +77,6 @@ class Loopback:
     def listening(self) -> list[str]:
         mine = f"{self._block.prefix}."
         return [f"{host}:{port}" for host, port in listening_here() if host.startswith(mine)]
+
+    def notes(self) -> list[str]:
+        return []

@@ -115,6 +115,12 @@ class Namespaces:
                 found += [f"{name} {host}:{port}" for host, port in listening_here()]
         return found
 
+    def notes(self) -> list[str]:
+        refused = self._switch.refused
+        if not refused:
+            return []
+        return [f"the switch dropped {refused} frames that were broken, false or for nobody"]
+
 
 @contextmanager
 def namespaces(plan: Cluster) -> Iterator[Namespaces]:

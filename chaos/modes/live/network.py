@@ -62,6 +62,10 @@ class LiveNetwork(Protocol):
         """Sockets of nodes that listen, as ``address:port``."""
         ...
 
+    def notes(self) -> list[str]:
+        """What is worth telling when the run is over."""
+        ...
+
 
 def listening_here() -> list[tuple[str, int]]:
     """IPv4 sockets that listen in the network namespace that this thread is in."""

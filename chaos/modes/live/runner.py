@@ -83,7 +83,7 @@ async def run_live(
         async with _cluster_of(schedule, history, tag, network) as (cluster, witness, clients):
             await _phases(cluster, witness, clients, notes)
             deliveries = network.carried
-            notes += cluster.broken
+            notes += [*cluster.broken, *network.notes()]
         if plant is not None:
             plant.leave_behind([Home(host.home).control_path() for host in cluster.hosts.values()])
         _look_for_leftovers(cluster, history)

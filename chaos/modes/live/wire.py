@@ -21,7 +21,6 @@ class Wire:
 
     weather: LinkWeather
     under_way: int = 0
-    overflown: int = 0
     held: deque[bytes] = field(default_factory=deque)
     _last_due_s: float = 0.0
 
@@ -38,7 +37,6 @@ class Wire:
         copies = [weather.damaged(frame)] * (2 if weather.doubles() else 1)
         copies = copies[: max(0, UNDER_WAY_MAX - self.under_way)]
         if not copies:
-            self.overflown += 1
             return []
         self.under_way += len(copies)
         if weather.holds() or self.held:

@@ -75,12 +75,12 @@ def on_packets(fault: Fault, at_s: float, for_s: float) -> PlannedFault:
 
 
 PACKET_FAULTS = (
-    on_packets(link.Loss(fraction=0.2), 0.2, 2),
-    on_packets(link.Duplicate(fraction=0.5), 0.2, 2),
-    on_packets(link.Reorder(fraction=0.3, gap_ms=20), 0.2, 2),
-    on_packets(link.Corrupt(fraction=0.2), 0.2, 2),
-    on_packets(link.Reset(), 2.5, 0),
-    on_packets(topology.OneWay(), 3, 1),
+    on_packets(link.Loss(fraction=0.2), 0.2, 1.6),
+    on_packets(link.Duplicate(fraction=0.5), 0.2, 1.6),
+    on_packets(link.Reorder(fraction=0.3, gap_ms=20), 0.2, 1.6),
+    on_packets(link.Corrupt(fraction=0.2), 0.2, 1.6),
+    on_packets(link.Reset(), 2, 0),
+    on_packets(topology.OneWay(), 2.4, 0.8),
     on_packets(link.Slice(), 1, 1),
 )
 
@@ -153,7 +153,7 @@ async def test_promises_are_kept_over_a_network_that_loses_packets(temporary: Pa
     cluster = Cluster(nodes=2, network=Network.NAMESPACES)
     # That they converge says that they have found each other: by multicast, there is no other way.
     run = await run_live(
-        schedule(cluster=cluster, faults=PACKET_FAULTS, storm_s=4.5, seen=("converged",))
+        schedule(cluster=cluster, faults=PACKET_FAULTS, storm_s=3.5, seen=("converged",))
     )
     judged = judge(run, check_all(run))
     broken = [found for found in judged.findings if found.status is Status.VIOLATED]

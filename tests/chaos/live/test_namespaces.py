@@ -19,7 +19,7 @@ from chaos.errors import ChaosError, Unsupported
 from chaos.faults.fault import Network
 from chaos.modes.live import namespace as making
 from chaos.modes.live.namespace import Namespace, refusal
-from chaos.modes.live.namespaces import SUBNET, Namespaces, address_of, namespaces
+from chaos.modes.live.namespaces import SUBNET, Namespaces, address_of, interface_of, namespaces
 from chaos.modes.live.network import listening_here
 from chaos.modes.live.tag import PORT, STRANGERS, check_target
 from chaos.modes.live.weather import Shape
@@ -298,6 +298,22 @@ async def test_multicast_reaches_the_other_node_and_not_over_a_cut_link() -> Non
         assert await two.recvfrom(100) == (b"second", (address_of(1), MDNS[1]))
         for each in sockets:
             each.close()
+
+
+@needs_namespaces
+async def test_false_frames_of_a_node_reach_nobody_and_are_told_of() -> None:
+    async with joined() as network, trio.open_nursery() as nursery:
+        await serve(network, echo, nursery)
+        assert network.notes() == []
+        with network.inside("n1"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind((interface_of("n1"), 0))
+            for source in (bytes(6), bytes([0xFF]) * 6, bytes([2, 0, 0, 0, 0, 9])):
+                raw.send(bytes([0xFF]) * 6 + source + random.Random(1).randbytes(200))
+        while "3 frames" not in "".join(network.notes()):
+            await trio.lowlevel.checkpoint()
+        async with await dial(network) as stream:
+            assert await echoed(stream, b"as before") == b"as before"
+        nursery.cancel_scope.cancel()
 
 
 @needs_namespaces
