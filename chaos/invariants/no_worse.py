@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from chaos.faults.fault import Mode
 from chaos.faults.link import Jitter, Latency
@@ -105,15 +106,27 @@ def _judged(count: int) -> int:
 
 
 def _bound_s(run: Run, twin_p99_s: float, worst: Sequence[_Pair]) -> float:
-    """What p99 may be; silence is allowed for where any of the worst was sent on to a second.
+    """What p99 may be; silence is allowed for where a peer kept any of the worst waiting.
 
-    In live mode nobody tells whether one was.
+    In live mode nobody tells whether one did.
     """
     one_way_s = run.schedule.cluster.delay_ms / 1000 + _slower_s(run)
-    sent_on = any(len(pair.life.routed) > 1 for pair in worst)
-    silent = sent_on or run.schedule.mode is Mode.LIVE
-    budget_s = BUDGET_S + 2 * 2 * one_way_s + (SILENCE_S if silent else 0.0)
+    budget_s = BUDGET_S + 2 * 2 * one_way_s
+    silent_s = max((_silent_s(pair) for pair in worst), default=0.0)
+    if run.schedule.mode is Mode.LIVE:
+        silent_s = SILENCE_S
+    if silent_s > budget_s:
+        budget_s += min(silent_s, SILENCE_S)
     return run.schedule.limits.ttft_ratio_p99_max * twin_p99_s + budget_s
+
+
+def _silent_s(pair: _Pair) -> float:
+    """How long a peer had the request that was sent on to another before its first token.
+
+    One that says that it will be late, or refuses, does so at once and is no silent one.
+    """
+    tries = [fact.at_s for fact in pair.life.routed if fact.at_s <= pair.first.at_s]
+    return max((later - sooner for sooner, later in pairwise(tries)), default=0.0)
 
 
 def _slower_s(run: Run) -> float:

@@ -95,17 +95,30 @@ def test_the_share_that_must_be_answered_is_the_scenario_s(minimum: float, holds
 
 
 def asked(
-    ttft_s: float, *, count: int = 2 * REQUESTS_MIN, late: int = LATE_MIN + 1, routes: int = 1
+    ttft_s: float,
+    *,
+    count: int = 2 * REQUESTS_MIN,
+    late: int = LATE_MIN + 1,
+    again_s: float | None = None,
 ) -> Story:
-    """Many requests; the first tokens of the last ones come after ``ttft_s``, others in time."""
+    """Many requests; the first tokens of the last ones come after ``ttft_s``, others in time.
+
+    After ``again_s`` each is sent on to a second peer.
+    """
     story = Story().phases()
     for number in range(count):
         at_s = 20.0 + number
         story.invoke(f"r{number}", at_s)
         after_s = ttft_s if number >= count - late else 0.05
-        for attempt in range(routes):
+        for attempt, later_s in enumerate((0.0, *(() if again_s is None else (again_s,)))):
             story.tell(
-                at_s, What.ROUTED, f"r{number}", node="n2", attempt=attempt, claims={}, held={}
+                at_s + later_s,
+                What.ROUTED,
+                f"r{number}",
+                node="n2",
+                attempt=attempt,
+                claims={},
+                held={},
             )
         story.answer(f"r{number}", at_s + after_s)
     return story
@@ -141,8 +154,17 @@ def test_in_a_long_run_one_in_a_hundred_may(late: int, holds: bool) -> None:
 
 
 def test_a_silent_peer_may_cost_its_silence() -> None:
-    assert is_held(no_worse.check(asked(1.69, routes=2).run()))
-    assert no_worse.check(asked(1.71, routes=2).run()).witnesses
+    assert is_held(no_worse.check(asked(1.69, again_s=1.5).run()))
+    assert no_worse.check(asked(1.71, again_s=1.5).run()).witnesses
+
+
+def test_no_more_than_the_silence_that_it_kept_is_allowed_for() -> None:
+    assert is_held(no_worse.check(asked(0.69, again_s=0.5).run()))
+    assert no_worse.check(asked(0.71, again_s=0.5).run()).witnesses
+
+
+def test_a_peer_that_refuses_at_once_was_not_silent() -> None:
+    assert no_worse.check(asked(0.3, again_s=0.01).run()).witnesses
 
 
 def test_the_ratio_is_the_scenario_s() -> None:
