@@ -49,11 +49,14 @@ class SequenceRollback(MetadataFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverClaim(MetadataFault):
-    """The target publishes every prompt of the workload as cached; it holds none of them more."""
+    """The target publishes every prompt of the workload as cached; it holds none of them more.
+
+    It takes its own clients in with it: they wait for what it does not hold.
+    """
 
     kind = "over_claim"
     modes = SIMULATED
-    voids = FALSE_CLAIMS
+    voids = (*FALSE_CLAIMS, Void(Id.NO_WORSE, Where.TARGET, "claims_differ"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
