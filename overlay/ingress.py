@@ -25,7 +25,7 @@ from overlay.local_run import run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
-from overlay.remote_run import Patience, run_there
+from overlay.remote_run import Patience, RemoteRun, run_there
 from overlay.request import AnswerEvent, Delta, Finished, Started, Submission, Usage
 from overlay.retry import RetryBudget
 from overlay.router import Route, Router
@@ -35,6 +35,7 @@ from overlay.work import (
     AttemptEnded,
     Broken,
     Denied,
+    Late,
     Refused,
     Silent,
     Work,
@@ -235,7 +236,9 @@ class PeerIngress:
         peer_id = route.peer_id
         log.info("attempt %d at %s ended: %s", request.attempts, peer_id, error.code)
         request.excluded.add(peer_id)
-        request.prefer_here = True
+        # Of one that only was busier than it seemed nothing is learnt of the others, but twice is
+        # enough.
+        request.prefer_here = request.attempts > 1 or not isinstance(error, Late)
         self._metrics.fell_back(error.code)
         if not request.resumable:
             raise request_error(
@@ -266,6 +269,10 @@ class PeerIngress:
         request.tokens_max = request.work.sampling.max_tokens or most
         try:
             async with self._run(request, route) as run:
+                if isinstance(run, RemoteRun) and route.is_late(
+                    run.expected_start_s, run.accept.cached_tokens
+                ):
+                    raise Late("late")
                 request.expected_start_s = run.expected_start_s
                 if not request.started:
                     request.started = True

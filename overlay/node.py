@@ -130,6 +130,7 @@ class Node:
             tenants=self.tenants,
             draining=lambda: self.draining,
             expected_cached_tokens=self.router.expected_cached_tokens,
+            expected_start_s=self.router.expected_start_s,
         )
         self._show_gauges()
 

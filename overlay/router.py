@@ -46,7 +46,10 @@ MEMORIES_MAX = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a request goes, the decision behind it, and what is expected there."""
+    """Where a request goes, the decision behind it, and what is expected there.
+
+    ``runs_here`` says that this host could run it as well.
+    """
 
     peer_id: PeerId
     decision: Decision
@@ -54,6 +57,7 @@ class Route:
     promised_tokens: float
     found_idle: bool
     sent: Sent
+    runs_here: bool
 
     @property
     def view(self) -> PeerView:
@@ -68,9 +72,27 @@ class Route:
     def first_token_s(self) -> float:
         """Seconds to the first token there, as expected (``overlay/routing/cost.py``)."""
         view, sent = self.candidate.view, self.sent
-        in_the_way_s = view.output_factor_s - view.decode_s_per_token
-        waits_s = view.fixed_s + in_the_way_s * self.decision.query.expected_output_tokens
-        return waits_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
+        start_s = view.start_s(self.decision.query.expected_output_tokens)
+        return start_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
+
+    def is_late(self, start_s: float, cached_tokens: int) -> bool:
+        """Whether the peer, by what it says on accepting, takes much longer than another would.
+
+        What was known of it was old, then: others have sent it requests, or it has evicted the
+        prefix. It is one hop that this costs, as of any false claim. Where this host could not run
+        the request itself there is no telling what comes after, and it is never late.
+
+        Args:
+            start_s: Seconds until it expects to start on the request.
+            cached_tokens: Tokens of the prompt that it has cached.
+        """
+        soonest, view = self.decision.soonest, self.view
+        if soonest is None or not self.runs_here:
+            return False
+        uncached = max(1, self.sent.prompt_tokens - cached_tokens)
+        first_s = view.rtt_s + start_s + view.prefill_s_per_token * uncached
+        done_s = first_s + view.decode_s_per_token * self.decision.query.expected_output_tokens
+        return first_s > self.first_token_s and soonest.is_before(first_s, done_s)
 
 
 class Router:
@@ -213,6 +235,7 @@ class Router:
             promised_tokens=candidate.matched_tokens * view.freshness,
             found_idle=view.load == 0,
             sent=memory.sent(recall, decision, chosen, now_s),
+            runs_here=self._me in decision.ordered,
         )
 
     def _nobody(self, work: Work, decision: Decision) -> RequestError:
@@ -252,6 +275,13 @@ class Router:
         if len(self._memories) > MEMORIES_MAX:
             self._memories.popitem(last=False)
         return memory
+
+    def expected_start_s(self, work: Work) -> float:
+        """Seconds until this host's engine would start on ``work`` if it came now."""
+        if self._views.served_here(work.model) is None:
+            return 0.0
+        expected = self._expected.expect(work.tenant, work.model, work.sampling.max_tokens)
+        return self._views.here(work.model, self._clock.now_s()).start_s(expected)
 
     def expected_cached_tokens(self, tenant: TenantEpoch, work: Work) -> int:
         """Prompt tokens of ``work`` that this host's cache holds now."""

@@ -60,11 +60,13 @@ class ForwardHandler:
         tenants: TenantBook,
         draining: Callable[[], bool],
         expected_cached_tokens: Callable[[TenantEpoch, Work], int],
+        expected_start_s: Callable[[Work], float],
     ) -> None:
         self._engine = engine
         self._tenants = tenants
         self._draining = draining
         self._expected_cached_tokens = expected_cached_tokens
+        self._expected_start_s = expected_start_s
         self.counters = ServeCounters()
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:
@@ -103,13 +105,14 @@ class ForwardHandler:
     async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
         try:
             work = work_of(tenant, request)
+            # Before it is in the queue itself.
+            accept = Accept(
+                cached_tokens=self._expected_cached_tokens(tenant, work),
+                expected_start_ms=min(START_MS_MAX, int(1000 * self._expected_start_s(work))),
+            )
             with trio.move_on_after(request.deadline_ms / 1000) as scope:
                 async with run_here(self._engine, tenant, work) as run:
                     self.counters.accepted += 1
-                    accept = Accept(
-                        cached_tokens=self._expected_cached_tokens(tenant, work),
-                        expected_start_ms=expected_start_ms(self._engine),
-                    )
                     await stream.send(encode(accept))
                     await self._pump(run, stream)
             if scope.cancelled_caught:
@@ -178,14 +181,6 @@ def work_of(tenant: TenantEpoch, request: ForwardRequest) -> Work:
         emitted=tuple(request.emitted),
         body=request.body,
     )
-
-
-def expected_start_ms(engine: Engine) -> int:
-    """When a request that comes now would start, by the engine's own recent rates."""
-    load = engine.load()
-    if load.running < engine.capabilities().slots or load.prefill_tokens_per_s <= 0:
-        return 0
-    return min(START_MS_MAX, int(1000 * load.queued_tokens / load.prefill_tokens_per_s))
 
 
 async def send_last(stream: Stream, answer: Answer) -> None:

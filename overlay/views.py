@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from inference.request import Capabilities, EngineLoad, ServedModel
+from inference.request import Capabilities, ServedModel
 from overlay.knowledge import Knowledge, LoadPicture
 from overlay.peers import Peers
 from overlay.ports import Engine
@@ -66,9 +66,6 @@ class Views:
 
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
         """Every member of the tenant that is up, and this host where it serves the model."""
-        load = self._engine.load()
-        rates = load.prefill_tokens_per_s, load.decode_s_per_token
-        self._measured.on_claim(self._me, *rates, now_s)
         kept = self._kept_of((tenant.tenant_id, model))
         views = []
         for peer_id in self._peers.up():
@@ -80,7 +77,7 @@ class Views:
                 kept[peer_id] = (now_s + KEPT_S, view)
             views.append(view)
         if self.served_here(model) is not None:
-            views.append(self._here(model, load, now_s))
+            views.append(self.here(model, now_s))
         return views
 
     def _kept_of(self, kind: tuple[TenantId, str]) -> dict[PeerId, tuple[float, PeerView]]:
@@ -119,7 +116,11 @@ class Views:
             return theirs
         return None
 
-    def _here(self, model: str, load: EngineLoad, now_s: float) -> PeerView:
+    def here(self, model: str, now_s: float) -> PeerView:
+        """This host, for a model that it serves."""
+        load = self._engine.load()
+        rates = load.prefill_tokens_per_s, load.decode_s_per_token
+        self._measured.on_claim(self._me, *rates, now_s)
         told = self._told[model]
         capabilities = self._engine.capabilities()
         return PeerView(

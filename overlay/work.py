@@ -73,6 +73,10 @@ class Refused(AttemptEnded):
     """The peer would not take it; nothing was started."""
 
 
+class Late(Refused):
+    """The peer would take it, and says that it will be long in beginning."""
+
+
 class Silent(AttemptEnded):
     """The peer said nothing for longer than it may."""
 

@@ -161,6 +161,11 @@ class PeerView:
         put(self, "inferred_weight", inferred_weight)
         put(self, "terms", terms if exclusion is None else None)
 
+    def start_s(self, expected_output_tokens: float) -> float:
+        """Seconds until it would start on a request: the way there, and those before it."""
+        in_the_way_s = self.output_factor_s - self.decode_s_per_token
+        return self.fixed_s + in_the_way_s * expected_output_tokens
+
     def _load(self, rate_per_s: float) -> tuple[float, float]:
         """Requests there and seconds of prefill in front of a new one, as far as can be told.
 

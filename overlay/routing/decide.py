@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from overlay.routing.candidate import Candidate, Exclusion, Query, Standing
 from overlay.routing.cost import Costed, CostTerms, cost_all, terms_of
-from overlay.routing.policies import Order, Policy, Reason
+from overlay.routing.policies import Order, Policy, Reason, Soonest
 from security.peer_id import PeerId
 
 PROBE_SLOWER_S = 1.0
@@ -27,7 +27,8 @@ class Decision:
 
     ``chosen`` is None when no candidate is eligible. ``scores_s`` is what the policy compared, in
     the order of ``ordered``, where that was not the expected completion time itself; ``home`` is
-    the prompt's place on the ring, where the policy asked for it.
+    the prompt's place on the ring, where the policy asked for it; ``soonest`` as in
+    ``overlay.routing.policies.Order``.
     """
 
     chosen: PeerId | None
@@ -38,6 +39,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     scores_s: tuple[float, ...] = ()
     home: PeerId | None = None
+    soonest: Soonest | None = None
 
     @property
     def terms(self) -> Mapping[PeerId, CostTerms]:
@@ -89,11 +91,12 @@ def decide(
     costed = cost_all(candidates, query)
     if not costed:
         order = Order(peers=(), reason=Reason.NOBODY)
-    elif (probe := _probe(costed)) is not None:
-        rest = [peer_id for _, peer_id, _, _ in sorted(costed) if peer_id != probe]
-        order = Order(peers=(probe, *rest), reason=Reason.PROBE)
     else:
         order = policy.order(query, costed, rng)
+        probe = _probe(costed)
+        if probe is not None:
+            rest = [peer_id for _, peer_id, _, _ in sorted(costed) if peer_id != probe]
+            order = Order(peers=(probe, *rest), reason=Reason.PROBE, soonest=order.soonest)
     return Decision(
         chosen=order.peers[0] if order.peers else None,
         ordered=order.peers,
@@ -103,6 +106,7 @@ def decide(
         candidates=tuple(candidates),
         scores_s=order.scores_s,
         home=order.home,
+        soonest=order.soonest,
     )
 
 

@@ -46,17 +46,34 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Soonest:
+    """When a request would begin and end to be answered at the peer that would begin first.
+
+    ``first_by_s`` is how much later others may begin, if they do not end before it.
+    """
+
+    first_by_s: float
+    done_s: float
+
+    def is_before(self, first_s: float, done_s: float) -> bool:
+        """Whether beginning and ending then is worse than it has to be."""
+        return first_s > self.first_by_s and done_s > self.done_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """All eligible peers, best first, and why the first is.
 
     ``scores_s`` is what was compared, in the same order, where that was not the expected completion
-    time; ``home`` the prefix's place on the ring, where the policy asked for it.
+    time; ``home`` the prefix's place on the ring, where the policy asked for it. ``soonest`` is
+    what the soonest of them could do, where the policy holds the others to it.
     """
 
     peers: tuple[PeerId, ...]
     reason: Reason
     scores_s: tuple[float, ...] = ()
     home: PeerId | None = None
+    soonest: Soonest | None = None
 
 
 class Policy(Protocol):
@@ -85,12 +102,19 @@ class Cost:
 
     ``equal_s`` and ``equal_share``: candidates within these of the best count as equal and are
     taken in ring order.
+
+    ``late_share`` and ``late_s``: where some peer could begin to answer in t seconds, none is
+    chosen that takes longer than ``late_share`` * t + ``late_s``, unless it ends sooner; nor is one
+    kept to that says so on accepting. What is good for those who come after is not to make this one
+    wait for long (NO-WORSE allows 1.5 and 50 ms, and what is expected is not exact).
     """
 
     work_weight: float = 1.75
     home_credit: float = 0.8
     equal_s: float = 0.0005
     equal_share: float = 0.02
+    late_share: float = 1.2
+    late_s: float = 0.02
     name: str = "cost"
 
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
@@ -98,18 +122,40 @@ class Cost:
         del rng
         names = [peer_id for _, peer_id, _, _ in costed]
         home = first_of_walk(query, names)
-        scored = sorted(zip(self._scores_s(query, costed, home, names), names, strict=True))
+        scores_s = self._scores_s(query, costed, home, names)
+        scored = sorted(zip(scores_s, names, strict=True))
+        soonest, late = self._late(query, costed)
+        if late:
+            scored.sort(key=lambda each: each[1] in late)
         best_s = scored[0][0]
         limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
-        equal_count = bisect_right(scored, limit_s, key=_COST)
+        equal_count = bisect_right(scored, limit_s, hi=len(scored) - len(late), key=_COST)
         if equal_count > 1:
             equals = [peer_id for _, peer_id in scored[:equal_count]]
             first = first_of_walk(query, equals)
             scored.insert(0, scored.pop(0 if first is None else equals.index(first)))
-        scores_s, peers = zip(*scored, strict=True)
+        peers = tuple([peer_id for _, peer_id in scored])
         chosen = costed[names.index(peers[0])][3]
-        reason = _reason(chosen, at_home=peers[0] == home)
-        return Order(peers=peers, reason=reason, scores_s=scores_s, home=home)
+        return Order(
+            peers=peers,
+            reason=_reason(chosen, at_home=peers[0] == home),
+            scores_s=tuple([score_s for score_s, _ in scored]),
+            home=home,
+            soonest=soonest,
+        )
+
+    def _late(self, query: Query, costed: Sequence[Costed]) -> tuple[Soonest, set[PeerId]]:
+        """What the soonest could do, and those that would keep the request waiting."""
+        output = query.expected_output_tokens
+        times = [_first_token_s(each, output) for each in costed]
+        first_s = min(times)
+        done_s = min([each[0] for each, t in zip(costed, times, strict=True) if t == first_s])
+        soonest = Soonest(first_by_s=self.late_share * first_s + self.late_s, done_s=done_s)
+        return soonest, {
+            each[1]
+            for each, t in zip(costed, times, strict=True)
+            if t > soonest.first_by_s and each[0] > done_s
+        }
 
     def _scores_s(
         self,
@@ -239,6 +285,11 @@ def policy_named(name: str) -> Policy:
 def first_of_walk(query: Query, names: Sequence[PeerId]) -> PeerId | None:
     """The first of these on the prefix's ring walk; None where the ring has none of them."""
     return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
+
+
+def _first_token_s(costed: Costed, output: float) -> float:
+    """When it would begin to answer: before its own decoding, which the whole time counts too."""
+    return costed[0] - costed[3].view.decode_s_per_token * output
 
 
 def _reason(chosen: Candidate, *, at_home: bool) -> Reason:

@@ -308,6 +308,58 @@ def test_a_peer_that_only_shows_progress_is_not_waited_for_until_the_deadline() 
     simulate(16, main)
 
 
+LATE = encode(Accept(cached_tokens=0, expected_start_ms=600_000))
+
+
+def test_a_peer_that_accepts_and_will_be_late_is_left_for_this_host() -> None:
+    async def main() -> None:
+        async with world_of(21, [SLOW, FAST]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            fake = Misbehaving(there, saying(LATE, then="silence"))
+            began_s = trio.current_time()
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            elapsed_s = trio.current_time() - began_s
+            assert len(fake.seen) == 1
+            assert answered.finished.served_by == here.identity.peer_id
+            prompt_tokens = answered.finished.usage.prompt_tokens
+            assert elapsed_s < prompt_tokens / 50 + 2 * 0.5 + 0.05
+            assert not here.running.router.probation.suspected(there.identity.peer_id)
+            assert ended_states(here) == {"length": 1.0}
+            await until(lambda: nothing_runs(here) and streams_open(here) == 0)
+
+    simulate(21, main)
+
+
+def test_of_others_one_may_be_late_and_the_second_is_this_host() -> None:
+    async def main(honest: int) -> list[int]:
+        async with world_of(22, [SLOW, *[FAST] * 3]) as world:
+            await everybody_ready(world)
+            here, *others = world.hosts
+            fakes = [Misbehaving(host, saying(LATE, then="silence")) for host in others[honest:]]
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            at_home = answered.finished.served_by == here.identity.peer_id
+            assert at_home == (sum(len(fake.seen) for fake in fakes) == 2)
+            return [len(fake.seen) for fake in fakes]
+
+    all_late = simulate(22, partial(main, 0))
+    assert sorted(all_late) == [0, 1, 1]
+    assert sum(simulate(22, partial(main, 2))) <= 1
+
+
+def test_a_late_peer_is_kept_to_where_this_host_could_not_run_the_request() -> None:
+    async def main() -> None:
+        async with world_of(23, [None, FAST]) as world:
+            await everybody_ready(world)
+            ingress, there = world.hosts
+            Misbehaving(there, saying(LATE, tokens(65), END))
+            answered = await world.ask(ingress, QUESTION, max_tokens=2)
+            assert answered.finished.served_by == there.identity.peer_id
+            assert answered.token_ids == (65,)
+
+    simulate(23, main)
+
+
 def test_an_ingress_without_an_engine_tries_the_next_peer() -> None:
     async def main() -> None:
         async with world_of(17, [None, FAST, FAST]) as world:

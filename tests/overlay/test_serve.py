@@ -143,6 +143,30 @@ def test_a_forward_is_accepted_and_answered() -> None:
     simulate(32, main)
 
 
+def test_accepting_tells_of_those_who_come_before_and_not_of_the_request_itself() -> None:
+    async def main() -> None:
+        one_slot = replace(FAST, slots=1)
+        async with world_of(34, [FAST, one_slot]) as world:
+            await everybody_ready(world)
+            starts_ms: list[int] = []
+
+            async def ask(number: int) -> None:
+                opening = encode(request(world.hosts[1], request_id=f"{number:032x}"))
+                accept, *_ = await forward(world, 0, 1, opening)
+                assert isinstance(accept, Accept)
+                starts_ms.append(accept.expected_start_ms)
+
+            await ask(0)  # now its rates are known
+            async with trio.open_nursery() as nursery:
+                for number in (1, 2, 3):
+                    nursery.start_soon(ask, number)
+            idle, first, second, third = starts_ms
+            assert idle == first == 0
+            assert 100 <= second < third  # five tokens of 20 ms each, and the prompt's
+
+    simulate(34, main)
+
+
 def test_a_peer_that_sits_on_the_request_shows_signs_of_life() -> None:
     async def main() -> None:
         slow = replace(FAST, decode_s_per_token=2.0)

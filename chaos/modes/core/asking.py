@@ -20,7 +20,16 @@ from overlay.ingress import ATTEMPTS_MAX, IngressLimits
 from overlay.request import Call, Usage
 from overlay.router import Route
 from overlay.routing.booking import BookingId
-from overlay.work import AttemptEnded, Broken, Refused, Silent, Work, request_error, sampling_of
+from overlay.work import (
+    AttemptEnded,
+    Broken,
+    Late,
+    Refused,
+    Silent,
+    Work,
+    request_error,
+    sampling_of,
+)
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 
@@ -139,7 +148,7 @@ class Asking:
         attempt.end = end
         work, me = self.work, peer.peer_id
         answering = Answering(
-            accepted=lambda start_s: self._accepted(attempt, start_s),
+            accepted=lambda start_s, cached: self._accepted(attempt, start_s, cached),
             piece=lambda event: self._piece(attempt, event),
             alive=lambda: self._heard(attempt),
             failed=lambda error: self._broke(attempt, error),
@@ -164,8 +173,12 @@ class Asking:
         else:
             self._broke(attempt, Silent("silence" if attempt.accepted else "budget"))
 
-    def _accepted(self, attempt: _Attempt, expected_start_s: float) -> None:
-        if not attempt.over:
+    def _accepted(self, attempt: _Attempt, expected_start_s: float, cached_tokens: int) -> None:
+        if attempt.over:
+            return
+        if attempt.route.is_late(expected_start_s, cached_tokens):
+            self._broke(attempt, Late("late"))
+        else:
             attempt.accepted = True
             attempt.expected_start_s = expected_start_s
             self._tell_started(attempt)
@@ -248,7 +261,7 @@ class Asking:
         if isinstance(error, Silent | Broken):
             self.peer.router.failed(peer_id, now_s)
         self._excluded.add(peer_id)
-        self._prefer_here = True
+        self._prefer_here = self.attempts > 1 or not isinstance(error, Late)
         if self.attempts >= ATTEMPTS_MAX:
             self._fail(request_error("no_capable_peer", "every peer that was tried failed"))
             return

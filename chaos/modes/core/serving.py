@@ -19,7 +19,6 @@ from inference.errors import (
 )
 from inference.request import EngineRequest, Namespace, TokenEvent
 from overlay.forward import PROGRESS_EVERY_S
-from overlay.serve import expected_start_ms
 from overlay.work import Broken, Refused, Work
 from security.peer_id import PeerId
 
@@ -30,7 +29,7 @@ Failure = Refused | Broken | InferenceError
 class Answering:
     """Where an answer goes, as calls at the ingress."""
 
-    accepted: Callable[[float], None]
+    accepted: Callable[[float, int], None]
     piece: Callable[[TokenEvent], None]
     alive: Callable[[], None]
     failed: Callable[[Failure], None]
@@ -90,14 +89,15 @@ class Serving:
         if tenant is None or not peer.tenants.is_member(work.tenant, forwarder):
             self._refuse(Refused("not_a_member"))
             return
+        cached_tokens = peer.router.expected_cached_tokens(tenant, work)
+        start_s = peer.router.expected_start_s(work)
         try:
             start(peer, work, self._on_event)
         except (Refused, ContextOverflow, InvalidRequest) as error:
             self._refuse(error)
             return
         peer.wait_on(self, self._end, self.cancel)
-        expected_s = expected_start_ms(peer.engine) / 1000  # type: ignore[arg-type]  # of the port
-        self._tell(lambda: self._to.accepted(expected_s))
+        self._tell(lambda: self._to.accepted(start_s, cached_tokens))
         peer.later(PROGRESS_EVERY_S, self._progress)
 
     def cancel(self) -> None:

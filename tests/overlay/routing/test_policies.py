@@ -118,11 +118,32 @@ def test_a_home_is_given_no_credit_for_what_it_is_known_to_hold() -> None:
 
 
 def test_work_weight_decides_between_waiting_and_computing_again() -> None:
-    holder = candidate(ONE, matched=999, running=4, queued=4)
+    holder = candidate(ONE, matched=999, running=4, queued=0, queued_tokens=900.0)
     free = candidate(TWO)
     asked = query(1000, 100)
     assert ordered(asked, [holder, free], Cost(work_weight=0.0)).peers[0] == TWO
     assert ordered(asked, [holder, free], Cost(work_weight=1.5)).peers[0] == ONE
+
+
+@pytest.mark.parametrize(("waits_s", "chosen"), [(1.15, ONE), (1.30, TWO)])
+def test_for_the_sake_of_later_ones_a_request_waits_a_fifth_longer_and_no_more(
+    waits_s: float, chosen: PeerId
+) -> None:
+    """A free peer could begin to answer in 1 s; what the other holds is worth 2.75 s."""
+    holder = candidate(ONE, matched=999, queued_tokens=1000.0 * waits_s, rtt_s=0.0)
+    free = candidate(TWO, rtt_s=0.0)
+    order = ordered(query(1000, 1), [holder, free], Cost())
+    assert order.peers[0] == chosen
+    assert order.soonest is not None
+    assert order.soonest.first_by_s == pytest.approx(1.22, abs=0.01)
+    assert set(order.peers) == {ONE, TWO}
+
+
+def test_a_peer_that_ends_sooner_is_never_too_late_to_begin() -> None:
+    early = candidate(ONE, decode_s_per_token=0.05, local=True)
+    late = candidate(TWO, decode_s_per_token=0.01, queued_tokens=3000.0)
+    assert ordered(query(1000, 200), [early, late], Cost()).peers[0] == TWO
+    assert ordered(query(1000, 20), [early, late], Cost()).peers[0] == ONE
 
 
 # -- the others
