@@ -22,7 +22,7 @@ class _Dearest:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         del query, rng
         dear = sorted(costed, key=lambda each: (-each[0], each[1]))
-        return Order(peers=tuple(peer_id for _, peer_id, _, _ in dear), reason=Reason.CHEAPEST)
+        return Order(peers=tuple(peer_id for _, peer_id, *_ in dear), reason=Reason.CHEAPEST)
 
 
 class DearestFirst(Plant):

@@ -129,7 +129,7 @@ class PeerView:
     prefill_s_per_token: float = field(init=False)
     claim_weight: float = field(init=False)
     inferred_weight: float = field(init=False)
-    terms: tuple[PeerId, float, float, float, float, float, int] | None = field(
+    terms: tuple[PeerId, float, float, float, float, float, float, int] | None = field(
         init=False, repr=False
     )
 
@@ -150,7 +150,7 @@ class PeerView:
         prefill_s_per_token = 1.0 / rate_per_s
         claim_weight = 1.0 if self.local else self.freshness * self.trust
         inferred_weight = 1.0 if self.local else min(1.0, self.trust / TRUST_ENOUGH)
-        costs_s = (fixed_s, output_factor_s, prefill_s_per_token)
+        costs_s = (fixed_s, output_factor_s, self.decode_s_per_token, prefill_s_per_token)
         terms = (self.peer_id, *costs_s, claim_weight, inferred_weight, self.context_tokens)
         put(self, "exclusion", exclusion)
         put(self, "load", requests / self.slots)

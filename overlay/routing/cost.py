@@ -33,8 +33,8 @@ class CostTerms:
     score_s: float
 
 
-Costed = tuple[float, PeerId, float, Candidate]
-"""Expected completion time, whose, seconds of it that are this prompt's prefill; the candidate."""
+Costed = tuple[float, PeerId, float, float, Candidate]
+"""Expected completion time, whose, seconds of prefill, those to the first token; the candidate."""
 
 
 def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
@@ -51,7 +51,16 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
         terms = each.view.terms
         if terms is None:
             continue
-        peer_id, fixed_s, output_factor_s, prefill_s_per_token, claim_weight, trusted, most = terms
+        (
+            peer_id,
+            fixed_s,
+            output_factor_s,
+            decode_s,
+            prefill_s_per_token,
+            claim_weight,
+            trusted,
+            most,
+        ) = terms
         if needed > most or (tried and peer_id in tried):
             continue
         if variant is not None and each.view.variant != variant:
@@ -63,7 +72,8 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
         if counted > limit:  # noqa: PLR1730 - as above
             counted = limit
         prefill_s = prefill_s_per_token * (prompt - counted)
-        costed.append((fixed_s + output_factor_s * output + prefill_s, peer_id, prefill_s, each))
+        total_s = fixed_s + output_factor_s * output + prefill_s
+        costed.append((total_s, peer_id, prefill_s, total_s - decode_s * output, each))
     return costed
 
 

@@ -95,7 +95,7 @@ def decide(
         order = policy.order(query, costed, rng)
         probe = _probe(costed)
         if probe is not None:
-            rest = [peer_id for _, peer_id, _, _ in sorted(costed) if peer_id != probe]
+            rest = [peer_id for _, peer_id, _, _, _ in sorted(costed) if peer_id != probe]
             order = Order(peers=(probe, *rest), reason=Reason.PROBE, soonest=order.soonest)
     return Decision(
         chosen=order.peers[0] if order.peers else None,
@@ -113,7 +113,7 @@ def decide(
 def _probe(costed: list[Costed]) -> PeerId | None:
     """The cheapest suspected peer whose probe is due, if this request can afford it."""
     due = Standing.PROBE_DUE
-    probes = [each for each in costed if each[3].view.standing is due]
+    probes = [each for each in costed if each[4].view.standing is due]
     if not probes:
         return None
     probe = min(probes)

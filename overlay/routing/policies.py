@@ -27,6 +27,7 @@ from overlay.routing.ring import load_limit
 from security.peer_id import PeerId
 
 _COST = itemgetter(0)
+_FIRST_TOKEN = itemgetter(3)
 
 
 class Reason(enum.Enum):
@@ -120,11 +121,12 @@ class Cost:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; takes nothing from ``rng``."""
         del rng
-        names = [peer_id for _, peer_id, _, _ in costed]
+        names = [peer_id for _, peer_id, _, _, _ in costed]
         home = first_of_walk(query, names)
         scores_s = self._scores_s(query, costed, home, names)
         scored = sorted(zip(scores_s, names, strict=True))
-        soonest, late = self._late(query, costed)
+        soonest = self._soonest(costed)
+        late = {each[1] for each in costed if soonest.is_before(each[3], each[0])}
         if late:
             scored.sort(key=lambda each: each[1] in late)
         best_s = scored[0][0]
@@ -135,7 +137,7 @@ class Cost:
             first = first_of_walk(query, equals)
             scored.insert(0, scored.pop(0 if first is None else equals.index(first)))
         peers = tuple([peer_id for _, peer_id in scored])
-        chosen = costed[names.index(peers[0])][3]
+        chosen = costed[names.index(peers[0])][4]
         return Order(
             peers=peers,
             reason=_reason(chosen, at_home=peers[0] == home),
@@ -144,18 +146,10 @@ class Cost:
             soonest=soonest,
         )
 
-    def _late(self, query: Query, costed: Sequence[Costed]) -> tuple[Soonest, set[PeerId]]:
-        """What the soonest could do, and those that would keep the request waiting."""
-        output = query.expected_output_tokens
-        times = [_first_token_s(each, output) for each in costed]
-        first_s = min(times)
-        done_s = min([each[0] for each, t in zip(costed, times, strict=True) if t == first_s])
-        soonest = Soonest(first_by_s=self.late_share * first_s + self.late_s, done_s=done_s)
-        return soonest, {
-            each[1]
-            for each, t in zip(costed, times, strict=True)
-            if t > soonest.first_by_s and each[0] > done_s
-        }
+    def _soonest(self, costed: Sequence[Costed]) -> Soonest:
+        """What the peer could do that would begin first."""
+        done_s, _, _, first_s, _ = min(costed, key=_FIRST_TOKEN)
+        return Soonest(first_by_s=self.late_share * first_s + self.late_s, done_s=done_s)
 
     def _scores_s(
         self,
@@ -166,10 +160,10 @@ class Cost:
     ) -> list[float]:
         """What is compared, for each candidate in the order given."""
         weight = self.work_weight
-        scores_s = [total_s + weight * prefill_s for total_s, _, prefill_s, _ in costed]
+        scores_s = [total_s + weight * prefill_s for total_s, _, prefill_s, _, _ in costed]
         if home is not None:
             index = names.index(home)
-            _, _, prefill_s, each = costed[index]
+            _, _, prefill_s, _, each = costed[index]
             share = max(query.home_share, self.home_credit * (1 - each.view.claim_weight))
             scores_s[index] -= (1 + weight) * share * prefill_s
         return scores_s
@@ -185,8 +179,8 @@ class LongestPrefix:
         """See ``Policy``."""
         del query
         drawn = _shuffled(costed, rng)
-        drawn.sort(key=lambda each: (-each[3].matched_tokens, each[3].view.load))
-        reason = Reason.PREFIX if drawn[0][3].matched_tokens else Reason.LEAST_LOADED
+        drawn.sort(key=lambda each: (-each[4].matched_tokens, each[4].view.load))
+        reason = Reason.PREFIX if drawn[0][4].matched_tokens else Reason.LEAST_LOADED
         return Order(peers=_names(drawn), reason=reason)
 
 
@@ -199,7 +193,7 @@ class BoundedHash:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; peers that are not on the ring come last."""
         del rng
-        loads = {peer_id: each.view.load for _, peer_id, _, each in sorted(costed)}
+        loads = {peer_id: each.view.load for _, peer_id, _, _, each in sorted(costed)}
         limit = load_limit(loads.values())
         walk = [peer_id for peer_id in query.ring.walk(query.place) if peer_id in loads]
         within = [peer_id for peer_id in walk if loads[peer_id] <= limit]
@@ -231,7 +225,7 @@ class RoundRobin:
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
         """See ``Policy``; takes nothing from ``rng``."""
         del rng
-        names = sorted(peer_id for _, peer_id, _, _ in costed)
+        names = sorted(peer_id for _, peer_id, _, _, _ in costed)
         start = query.turn % len(names)
         return Order(peers=(*names[start:], *names[:start]), reason=Reason.TURN)
 
@@ -246,7 +240,7 @@ class LeastLoaded:
         """See ``Policy``."""
         del query
         drawn = _shuffled(costed, rng)
-        drawn.sort(key=lambda each: each[3].view.load)
+        drawn.sort(key=lambda each: each[4].view.load)
         return Order(peers=_names(drawn), reason=Reason.LEAST_LOADED)
 
 
@@ -260,7 +254,7 @@ class Local:
         """See ``Policy``; takes nothing from ``rng``."""
         del query, rng
         ordered = sorted(costed)
-        here = [peer_id for _, peer_id, _, each in ordered if each.view.local]
+        here = [peer_id for _, peer_id, _, _, each in ordered if each.view.local]
         if not here:
             return Order(peers=_names(ordered), reason=Reason.FALLBACK)
         return Order(peers=_first(here[0], ordered), reason=Reason.HERE)
@@ -287,11 +281,6 @@ def first_of_walk(query: Query, names: Sequence[PeerId]) -> PeerId | None:
     return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
 
 
-def _first_token_s(costed: Costed, output: float) -> float:
-    """When it would begin to answer: before its own decoding, which the whole time counts too."""
-    return costed[0] - costed[3].view.decode_s_per_token * output
-
-
 def _reason(chosen: Candidate, *, at_home: bool) -> Reason:
     if chosen.matched_tokens > 0 or chosen.inferred_tokens > 0:
         return Reason.PREFIX
@@ -306,8 +295,8 @@ def _shuffled(costed: Sequence[Costed], rng: random.Random) -> list[Costed]:
 
 
 def _names(costed: Sequence[Costed]) -> tuple[PeerId, ...]:
-    return tuple([peer_id for _, peer_id, _, _ in costed])
+    return tuple([peer_id for _, peer_id, _, _, _ in costed])
 
 
 def _first(chosen: PeerId, costed: Sequence[Costed]) -> tuple[PeerId, ...]:
-    return (chosen, *[peer_id for _, peer_id, _, _ in costed if peer_id != chosen])
+    return (chosen, *[peer_id for _, peer_id, _, _, _ in costed if peer_id != chosen])

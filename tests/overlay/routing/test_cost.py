@@ -42,7 +42,7 @@ def test_the_last_prompt_token_is_always_computed(prompt: int, surplus: int) -> 
         candidate(inferred=float(prompt + surplus)),
     ):
         assert counted_tokens(promised, query(prompt)) == max(0, prompt - 1)
-        ((_, _, prefill_s, _),) = cost_all([promised], query(prompt))
+        ((_, _, prefill_s, _, _),) = cost_all([promised], query(prompt))
         assert prefill_s == pytest.approx(min(1, prompt) / 1000)
 
 
@@ -64,7 +64,7 @@ def test_with_little_trust_what_we_infer_of_a_peer_counts_in_part_too() -> None:
 
 def test_equal_costs_are_ordered_by_name() -> None:
     costed = sorted(cost_all([candidate(THREE), candidate(ONE), candidate(TWO)], query()))
-    assert [peer_id for _, peer_id, _, _ in costed] == [ONE, TWO, THREE]
+    assert [peer_id for _, peer_id, _, _, _ in costed] == [ONE, TWO, THREE]
 
 
 @settings(derandomize=True, deadline=None)
@@ -73,13 +73,15 @@ def test_the_fast_loop_and_the_explained_terms_are_one_formula(
     asked: Query, candidates: list[Candidate]
 ) -> None:
     costed = cost_all(candidates, asked)
-    assert {peer_id for _, peer_id, _, _ in costed} == {
+    assert {peer_id for _, peer_id, _, _, _ in costed} == {
         each.peer_id for each in candidates if exclusion_of(each, asked) is None
     }
-    for total_s, peer_id, prefill_s, each in costed:
+    for total_s, peer_id, prefill_s, first_s, each in costed:
         assert peer_id == each.peer_id
         assert prefill_s == pytest.approx(terms_of(each, asked).prefill_s, rel=1e-12)
         assert total_s == pytest.approx(terms_of(each, asked).total_s, rel=1e-12)
+        decode_s = terms_of(each, asked).decode_s
+        assert first_s == pytest.approx(total_s - decode_s, rel=1e-9, abs=1e-9)
 
 
 WORSE = st.sampled_from(

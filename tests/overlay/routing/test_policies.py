@@ -19,6 +19,7 @@ from overlay.routing.policies import (
     policy_named,
 )
 from overlay.routing.ring import Ring
+from security.peer_id import PeerId
 from tests.overlay.routing.pictures import (
     FOUR,
     ONE,
