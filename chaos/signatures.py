@@ -7,41 +7,57 @@ is refused each time. Signing is not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from security import signed as objects
+from security import certificate, signed
 
 KEPT = 50_000
-"""Good signatures that are remembered; then it begins anew."""
+"""Good answers of one check that are remembered; then it begins anew."""
+
+Check = Callable[..., Any]
+
+
+def _with_key(public: Ed25519PublicKey, what: Hashable) -> Hashable:
+    return public.public_bytes_raw(), what
+
+
+CHECKS: tuple[tuple[Any, str, Callable[..., Hashable]], ...] = (
+    (signed, "_verify_peer", lambda *what: what),
+    (signed, "_check", _with_key),
+    (certificate, "_check_signature", lambda what, public: _with_key(public, what)),
+)
+"""Module and name of each check, and what tells its calls apart: its arguments. It is a function of
+them and of nothing else, and raises where the signature is not good."""
 
 
 @contextmanager
 def checked_once() -> Iterator[None]:
-    """While the block lasts, a signature that was good is not checked again."""
-    check = objects._check
-    good: set[tuple[bytes, bytes, bytes, str, bytes, bytes]] = set()
-
-    def check_once(public: Ed25519PublicKey, signed: objects.SignedObject) -> None:
-        key = (
-            public.public_bytes_raw(),
-            signed.signature,
-            signed.overlay,
-            signed.kind,
-            signed.signer,
-            signed.body,
-        )
-        if key in good:
-            return
-        check(public, signed)
-        if len(good) >= KEPT:
-            good.clear()
-        good.add(key)
-
-    objects._check = check_once
+    """While the block lasts, what was good is not checked again."""
+    real = [getattr(module, name) for module, name, _ in CHECKS]
+    for (module, name, key), check in zip(CHECKS, real, strict=True):
+        setattr(module, name, _remembering(check, key))
     try:
         yield
     finally:
-        objects._check = check
+        for (module, name, _), check in zip(CHECKS, real, strict=True):
+            setattr(module, name, check)
+
+
+def _remembering(check: Check, key: Callable[..., Hashable]) -> Check:
+    """The check, which answers from memory where the same was good before."""
+    good: dict[Hashable, Any] = {}
+
+    def check_once(*asked: Any) -> Any:
+        what = key(*asked)
+        if what not in good:
+            answer = check(*asked)
+            if len(good) >= KEPT:
+                good.clear()
+            good[what] = answer
+        return good[what]
+
+    return check_once

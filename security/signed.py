@@ -130,13 +130,7 @@ def verify_peer(
         WrongKind, WrongOverlay: when it is another one than was asked for.
         BadSignature: when the signer did not sign it.
     """
-    signed = _decode(data, kind, overlay_id, size_max)
-    if len(signed.signer) != _PEER_BYTES:
-        raise BadSignature("a host's signature was expected")
-    _check(Ed25519PublicKey.from_public_bytes(signed.signer), signed)
-    return Verified(
-        value=signed.body, signer=peer_id_of_bytes(signed.signer), data=data, witness=_WITNESS
-    )
+    return _verify_peer(data, kind, overlay_id, size_max)
 
 
 def verify_issuer(
@@ -193,6 +187,17 @@ def _sign(
 def _message(overlay: bytes, kind: str, signer: bytes, body: bytes) -> bytes:
     # Every part before the body has a fixed length or an end of its own.
     return b"rhizome/" + kind.encode() + b"/v1\0" + overlay + bytes([len(signer)]) + signer + body
+
+
+def _verify_peer(data: bytes, kind: Kind, overlay_id: OverlayId, size_max: int) -> Verified[bytes]:
+    """What :func:`verify_peer` does: a function of its arguments and nothing else."""
+    signed = _decode(data, kind, overlay_id, size_max)
+    if len(signed.signer) != _PEER_BYTES:
+        raise BadSignature("a host's signature was expected")
+    _check(Ed25519PublicKey.from_public_bytes(signed.signer), signed)
+    return Verified(
+        value=signed.body, signer=peer_id_of_bytes(signed.signer), data=data, witness=_WITNESS
+    )
 
 
 def _decode(data: bytes, kind: Kind, overlay_id: OverlayId, size_max: int) -> SignedObject:
