@@ -6,6 +6,7 @@ import importlib
 from typing import Protocol
 
 from chaos.errors import ScenarioError
+from chaos.garbage import seldom_collected
 from chaos.modes import registry
 from chaos.modes.registry import OnEvent, imported
 from chaos.scenario.schedule import Schedule
@@ -30,9 +31,10 @@ def examine(
     Raises:
         Unsupported: Where this installation lacks the mode.
     """
-    run = registry.run(schedule, plant=plant, on_event=on_event)
-    checks = imported("chaos.invariants.catalogue", "checkers")
-    return judge(run, checks.check_all(run))
+    with seldom_collected():
+        run = registry.run(schedule, plant=plant, on_event=on_event)
+        checks = imported("chaos.invariants.catalogue", "checkers")
+        return judge(run, checks.check_all(run))
 
 
 def examine_named(text: str) -> Examine:

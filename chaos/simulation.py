@@ -8,7 +8,6 @@ Threads, real sockets and wall clocks must stay outside.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -17,15 +16,13 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
+from chaos.garbage import seldom_collected
+
 T = TypeVar("T")
 
 TURNS_PER_LOOK = 4096
 SPIN_TURNS = 25 * TURNS_PER_LOOK
 """Turns of the scheduler without virtual time passing after which a run counts as spinning."""
-
-
-GC_THRESHOLD = (20_000, 20, 50)
-"""Tasks and scopes come and go by reference counting: looking for cycles often costs a fifth."""
 
 SPINS_MAX = 3
 """A run that goes on spinning after it was cancelled is given up."""
@@ -157,15 +154,13 @@ def run_simulation(seed: int, main: Callable[[], Awaitable[T]], *, limit_s: floa
     state = trio_run._r.getstate()
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # trio's switch
     trio_run._r.seed(seed)
-    collected_at = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLD)
     try:
-        return trio.run(bounded, clock=_still_clock())
+        with seldom_collected():
+            return trio.run(bounded, clock=_still_clock())
     except trio.TrioInternalError as error:
         if isinstance(error.__cause__, SimulationStuck):
             raise error.__cause__ from None
         raise
     finally:
-        gc.set_threshold(*collected_at)
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
         trio_run._r.setstate(state)
