@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from chaos.faults.fault import Fault
 from chaos.history import Event, What
+from chaos.invariants.lives import facts
 from chaos.run import Run
 from chaos.scenario.schedule import PlannedFault
 
 ENDS = {What.OK: "ok", What.FAIL: "failed", What.CANCELLED: "cancelled", What.INFO: "unknown"}
 """Events that end a request, and the word for its outcome."""
+
+FATES = (What.FAULT_BEGIN, What.FAULT_END, What.FAULT_MISSED, What.FAULT_UNSUPPORTED)
+"""Events that say what becomes of a fault."""
 
 IN_FLIGHT_FEW = 3
 
@@ -36,9 +40,9 @@ class FaultOutcome:
 def fault_outcomes(run: Run) -> tuple[FaultOutcome, ...]:
     """One for each planned fault, in order."""
     by_fault: dict[str, dict[What, Event]] = {}
-    for event in run.events:
-        if event.what.value.startswith("fault_"):
-            by_fault.setdefault(event.subject, {})[event.what] = event
+    for fact in facts(run, *FATES):
+        event = fact.event
+        by_fault.setdefault(event.subject, {})[event.what] = event
     return tuple(_outcome(fault, by_fault.get(fault.id, {})) for fault in run.schedule.faults)
 
 
@@ -58,8 +62,8 @@ def _outcome(fault: PlannedFault, events: dict[What, Event]) -> FaultOutcome:
 
 def request_outcomes(run: Run) -> dict[str, int]:
     """Requests by how they ended; ``open`` are those that did not."""
-    invoked = {event.subject for event in run.events if event.what is What.INVOKE}
-    ended = {event.subject: ENDS[event.what] for event in run.events if event.what in ENDS}
+    invoked = {fact.event.subject for fact in facts(run, What.INVOKE)}
+    ended = {fact.event.subject: ENDS[fact.event.what] for fact in facts(run, *ENDS)}
     counts = Counter(ended.values())
     counts["open"] = len(invoked - ended.keys())
     return {word: counts[word] for word in (*ENDS.values(), "open")}
@@ -75,7 +79,9 @@ def signatures(run: Run) -> tuple[str, ...]:
     open_requests: set[str] = set()
     kinds = {fault.id: fault for fault in run.schedule.faults}
     found: set[str] = set()
-    for event in run.events:
+    ups_and_downs = (What.NODE_DOWN, What.NODE_UP, What.FAULT_END, What.FAULT_BEGIN)
+    for fact in facts(run, What.INVOKE, *ENDS, *ups_and_downs):
+        event = fact.event
         if event.what is What.INVOKE:
             open_requests.add(event.subject)
         elif event.what in ENDS:
@@ -86,7 +92,7 @@ def signatures(run: Run) -> tuple[str, ...]:
             down.discard(event.subject)
         elif event.what is What.FAULT_END:
             active.pop(event.subject, None)
-        elif event.what is What.FAULT_BEGIN and event.subject in kinds:
+        elif event.subject in kinds:
             fault = kinds[event.subject]
             there = "down" if down & set(fault.nodes) else "up"
             others = "+".join(sorted(set(active.values()))) or "calm"

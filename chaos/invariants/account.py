@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from chaos.history import What
 from chaos.invariants.alignment import Difference, difference, first_difference
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, Life, lives, phase_at
+from chaos.invariants.lives import Fact, Life, facts, lives, phase_at
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -16,7 +16,7 @@ def check(run: Run) -> Finding:
     """Follows each request through the automaton invoke, tokens, one end; and counts its tokens."""
     tally = Tally(Id.ACCOUNT, run)
     stopped = phase_at(run, "stopped")
-    stuck = {event.subject for event in run.events if event.what is What.STUCK}
+    stuck = {fact.event.subject for fact in facts(run, What.STUCK)}
     for life in lives(run).values():
         witness = next(_contradictions(run, life), None)
         if witness is None and not life.ends:

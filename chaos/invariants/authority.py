@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import Event, What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, lives
+from chaos.invariants.lives import Fact, facts, lives
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -20,8 +20,8 @@ def check(run: Run) -> Finding:
     tally = Tally(Id.AUTHORITY, run)
     revoked: dict[str, Fact] = {}
     outside = run.schedule.cluster.outside
-    for index, event in enumerate(run.events):
-        fact = Fact(index, event)
+    for fact in facts(run, What.REVOKED, What.ACCEPTED, What.CHANGED, What.SERVED):
+        event = fact.event
         witness: Witness | None = None
         if event.what is What.REVOKED:
             revoked.setdefault(event.subject, fact)
@@ -35,11 +35,8 @@ def check(run: Run) -> Finding:
             if since is not None and not _is_over(since, event):
                 continue
             witness = _changed(fact, since)
-        elif event.what is What.SERVED:
-            if str(event.data["tenant"]) in outside.get(event.subject, ()):
-                witness = _not_a_member(fact, event.subject, str(event.data["tenant"]))
-        else:
-            continue
+        elif str(event.data["tenant"]) in outside.get(event.subject, ()):
+            witness = _not_a_member(fact, event.subject, str(event.data["tenant"]))
         tally.compare((event.subject,), event.at_s, event.at_s, witness)
     _check_ingresses(run, tally)
     return tally.finding()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, phase_at
+from chaos.invariants.lives import Fact, facts, phase_at
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -16,10 +16,8 @@ def check(run: Run) -> Finding:
     """
     tally = Tally(Id.BOUNDED, run)
     last: dict[tuple[str, str], Fact] = {}
-    for index, event in enumerate(run.events):
-        if event.what is not What.GAUGE:
-            continue
-        fact = Fact(index, event)
+    for fact in facts(run, What.GAUGE):
+        event = fact.event
         before = last.get((event.subject, str(event.data["name"])))
         last[event.subject, str(event.data["name"])] = fact
         if event.data["cap"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, phase_at
+from chaos.invariants.lives import Fact, facts, phase_at
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -20,7 +20,7 @@ def check(run: Run) -> Finding:
     if healed is None:
         return tally.finding()
     bound_s = run.schedule.limits.converge_s
-    reached = next((Fact(i, e) for i, e in enumerate(run.events) if e.what is What.CONVERGED), None)
+    reached = next(iter(facts(run, What.CONVERGED)), None)
     if reached is not None:
         after_s = float(reached.event.data["after_s"])
         tally.compare((), healed.at_s, reached.at_s, _late(healed, reached, bound_s))
@@ -58,15 +58,13 @@ def _compare_ends(run: Run, tally: Tally) -> int:
     """Compares what stands at the end of settling; returns how many differences there are."""
     core = frozenset(run.schedule.core or run.schedule.cluster.names)
     differences = 0
-    for index, event in enumerate(run.events):
-        fact = Fact(index, event)
+    for fact in facts(run, What.DIVERGED, What.CLAIMS):
+        event = fact.event
         if event.what is What.DIVERGED:
             nodes: tuple[str, ...] = (event.subject, str(event.data["origin"]))
             witness = _diverged(fact)
-        elif event.what is What.CLAIMS:
-            nodes, witness = (event.subject,), _claims(fact)
         else:
-            continue
+            nodes, witness = (event.subject,), _claims(fact)
         if core.issuperset(nodes):
             differences += witness is not None
             tally.compare(nodes, event.at_s, event.at_s, witness)

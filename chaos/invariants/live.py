@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, Life, lives, phase_at
+from chaos.invariants.lives import Fact, Life, facts, lives, phase_at
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -14,11 +14,11 @@ def check(run: Run) -> Finding:
     tally = Tally(Id.LIVE, run)
     share = 0.0
     grace_s = run.schedule.limits.grace_s
-    for index, event in enumerate(run.events):
-        fact = Fact(index, event)
+    for fact in facts(run, What.STUCK, What.STOPPED):
+        event = fact.event
         if event.what is What.STUCK:
             tally.compare((event.subject,), event.at_s, event.at_s, _stuck(run, fact))
-        elif event.what is What.STOPPED:
+        else:
             share = max(share, float(event.data["took_s"]) / grace_s)
             witness = _slow_end(fact, grace_s)
             tally.compare((event.subject,), event.at_s, event.at_s, witness)

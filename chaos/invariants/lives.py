@@ -1,10 +1,14 @@
-"""The life of each request of a run, gathered from its history."""
+"""The facts of a run by their kind, and the life of each request, gathered from its history."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain
+from operator import attrgetter
+
+import msgspec
 
 from chaos.history import Event, What
 from chaos.run import Run
@@ -13,8 +17,7 @@ ENDS = (What.OK, What.FAIL, What.CANCELLED, What.INFO)
 """Events that end a request; the outcome of the last one is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True, gc=False):
     """An event and its index in the history."""
 
     index: int
@@ -25,9 +28,12 @@ class Fact:
         return self.event.at_s
 
 
-@dataclass(slots=True)
+@dataclass
 class Life:
-    """What happened to one request, each list in order."""
+    """What happened to one request, each list in order.
+
+    What follows from them is asked for by several checkers, and worked out once.
+    """
 
     request: str
     invokes: list[Fact] = field(default_factory=list)
@@ -42,7 +48,7 @@ class Life:
         """Where it came in; empty where that is not in the history."""
         return str(self.invokes[0].event.data["ingress"]) if self.invokes else ""
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """The tokens that the client got, as they came."""
         return tuple(token for fact in self.tokens for token in fact.event.data["ids"])
@@ -61,17 +67,17 @@ class Life:
     def first_token(self) -> Fact | None:
         return next((fact for fact in self.tokens if fact.event.data["ids"]), None)
 
-    @property
+    @cached_property
     def from_s(self) -> float:
         """When it came in, or is first heard of."""
         return min((fact.at_s for fact in self._all()), default=0.0)
 
-    @property
+    @cached_property
     def to_s(self) -> float:
         """When it ended, or was last heard of."""
         return max((fact.at_s for fact in self._all()), default=0.0)
 
-    @property
+    @cached_property
     def nodes(self) -> frozenset[str]:
         """Every node that had a part in it."""
         found = {str(fact.event.data["node"]) for fact in (*self.routed, *self.started)}
@@ -96,21 +102,40 @@ _PARTS = {
 def lives(run: Run) -> Mapping[str, Life]:
     """Every request that the history speaks of, in order of appearance. To be read only."""
     found: dict[str, Life] = {}
-    for index, event in enumerate(run.events):
-        part = _PARTS.get(event.what)
-        if part is not None:
-            life = found.setdefault(event.subject, Life(event.subject))
-            getattr(life, part).append(Fact(index, event))
-        elif event.what is What.SERVED:
+    for fact in facts(run, *_PARTS, What.SERVED):
+        event = fact.event
+        if event.what is What.SERVED:
             request = str(event.data["request"])
             if request in found:
-                found[request].served.append(Fact(index, event))
+                found[request].served.append(fact)
+            continue
+        life = found.get(event.subject)
+        if life is None:
+            life = found[event.subject] = Life(event.subject)
+        getattr(life, _PARTS[event.what]).append(fact)
+    return found
+
+
+def facts(run: Run, *kinds: What) -> Sequence[Fact]:
+    """The facts of some kinds, in order. To be read only."""
+    by_kind = _by_kind(run)
+    found = [by_kind[kind] for kind in kinds if kind in by_kind]
+    if len(found) == 1:
+        return found[0]
+    return sorted(chain(*found), key=attrgetter("index"))
+
+
+@lru_cache(maxsize=1)
+def _by_kind(run: Run) -> Mapping[What, list[Fact]]:
+    found: dict[What, list[Fact]] = {}
+    for index, event in enumerate(run.events):
+        of_kind = found.get(event.what)
+        if of_kind is None:
+            of_kind = found[event.what] = []
+        of_kind.append(Fact(index, event))
     return found
 
 
 def phase_at(run: Run, name: str) -> Fact | None:
     """When the run entered a phase; None where it never did."""
-    for index, event in enumerate(run.events):
-        if event.what is What.PHASE and event.data["name"] == name:
-            return Fact(index, event)
-    return None
+    return next((fact for fact in facts(run, What.PHASE) if fact.event.data["name"] == name), None)

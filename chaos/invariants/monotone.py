@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact
+from chaos.invariants.lives import Fact, facts
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -17,8 +17,8 @@ def check(run: Run) -> Finding:
     tally = Tally(Id.MONOTONE, run)
     newest: dict[Place, Fact] = {}
     sealed: dict[tuple[str, int], Fact] = {}
-    for index, event in enumerate(run.events):
-        fact = Fact(index, event)
+    for fact in facts(run, What.NODE_UP, What.ACCEPTED, What.SEALED):
+        event = fact.event
         if event.what is What.NODE_UP:
             # What it had accepted before was in its memory.
             newest = {place: each for place, each in newest.items() if place[0] != event.subject}
@@ -29,7 +29,7 @@ def check(run: Run) -> Finding:
                 newest[place] = fact
             nodes = (event.subject, str(event.data["origin"]))
             tally.compare(nodes, event.at_s, event.at_s, witness)
-        elif event.what is What.SEALED:
+        else:
             pair = (str(event.data["key"]), int(event.data["counter"]))
             witness = _repeated(sealed.get(pair), fact)
             sealed.setdefault(pair, fact)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact
+from chaos.invariants.lives import Fact, facts
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -17,11 +17,11 @@ def check(run: Run) -> Finding:
     tally = Tally(Id.TENANT, run)
     several = len(run.schedule.cluster.tenants) > 1
     served: list[Fact] = []
-    for index, event in enumerate(run.events):
-        fact = Fact(index, event)
+    for fact in facts(run, What.LEAK, What.SERVED):
+        event = fact.event
         if event.what is What.LEAK:
             tally.compare((event.subject,), event.at_s, event.at_s, _leak(fact, served))
-        elif event.what is What.SERVED and several:
+        elif several:
             tally.compare((event.subject,), event.at_s, event.at_s, _foreign_hit(fact, served))
             served.append(fact)
     return tally.finding()

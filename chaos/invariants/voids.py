@@ -9,6 +9,7 @@ from functools import lru_cache
 from chaos.faults.fault import Where
 from chaos.history import What
 from chaos.invariants.invariant import Id
+from chaos.invariants.lives import facts
 from chaos.run import Run
 
 TAIL_S = 10.0
@@ -33,29 +34,34 @@ class Voids:
 
     def __init__(self, run: Run) -> None:
         planned = {fault.id: fault for fault in run.schedule.faults}
-        ends = {event.subject: event.at_s for event in run.events if event.what is What.FAULT_END}
-        self._spans: list[Span] = []
-        for index, event in enumerate(run.events):
+        ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
+        self._spans: dict[Id, list[Span]] = {}
+        for fact in facts(run, What.FAULT_BEGIN):
+            event = fact.event
             fault = planned.get(event.subject)
-            if event.what is not What.FAULT_BEGIN or fault is None:
+            if fault is None:
                 continue
             to_s = ends.get(fault.id, float("inf")) + TAIL_S
             for void in fault.fault.voids:
                 nodes = None if void.where is Where.ALL else frozenset(fault.nodes)
-                self._spans.append(
-                    Span(void.invariant, nodes, event.at_s, to_s, void.instead, fault.id, index)
+                self._spans.setdefault(void.invariant, []).append(
+                    Span(
+                        void.invariant, nodes, event.at_s, to_s, void.instead, fault.id, fact.index
+                    )
                 )
 
     def covering(
         self, invariant: Id, nodes: Iterable[str], from_s: float, to_s: float
     ) -> Sequence[Span]:
         """The voids of an invariant at any of some nodes at some moment of a span of time."""
+        spans = self._spans.get(invariant)
+        if spans is None:
+            return ()
         here = frozenset(nodes)
         return [
             span
-            for span in self._spans
-            if span.invariant is invariant
-            and (span.nodes is None or span.nodes & here)
+            for span in spans
+            if (span.nodes is None or span.nodes & here)
             and span.from_s <= to_s
             and from_s <= span.to_s
         ]
@@ -67,8 +73,8 @@ class Voids:
     def nodes(self, invariant: Id) -> frozenset[str]:
         """Nodes at which the invariant was voided at any time; every void counts."""
         found: set[str] = set()
-        for span in self._spans:
-            if span.invariant is invariant and span.nodes is not None:
+        for span in self._spans.get(invariant, ()):
+            if span.nodes is not None:
                 found |= span.nodes
         return frozenset(found)
 
