@@ -1,6 +1,6 @@
 """What the same requests would have done without an overlay: ground truth of OUTPUT and NO-WORSE.
 
-``tokens``: each request alone on a fresh toy engine, whose answer is a function of its tokens.
+``tokens``: what a cold toy engine answers, which is a function of the request's tokens alone.
 ``ttft_s``: the requests that an ingress took, at that node's own engine with its cache and queue,
 as a discrete-event simulation in the engine's virtual time; no fault ever touches it.
 """
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chaos.run import Twin
+from inference import toy_language
 from inference.errors import InferenceError
-from inference.request import EngineRequest, Namespace, Sampling
+from inference.request import BLOCK_TOKENS, EngineRequest, Namespace, Sampling
 from inference.toy import ToyConfig, ToyEngine
 
 CHAIN_KEY = bytes(32)
@@ -60,19 +61,21 @@ class _Cold:
         config = toy_of(request.ingress)
         key = (request.token_ids, request.max_tokens, config.context_tokens, config.total_blocks)
         if key not in self._known:
-            self._known[key] = _answer(request, ToyEngine(config))
+            self._known[key] = _answer(request, config)
         return self._known[key]
 
 
-def _answer(request: TwinRequest, engine: ToyEngine) -> tuple[int, ...] | None:
-    try:
-        engine.add(_engine_request(request))
-    except InferenceError:
+def _answer(request: TwinRequest, config: ToyConfig) -> tuple[int, ...] | None:
+    """What the toy's language says: without a cache and others there is nothing else to run."""
+    context_tokens = min(config.context_tokens, config.total_blocks * BLOCK_TOKENS)
+    if not request.token_ids or len(request.token_ids) + request.max_tokens > context_tokens:
         return None
+    speaker = toy_language.Speaker(seed=None, end_every=config.end_every)
+    speaker.hear(request.token_ids)
     found: list[int] = []
-    while engine.has_work():
-        for _, event in engine.step().events:
-            found += event.token_ids or ()
+    while len(found) < request.max_tokens and found[-1:] != [toy_language.END]:
+        found.append(speaker.next_token())
+        speaker.hear(found[-1:])
     return tuple(found)
 
 

@@ -71,7 +71,7 @@ class BlockChain:
         Raises:
             InvalidRequest: When a token id is no 32-bit number.
         """
-        data = _token_bytes(token_ids)
+        data = token_bytes(token_ids)
         fresh = self._keyed.copy
         name: bytes = parent
         names: list[bytes] = []
@@ -95,7 +95,12 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS)
 
 
-def _token_bytes(token_ids: Sequence[int]) -> bytes:
+def token_bytes(token_ids: Sequence[int]) -> bytes:
+    """Token ids as they are hashed: 32 bits each, little-endian.
+
+    Raises:
+        InvalidRequest: When a token id is no 32-bit number.
+    """
     try:
         numbers = array("I", token_ids)
     except (OverflowError, TypeError) as error:

@@ -85,6 +85,8 @@ class TextStream:
 
     def _cut(self, text: str) -> str:
         """Takes new text in; gives what cannot be part of a stop string any more."""
+        if not self._stop:
+            return text
         text = self._held + text
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:

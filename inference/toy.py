@@ -31,6 +31,8 @@ from inference.request import (
     TokenEvent,
 )
 
+_VOCABULARY = frozenset(range(toy_language.VOCABULARY))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToyConfig:
@@ -200,7 +202,7 @@ class ToyEngine:
         if not request.token_ids:
             raise InvalidRequest("the prompt is empty", param="prompt")
         given = (*request.token_ids, *request.emitted)
-        if min(given) < 0 or max(given) >= toy_language.VOCABULARY:
+        if not _VOCABULARY.issuperset(given):
             raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
         context_tokens = self._model.context_tokens
         wanted = request.sampling.max_tokens

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Sequence
 from typing import cast
 
+from inference.blocks import token_bytes
 from inference.errors import InvalidRequest
 from inference.request import ChatPrompt, Prompt
 
@@ -105,16 +105,17 @@ class Speaker:
 
     def hear(self, token_ids: Sequence[int]) -> None:
         """Takes the next tokens of the sequence in."""
-        self._heard.update(struct.pack(f"<{len(token_ids)}I", *token_ids))
+        self._heard.update(token_bytes(token_ids))
         self._last = (*self._last, *token_ids[-3:])[-3:]
 
     def next_token(self) -> int:
         """What follows the tokens heard so far. A character once begun is completed."""
-        for length in (3, 2, 1):
-            following = _NEXT_BYTE.get(self._last[-length:])
-            if following is not None:
-                return following
-        choice = int.from_bytes(self._heard.copy().digest()[:8], "little")
+        if self._last and self._last[-1] < _FIRST_MARK:
+            for length in (3, 2, 1):
+                following = _NEXT_BYTE.get(self._last[-length:])
+                if following is not None:
+                    return following
+        choice = int.from_bytes(self._heard.digest()[:8], "little")
         choice, remainder = divmod(choice, self._end_every or 1)
         if self._end_every and not remainder:
             return END
@@ -131,14 +132,14 @@ def _encode_text(text: str) -> list[int]:
     first, *words = text.split(" ")
     tokens = _encode_word(first)
     known = list(map(_AFTER_SPACE.get, words))
-    if None not in known:
-        return tokens + cast("list[int]", known)
-    for word, token_id in zip(words, known, strict=True):
-        if token_id is not None:
-            tokens.append(token_id)
-        else:
-            tokens.extend(_encode_word(" " + word))
-    return tokens
+    # Most words are known: only the others are looked at one by one.
+    done = 0
+    for _ in range(known.count(None)):
+        at = known.index(None, done)
+        tokens += cast("list[int]", known[done:at])
+        tokens += _encode_word(" " + words[at])
+        done = at + 1
+    return tokens + cast("list[int]", known[done:])
 
 
 def _encode_word(word: str) -> list[int]:

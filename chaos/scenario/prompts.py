@@ -7,6 +7,7 @@ error may ever show.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 
 from chaos.entropy import stream_seed
 from chaos.scenario.schedule import PlannedRequest
@@ -20,22 +21,16 @@ _WORDS = tuple(_COMMON.split())
 """Words that the toy tokenizer has whole, so that a word with its space is one token."""
 
 
-_DRAWN_AT_A_TIME = 32
+_PART_WORDS = 32
 
 
 def words(purpose: str, count: int) -> str:
     """``count`` words that follow from ``purpose``; fewer are the first ones of more."""
-    whole, rest = divmod(count, _DRAWN_AT_A_TIME)
-    parts = [" ".join(_drawn(purpose, part)) for part in range(whole)]
-    if rest:
-        parts.append(" ".join(_drawn(purpose, whole)[:rest]))
-    return "".join(f" {part}" for part in parts)
+    return "".join([" " + _drawn(purpose, number) for number in range(count)])
 
 
-@lru_cache(maxsize=8192)
-def _drawn(purpose: str, part: int) -> tuple[str, ...]:
-    numbers = range(part * _DRAWN_AT_A_TIME, (part + 1) * _DRAWN_AT_A_TIME)
-    return tuple([_WORDS[stream_seed(number, "word", purpose) % len(_WORDS)] for number in numbers])
+def _drawn(purpose: str, number: int) -> str:
+    return _WORDS[stream_seed(number, "word", purpose) % len(_WORDS)]
 
 
 def canary(tenant: str) -> str:
@@ -45,7 +40,19 @@ def canary(tenant: str) -> str:
 
 def document(number: int, tokens: int) -> str:
     """A document of so many tokens of the toy tokenizer."""
-    return words(f"document {number}", tokens)
+    whole, rest = divmod(tokens, _PART_WORDS)
+    parts = [_part(number, index)[-1] for index in range(whole)]
+    if rest:
+        parts.append(_part(number, whole)[rest - 1])
+    return "".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _part(number: int, index: int) -> tuple[str, ...]:
+    """A part of a document, by how many of its words: many requests quote it."""
+    first = index * _PART_WORDS
+    drawn = [_drawn(f"document {number}", place) for place in range(first, first + _PART_WORDS)]
+    return tuple(accumulate(" " + word for word in drawn))
 
 
 def prompt(request: PlannedRequest) -> str:

@@ -6,7 +6,9 @@ import pytest
 
 from chaos.modes.asked import prompt_ids
 from chaos.twin import TwinRequest, twin_of
-from inference.toy import ToyConfig
+from inference.errors import ContextOverflow
+from inference.request import EngineRequest, Namespace, Sampling
+from inference.toy import ToyConfig, ToyEngine
 
 FAST = ToyConfig(slots=2, prefill_tokens_per_s=100.0, decode_s_per_token=0.1, end_every=0)
 LONG = prompt_ids(" water" * 95)
@@ -66,6 +68,35 @@ def test_a_refused_request_has_no_answer() -> None:
     twin = twin_of([request(1, 0.0)], lambda _: small)
     assert dict(twin.tokens) == {}
     assert dict(twin.ttft_s) == {}
+
+
+@pytest.mark.parametrize("end_every", [0, 4, 64])
+@pytest.mark.parametrize("max_tokens", [1, 30, 158, 159])
+def test_a_cold_answer_is_the_one_of_a_fresh_engine(end_every: int, max_tokens: int) -> None:
+    config = ToyConfig(context_tokens=256, end_every=end_every)
+    twin = twin_of([request(1, 0.0, max_tokens=max_tokens)], lambda _: config)
+    assert twin.tokens.get("r1") == answer_of(ToyEngine(config), max_tokens)
+
+
+def answer_of(engine: ToyEngine, max_tokens: int) -> tuple[int, ...] | None:
+    """The whole answer of an engine to the prompt that is asked here; None where it refuses it."""
+    asked = EngineRequest(
+        request_id="r1",
+        namespace=Namespace("a"),
+        chain_key=bytes(32),
+        model="toy",
+        token_ids=LONG,
+        sampling=Sampling(temperature=0.0, seed=1, max_tokens=max_tokens),
+    )
+    try:
+        engine.add(asked)
+    except ContextOverflow:
+        return None
+    found: list[int] = []
+    while engine.has_work():
+        for _, event in engine.step().events:
+            found += event.token_ids or ()
+    return tuple(found)
 
 
 def test_a_slow_node_is_slow_in_the_twin_too() -> None:
