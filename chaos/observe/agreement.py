@@ -15,6 +15,9 @@ from security.peer_id import PeerId
 from security.tags import tags_of
 from security.tenant import TenantId
 
+Mark = tuple[int, bytes, int]
+"""Generation, stream and number: how far something is published."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -56,6 +59,20 @@ class Agreement:
                     if tenant in observer.tenants and tenant in origin.tenants:
                         yield Pair(observer, origin, tenant_id)
 
+    def agreed(self) -> tuple[int, int]:
+        """How many pairs there are, and how many of them agree: as :meth:`agree` has it."""
+        running = [host for host in self._watching.cluster.core() if self._counts(host)]
+        total = agreeing = 0
+        for tenant_id, tenant in self._watching.tenants.items():
+            members = [host for host in running if tenant in host.tenants]
+            gossips = [gossip_of(host) for host in members]
+            for origin, told in zip(members, gossips, strict=True):
+                place, mark = (origin.identity.peer_id, tenant_id), _mark(told, tenant_id)
+                agree = [_agrees(known, place, mark) for known in gossips if known is not told]
+                total += len(agree)
+                agreeing += sum(agree)
+        return total, agreeing
+
     def all_run(self) -> bool:
         """Whether every core node runs that is not revoked."""
         cluster = self._watching.cluster
@@ -66,17 +83,8 @@ class Agreement:
 
     def agree(self, pair: Pair) -> bool:
         """Whether the replica is as new as its origin; a look at two numbers."""
-        origin, observer = gossip_of(pair.origin), gossip_of(pair.observer)
-        stream = origin.publisher._streams.get(pair.tenant)
-        read = observer.reader._reads.get((pair.origin.identity.peer_id, pair.tenant))
-        if stream is None or stream.seq == 0:
-            return read is None or not read.replica.tags
-        return (
-            read is not None
-            and read.replica.visible
-            and (read.generation, read.stream, read.replica.seq)
-            == (origin.publisher.generation, stream.stream, stream.seq)
-        )
+        place = (pair.origin.identity.peer_id, pair.tenant)
+        return _agrees(gossip_of(pair.observer), place, _mark(gossip_of(pair.origin), pair.tenant))
 
     def difference(self, pair: Pair) -> tuple[int, int]:
         """Tags that the replica lacks of what its origin has published, and has too many."""
@@ -121,6 +129,24 @@ def gossip_of(host: SimHost) -> Gossip:
     """The gossip of a running node."""
     node: Node = host.running
     return node.knowledge.gossip
+
+
+def _mark(origin: Gossip, tenant: TenantId) -> Mark | None:
+    """How far an origin has published for a tenant; None where it has published nothing."""
+    stream = origin.publisher._streams.get(tenant)
+    if stream is None or stream.seq == 0:
+        return None
+    return origin.publisher.generation, stream.stream, stream.seq
+
+
+def _agrees(observer: Gossip, place: tuple[PeerId, TenantId], mark: Mark | None) -> bool:
+    """Whether an observer's replica of an origin's stream is as far as the mark."""
+    read = observer.reader._reads.get(place)
+    if read is None:
+        return mark is None
+    if mark is None:
+        return not read.replica.tags
+    return read.replica.visible and (read.generation, read.stream, read.replica.seq) == mark
 
 
 def published_blocks(gossip: Gossip, tenant: TenantId) -> set[BlockHash]:

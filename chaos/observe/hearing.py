@@ -39,6 +39,10 @@ class OriginsTap:
     def __init__(self, inner: Origins, accepted: Callable[[str, PeerId, bytes, Any], None]) -> None:
         self.inner = inner
         self._accepted = accepted
+        # Not looked up at each call: gossip asks for these at every message.
+        self.known = inner.known
+        self.graves = inner.graves
+        self.overlay_id = inner.overlay_id
 
     def __getattr__(self, name: str) -> Any:  # whatever the origins have
         return getattr(self.inner, name)

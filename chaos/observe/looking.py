@@ -90,8 +90,7 @@ class Looking:
         self._look_at_gauges(last=True)
 
     def _look_at_agreement(self) -> None:
-        agree = [self._agreement.agree(pair) for pair in self._agreement.pairs()]
-        agreed = (len(agree), sum(agree))
+        agreed = self._agreement.agreed()
         if agreed != self._agreed:
             self._agreed = agreed
             self._watching.add(What.AGREEMENT, "", pairs=agreed[0], agreeing=agreed[1])

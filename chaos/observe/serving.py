@@ -19,6 +19,8 @@ from chaos.observe.watching import Watching
 from inference.request import BLOCK_TOKENS, EngineRequest, TokenEvent
 from overlay.ports import Engine, TokenStream
 
+_BLOCK_BYTES = BLOCK_TOKENS * array("I").itemsize
+
 _NOBODY = -1
 _SEVERAL = -2
 
@@ -56,10 +58,12 @@ class Blocks:
     def extend(self, token_ids: Sequence[int]) -> list[bytes]:
         """Takes more tokens in; gives the names of the blocks that they complete."""
         self._rest += token_ids
-        fresh = []
         whole = len(self._rest) // BLOCK_TOKENS * BLOCK_TOKENS
-        for start in range(0, whole, BLOCK_TOKENS):
-            self._state.update(array("I", self._rest[start : start + BLOCK_TOKENS]).tobytes())
+        if not whole:
+            return []
+        fresh, data = [], array("I", self._rest[:whole]).tobytes()
+        for start in range(0, len(data), _BLOCK_BYTES):
+            self._state.update(data[start : start + _BLOCK_BYTES])
             fresh.append(self._state.digest())
         del self._rest[:whole]
         self.names += fresh

@@ -29,7 +29,8 @@ class Heap:
     def at(self, when_s: float, call: Call) -> None:
         """Calls at a time; one that is past means now."""
         self._asked += 1
-        heapq.heappush(self._entries, (max(when_s, self.now_s), self._asked, call))
+        now_s = self.now_s
+        heapq.heappush(self._entries, (max(now_s, when_s), self._asked, call))
 
     def after(self, delay_s: float, call: Call) -> None:
         """Calls after so many seconds; a wait so short that no time would pass is made longer."""
