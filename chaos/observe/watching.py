@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from chaos.history import What
@@ -23,25 +23,24 @@ class Watching:
         ledger: What each process has signed.
         truths: What the engine of each node holds, by name.
         tenants: Tenants' names by their ids.
+        add: Writes a fact: ``History.add``.
     """
 
     cluster: SimCluster
     ledger: Ledger = field(default_factory=Ledger)
     truths: dict[str, CacheTruth] = field(default_factory=dict)
     tenants: Mapping[TenantId, str] = field(init=False)
+    add: Callable[..., object] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.add = self.cluster.history.add
         authority = self.cluster.authority
         names = self.cluster.schedule.cluster.tenants
         self.tenants = {authority.tenant_id(name): name for name in names}
 
-    def add(self, what: What, subject: str, **data: object) -> None:
-        """Writes a fact."""
-        self.cluster.history.add(what, subject, **data)
-
     def landmark(self, event: str, node: str) -> None:
         """A landmark has come."""
-        self.cluster.history.add(What.LANDMARK, event, node=node)
+        self.add(What.LANDMARK, event, node=node)
 
     def tap_publishing(self, name: str, publisher: Publisher) -> None:
         """Has a landmark come whenever a node publishes something new."""

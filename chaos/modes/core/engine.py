@@ -43,8 +43,8 @@ class CoreEngine:
     def cache_events(self) -> Sequence[CacheEvent]:
         """What is said to have happened in the cache since the last call."""
         events = list(self.core.cache_events())
-        cache = prefix_cache_of(self.core)
-        if self._untold and cache is not None:
+        cache = prefix_cache_of(self.core) if self._untold else None
+        if cache is not None:
             self._untold = False
             events = [Cleared(), *cache.contents()]
         for claims in tuple(self.claims.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from chaos.entropy import SeededEntropy
 from chaos.modes.core.heap import Heap, HeapClock
@@ -47,18 +48,16 @@ class CoreHost:
     starts: int = 0
     down: str = "not started"
     disk: Disk | None = None
+    peer_id: PeerId = field(init=False)
     storage: SimStorage = field(init=False)
     clock: HeapClock = field(init=False)
     _held: list[tuple[int, Call]] = field(default_factory=list)
     _stopped: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.peer_id = self.identity.peer_id
         self.storage = SimStorage(lambda: self.heap.now_s)
         self.clock = HeapClock(self.heap)
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self.identity.peer_id
 
     @property
     def node(self) -> CorePeer | None:
@@ -90,7 +89,7 @@ class CoreHost:
             entropy=SeededEntropy(self.seed, f"entropy {self.name} {boot}"),
             disk=self.disk,
             core=self.wrap_core(SimToy(self.toy)),
-            later=lambda delay_s, call: self.heap.after(delay_s, lambda: self.enter(boot, call)),
+            later=lambda delay_s, call: self.heap.after(delay_s, partial(self.enter, boot, call)),
             network=self.network,
         )
         for hook in self.on_boot:
@@ -125,7 +124,7 @@ class CoreHost:
             return
         held, self._held = self._held, []
         for boot, call in held:
-            self.heap.after(0.0, lambda boot=boot, call=call: self.enter(boot, call))  # type: ignore[misc]
+            self.heap.after(0.0, partial(self.enter, boot, call))
 
     # -- the network's view
 
@@ -135,7 +134,7 @@ class CoreHost:
     def enter(self, boot: int, call: Call) -> None:
         if self.peer is None or boot != self.starts:
             return
-        if self.frozen:
+        if self._stopped:
             self._held.append((boot, call))
         else:
             call()

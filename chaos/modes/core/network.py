@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -48,18 +49,21 @@ class Weather:
 
     def next_delay_s(self) -> float:
         """Delay of the next message."""
+        if not self.delays:
+            return self.delay_s
         return self.delay_s + sum([draw() for draw in self.delays.values()])
 
 
 @dataclass(slots=True, eq=False)
 class End:
-    """One side of a session, and what the router sees of a connection."""
+    """One side of a session, and what the router sees of a connection. ``far`` is the other one."""
 
     me: str
     other: str
     boot: int
     heard_s: float
     rtt_s: float
+    far: End = field(init=False, repr=False)
     up: bool = True
     remote: Any = field(default_factory=lambda: SimpleNamespace(hello=SimpleNamespace(zone=None)))
 
@@ -74,8 +78,13 @@ class Session:
 
     ends: dict[str, End]
 
+    def __post_init__(self) -> None:
+        first, second = self.ends.values()
+        first.far, second.far = second, first
+
     def whole(self) -> bool:
-        return all(end.up for end in self.ends.values())
+        first, second = self.ends.values()
+        return first.up and second.up
 
 
 class Endpoint(Protocol):
@@ -203,16 +212,8 @@ class CoreNetwork:
             self._goodbye(session, end.me, end.other)
 
     def _goodbye(self, session: Session, name: str, other: str) -> None:
-        end = session.ends[other]
-
-        def heard() -> None:
-            self._end(session, other)
-
-        self._carry((name, other), self._heap.now_s, lambda: self._into(end, heard))
-
-    def _into(self, end: End, call: Deliver) -> None:
-        if end.up:
-            self._hosts[end.me].enter(end.boot, call)
+        heard = partial(self._end, session, other)
+        self._carry(self._weather[name, other], self._heap.now_s, session.ends[other], heard)
 
     def _end(self, session: Session, name: str) -> None:
         end = session.ends[name]
@@ -233,11 +234,11 @@ class CoreNetwork:
 
     def _listen(self, session: Session, me: str, other: str) -> None:
         """A host that hears nothing for long ends its side, and says so."""
-        end, far = session.ends[me], session.ends[other]
+        end = session.ends[me]
         if not end.up or self._hosts[me].frozen:
             return
         weather, host = self._weather[other, me], self._hosts[other]
-        speaks = far.up and host.running_now() and not host.frozen
+        speaks = end.far.up and host.running_now() and not host.frozen
         if speaks and not weather.cuts and not weather.jams:
             end.heard_s = self._heap.now_s
         elif self._heap.now_s - end.heard_s >= SILENT_S:
@@ -275,21 +276,17 @@ class CoreNetwork:
         far = self.far(end)
         if far is not None:
             host = self._hosts[far.me]
-            self._tell(end, lambda: host.hear(far, data), gossip=True)
+            self._tell(end, partial(host.hear, far, data), gossip=True)
 
     def far(self, end: End) -> End | None:
         """The other side of a session that is up on this one."""
-        session = self._session(end.me, end.other)
-        if session is None or session.ends[end.me] is not end or not end.up:
-            return None
-        return session.ends[end.other]
+        return end.far if end.up else None
 
     def _tell(self, end: End, call: Deliver, *, gossip: bool) -> None:
         far = self.far(end)
         if far is None:
             return
-        link = (end.me, end.other)
-        weather = self._weather[link]
+        weather = self._weather[end.me, end.other]
         late_s, again = 0.0, False
         if gossip:
             # Every fault draws for every message: taking one away re-deals nothing of the others.
@@ -300,26 +297,24 @@ class CoreNetwork:
             late_s = sum([draw() for draw in weather.late.values()])
             again = any(doubled)
         weather.ready_s = max(weather.ready_s, self._heap.now_s + weather.next_delay_s())
-        for when_s in (
-            weather.ready_s + late_s,
-            *((weather.ready_s + DOUBLE_GAP_S,) if again else ()),
-        ):
-            self._carry(link, when_s, lambda: self._into(far, call))
+        self._carry(weather, weather.ready_s + late_s, far, call)
+        if again:
+            self._carry(weather, weather.ready_s + DOUBLE_GAP_S, far, call)
 
-    def _carry(self, link: Link, when_s: float, deliver: Deliver) -> None:
-        weather = self._weather[link]
+    def _carry(self, weather: Weather, when_s: float, end: End, call: Deliver) -> None:
+        """Calls into the host of an end when a message over that link arrives there."""
+        self._heap.at(when_s, partial(self._come, weather, end, call))
 
-        def arrive() -> None:
-            self.deliveries += 1
-            deliver()
+    def _come(self, weather: Weather, end: End, call: Deliver) -> None:
+        if weather.cuts:
+            for on_lost in weather.cuts.values():
+                on_lost()
+        elif weather.jams:
+            weather.held.append(partial(self._arrive, end, call))
+        else:
+            self._arrive(end, call)
 
-        def come() -> None:
-            if weather.cuts:
-                for on_lost in weather.cuts.values():
-                    on_lost()
-            elif weather.jams:
-                weather.held.append(arrive)
-            else:
-                arrive()
-
-        self._heap.at(when_s, come)
+    def _arrive(self, end: End, call: Deliver) -> None:
+        self.deliveries += 1
+        if end.up:
+            self._hosts[end.me].enter(end.boot, call)
