@@ -18,6 +18,8 @@ from security import certificate, signed
 KEPT = 50_000
 """Good answers of one check that are remembered; then it begins anew."""
 
+_UNKNOWN = object()
+
 Check = Callable[..., Any]
 
 
@@ -53,11 +55,12 @@ def _remembering(check: Check, key: Callable[..., Hashable]) -> Check:
 
     def check_once(*asked: Any) -> Any:
         what = key(*asked)
-        if what not in good:
+        answer = good.get(what, _UNKNOWN)
+        if answer is _UNKNOWN:
             answer = check(*asked)
             if len(good) >= KEPT:
                 good.clear()
             good[what] = answer
-        return good[what]
+        return answer
 
     return check_once

@@ -155,10 +155,12 @@ def _encode_word(word: str) -> list[int]:
 
 def _encode_part(part: str) -> list[int]:
     """An unknown word by pairs of letters, its odd last one and other characters by bytes."""
+    pairs = [part[at : at + 2] for at in range(0, len(part), 2)]
+    known = list(map(_IDS.get, pairs))
+    if None not in known:
+        return cast("list[int]", known)
     tokens: list[int] = []
-    for at in range(0, len(part), 2):
-        pair = part[at : at + 2]
-        token_id = _IDS.get(pair)
+    for pair, token_id in zip(pairs, known, strict=True):
         if token_id is not None:
             tokens.append(token_id)
             continue

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from inference.events import BlockHash
@@ -58,9 +58,11 @@ TOKENS_ROUNDED_TO = 64
 """Load hints are rounded, so that they tell less of single requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPicture:
-    """A peer's load as it was at ``taken_s`` by our clock. Rates of 0 are unknown."""
+class LoadPicture(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A peer's load as it was at ``taken_s`` by our clock. Rates of 0 are unknown.
+
+    A struct and no dataclass because one is made for each peer and request.
+    """
 
     taken_s: float
     slots: int = 1

@@ -61,25 +61,30 @@ def _check_ingresses(run: Run, tally: Tally) -> None:
 
 def _accepted(fact: Fact, revoked: dict[str, Fact]) -> Witness | None:
     data = fact.event.data
-    what = f"{data['object']} {data['generation']}/{data['seq']} of {data['origin']}"
     since = revoked.get(str(data["origin"]))
     if since is not None and since.event.data.get("identity") not in {None, data.get("identity")}:
         since = None
     if not data["genuine"]:
         return Witness(
             expected=f"{data['origin']} signed no such {data['object']}, so that none believes it",
-            found=f"{fact.event.subject} accepted {what} from {data['sender']}",
+            found=_acceptance(fact),
             events=(fact.index,),
             node=fact.event.subject,
         )
     if since is not None and _is_over(since, fact.event):
         return Witness(
             expected=f"{data['origin']} was revoked at {since.at_s:.2f} s",
-            found=f"{fact.event.subject} accepted {what} from {data['sender']}",
+            found=_acceptance(fact),
             events=(since.index, fact.index),
             node=fact.event.subject,
         )
     return None
+
+
+def _acceptance(fact: Fact) -> str:
+    data = fact.event.data
+    what = f"{data['object']} {data['generation']}/{data['seq']} of {data['origin']}"
+    return f"{fact.event.subject} accepted {what} from {data['sender']}"
 
 
 def _changed(fact: Fact, since: Fact | None) -> Witness:

@@ -25,6 +25,7 @@ class Tally:
         self.exercised = 0
         self.voided = 0
         self._voids = voids_of(run)
+        self._is_voidable = self._voids.touch(invariant)
         self._marks = marks(run)
         self._witnesses: list[Witness] = []
         self._undetected: dict[str, None] = {}
@@ -43,7 +44,10 @@ class Tally:
         Returns:
             Whether it counts, that is, whether no void covers it.
         """
-        voids = self._voids.covering(self.invariant, nodes, from_s, to_s)
+        if not self._is_voidable:
+            voids: Sequence[Span] = ()
+        else:
+            voids = self._voids.covering(self.invariant, nodes, from_s, to_s)
         if not voids:
             self.exercised += 1
             if witness is not None:

@@ -50,17 +50,18 @@ class Voids:
                     )
                 )
 
+    def touch(self, invariant: Id) -> bool:
+        """Whether the invariant is voided anywhere at any time."""
+        return invariant in self._spans
+
     def covering(
         self, invariant: Id, nodes: Iterable[str], from_s: float, to_s: float
     ) -> Sequence[Span]:
         """The voids of an invariant at any of some nodes at some moment of a span of time."""
-        spans = self._spans.get(invariant)
-        if spans is None:
-            return ()
         here = frozenset(nodes)
         return [
             span
-            for span in spans
+            for span in self._spans.get(invariant, ())
             if (span.nodes is None or span.nodes & here)
             and span.from_s <= to_s
             and from_s <= span.to_s

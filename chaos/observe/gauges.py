@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from chaos.engine import FaultyEngine
 from overlay import decisions, knowledge, peers, router, views
@@ -16,8 +17,7 @@ from overlay.transport.connection import Connection
 from overlay.transport.limits import MESSAGE_BYTES_MAX, Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
+class Gauge(msgspec.Struct, frozen=True, gc=False):
     """One value. ``cap`` None: none is stated. ``returns``: it must come back after healing."""
 
     name: str

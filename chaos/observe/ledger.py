@@ -25,6 +25,8 @@ class Ledger:
     """Signatures by what they were made for."""
 
     _signed: dict[bytes, bytes] = field(default_factory=dict)
+    _genuine: set[bytes] = field(default_factory=set)
+    """Objects that were found to be genuine: what was signed once stays signed."""
 
     def note(self, message: bytes, signature: bytes) -> None:
         """A process signs ``message``."""
@@ -37,11 +39,16 @@ class Ledger:
 
     def genuine(self, data: bytes) -> bool:
         """Whether an object is one that was signed, to the byte."""
+        if data in self._genuine:
+            return True
         try:
             signed = _object.decode(data)
         except msgspec.MsgspecError:
             return False
-        return self._signed.get(_digest(_message_of(signed))) == signed.signature
+        if self._signed.get(_digest(_message_of(signed))) != signed.signature:
+            return False
+        self._genuine.add(data)
+        return True
 
     def __len__(self) -> int:
         return len(self._signed)

@@ -45,27 +45,36 @@ class BlockTree:
 
     def store(self, event: BlocksStored) -> None:
         """Takes a run in; blocks that are known already are left as they are."""
-        parent, depth = event.parent, event.depth
+        blocks, parent, depth = self._blocks, event.parent, event.depth
+        changed: dict[BlockHash, None] = {}
         for block in event.blocks:
             depth += 1
-            if block not in self._blocks:
-                self._blocks[block] = _Block(parent, depth)
-                self._judge(block)
-                if parent in self._blocks:
-                    self._blocks[parent].children += 1
-                    self._judge(parent)
+            if block not in blocks:
+                if parent in blocks:
+                    blocks[parent].children += 1
+                    changed[parent] = None
+                blocks[block] = _Block(parent, depth)
+                changed[block] = None
             parent = block
+        # Judged when the run is whole: on the way each of its blocks is an end for a moment.
+        for block in changed:
+            self._judge(block)
 
     def evict(self, event: BlocksEvicted) -> None:
         """Takes blocks out; unknown ones are passed over."""
+        blocks = self._blocks
+        changed: dict[BlockHash, None] = {}
         for block in event.blocks:
-            known = self._blocks.pop(block, None)
+            known = blocks.pop(block, None)
             if known is None:
                 continue
             self.digest.withdraw(block)
-            if known.parent is not None and known.parent in self._blocks:
-                self._blocks[known.parent].children -= 1
-                self._judge(known.parent)
+            if known.parent is not None and known.parent in blocks:
+                blocks[known.parent].children -= 1
+                changed[known.parent] = None
+        for block in changed:
+            if block in blocks:
+                self._judge(block)
 
     def clear(self) -> None:
         """Nothing is cached any more."""

@@ -89,8 +89,9 @@ class Digest:
         return True
 
     def _forget_waiting(self, block: BlockHash) -> None:
-        self._waiting_ends.pop(block, None)
-        self._waiting_strides.pop(block, None)
+        if self.truncated:
+            self._waiting_ends.pop(block, None)
+            self._waiting_strides.pop(block, None)
 
     def _drop(self, block: BlockHash) -> None:
         self._ends.pop(block, None)
