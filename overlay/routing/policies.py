@@ -123,25 +123,26 @@ class Cost:
         del rng
         names = [peer_id for _, peer_id, _, _, _ in costed]
         home = first_of_walk(query, names)
-        scores_s = self._scores_s(query, costed, home, names)
-        scored = sorted(zip(scores_s, names, strict=True))
+        scored = sorted(zip(self._scores_s(query, costed, home, names), names, strict=True))
         soonest = self._soonest(costed)
-        late = {each[1] for each in costed if soonest.is_before(each[3], each[0])}
-        if late:
+        late: set[PeerId] = set()
+        if _is_late(soonest, costed[names.index(scored[0][1])]):  # only then are the others asked
+            late = {each[1] for each in costed if _is_late(soonest, each)}
             scored.sort(key=lambda each: each[1] in late)
         best_s = scored[0][0]
         limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
         equal_count = bisect_right(scored, limit_s, hi=len(scored) - len(late), key=_COST)
         if equal_count > 1:
             equals = [peer_id for _, peer_id in scored[:equal_count]]
-            first = first_of_walk(query, equals)
+            timely = [e for e in equals if not _is_late(soonest, costed[names.index(e)])]
+            first = first_of_walk(query, timely)
             scored.insert(0, scored.pop(0 if first is None else equals.index(first)))
-        peers = tuple([peer_id for _, peer_id in scored])
+        scores_s, peers = zip(*scored, strict=True)
         chosen = costed[names.index(peers[0])][4]
         return Order(
             peers=peers,
             reason=_reason(chosen, at_home=peers[0] == home),
-            scores_s=tuple([score_s for score_s, _ in scored]),
+            scores_s=scores_s,
             home=home,
             soonest=soonest,
         )
@@ -279,6 +280,10 @@ def policy_named(name: str) -> Policy:
 def first_of_walk(query: Query, names: Sequence[PeerId]) -> PeerId | None:
     """The first of these on the prefix's ring walk; None where the ring has none of them."""
     return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
+
+
+def _is_late(soonest: Soonest, costed: Costed) -> bool:
+    return soonest.is_before(costed[3], costed[0])
 
 
 def _reason(chosen: Candidate, *, at_home: bool) -> Reason:
