@@ -301,7 +301,9 @@ class PeerIngress:
 
     def _run(self, request: Progressed, route: Route) -> AbstractAsyncContextManager[Run]:
         if route.peer_id == self._me:
-            return run_here(self._engine, request.tenant, request.work)
+            return run_here(
+                self._engine, request.tenant, request.work, lambda: self._is_hopeless(request)
+            )
         connection = self._router.connection(route.peer_id)
         if connection is None:
             raise Refused("gone")
@@ -318,6 +320,12 @@ class PeerIngress:
                 first_s=route.first_token_s,
                 next_s=route.view.output_factor_s,
             ),
+        )
+
+    def _is_hopeless(self, request: Progressed) -> bool:
+        """Whether this host's engine hangs, and another peer could go on with the request."""
+        return self._engine.stalled() and self._router.runs_elsewhere(
+            request.work, request.tenant, frozenset(request.excluded), request.variant
         )
 
     async def _next_piece(self, request: Progressed, run: Run) -> Tokens | End:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -20,15 +20,29 @@ from overlay.ports import Engine, TokenStream
 from overlay.work import Broken, Refused, Work, request_error
 from security.epoch import TenantEpoch
 
+STALLED_LOOK_S = 0.5
+"""How often an engine that says nothing is looked at."""
+
 
 class LocalRun:
-    """An answer under way here. ``prompt_tokens`` counts the rendered prompt."""
+    """An answer under way here. ``prompt_tokens`` counts the rendered prompt.
+
+    ``hopeless`` says whether the engine hangs and it is better not to wait for it.
+    """
 
     expected_start_s = 0.0
     """The engine's own queue is in what is seen of it, not in a promise."""
 
-    def __init__(self, tokens: TokenStream, *, prompt_tokens: int, emitted: int) -> None:
+    def __init__(
+        self,
+        tokens: TokenStream,
+        *,
+        prompt_tokens: int,
+        emitted: int,
+        hopeless: Callable[[], bool],
+    ) -> None:
         self._tokens = tokens
+        self._hopeless = hopeless
         self.prompt_tokens = prompt_tokens
         self._completion_tokens = emitted
         self._cached_tokens = 0
@@ -39,18 +53,26 @@ class LocalRun:
 
         Raises:
             trio.TooSlowError: When it does not come within ``left_s``; it can be asked for again.
-            Broken: When the engine fails.
+            Broken: When the engine fails, or hangs without hope.
         """
         if self._end is not None:
             return self._end
-        try:
-            with trio.fail_after(left_s):
-                event = await anext(self._tokens)
-        except EngineFailed as error:
-            raise Broken("engine_failed") from error
-        except StopAsyncIteration:
-            raise Broken("engine_failed") from None
-        return self._piece(event)
+        by_s = trio.current_time() + left_s
+        while True:
+            now_s = trio.current_time()
+            look_s = min(by_s, now_s + STALLED_LOOK_S)
+            try:
+                with trio.fail_at(look_s):
+                    return self._piece(await anext(self._tokens))
+            except trio.TooSlowError:
+                if self._hopeless():
+                    raise Broken("engine_stalled", dead=True) from None
+                if look_s >= by_s:
+                    raise
+            except EngineFailed as error:
+                raise Broken("engine_failed") from error
+            except StopAsyncIteration:
+                raise Broken("engine_failed") from None
 
     def _piece(self, event: TokenEvent) -> Tokens | End:
         if event.cached_tokens is not None:
@@ -73,8 +95,12 @@ class LocalRun:
 
 
 @asynccontextmanager
-async def run_here(engine: Engine, tenant: TenantEpoch, work: Work) -> AsyncIterator[LocalRun]:
+async def run_here(
+    engine: Engine, tenant: TenantEpoch, work: Work, hopeless: Callable[[], bool]
+) -> AsyncIterator[LocalRun]:
     """Runs ``work`` for a tenant that this host belongs to; leaving early cancels it.
+
+    ``hopeless`` is asked while nothing comes, as :class:`LocalRun` says.
 
     Raises:
         RequestError: When the request itself is wrong (bad value, longer than the context).
@@ -99,7 +125,12 @@ async def run_here(engine: Engine, tenant: TenantEpoch, work: Work) -> AsyncIter
             cache_salt=tenant.keys.salt.hex(),
         )
         async with engine.submit(request) as tokens:
-            yield LocalRun(tokens, prompt_tokens=len(token_ids), emitted=len(work.emitted))
+            yield LocalRun(
+                tokens,
+                prompt_tokens=len(token_ids),
+                emitted=len(work.emitted),
+                hopeless=hopeless,
+            )
     except ContextOverflow as error:
         raise request_error("context_length_exceeded", str(error), param=error.param) from error
     except InvalidRequest as error:

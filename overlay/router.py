@@ -238,6 +238,25 @@ class Router:
             runs_here=self._me in decision.ordered,
         )
 
+    def runs_elsewhere(
+        self,
+        work: Work,
+        tenant: TenantEpoch,
+        excluded: frozenset[PeerId],
+        variant: str | None,
+    ) -> bool:
+        """Whether any other peer could run ``work``; arguments as of :meth:`route`."""
+        needed = self._context_needed(work)
+        views = self._views.of(tenant, work.model, self._memory(work), self._clock.now_s())
+        return any(
+            view.exclusion is None
+            and not view.local
+            and view.peer_id not in excluded
+            and view.context_tokens >= needed
+            and variant in (None, view.variant)
+            for view in views
+        )
+
     def _nobody(self, work: Work, decision: Decision) -> RequestError:
         """Why no peer can run it: too long for all that could, or none is there."""
         excluded = decision.excluded

@@ -111,7 +111,7 @@ class ForwardHandler:
                 expected_start_ms=min(START_MS_MAX, int(1000 * self._expected_start_s(work))),
             )
             with trio.move_on_after(request.deadline_ms / 1000) as scope:
-                async with run_here(self._engine, tenant, work) as run:
+                async with run_here(self._engine, tenant, work, self._engine.stalled) as run:
                     self.counters.accepted += 1
                     await stream.send(encode(accept))
                     await self._pump(run, stream)
@@ -137,11 +137,6 @@ class ForwardHandler:
             try:
                 piece = await run.next(PROGRESS_EVERY_S)
             except trio.TooSlowError:
-                if self._engine.stalled():
-                    # Here, since leaving the engine waits for the step in flight.
-                    log.warning("the engine has stalled during a forwarded request")
-                    await self._fail(stream, "engine_stalled", "stalled", 502, retryable=True)
-                    return
                 await stream.send(encode(Progress()))
                 continue
             match piece:

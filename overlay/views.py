@@ -27,6 +27,9 @@ from security.tenant import TenantId
 UNHEARD_AGE_S = 3600.0
 """Age of what is known of a peer that has told nothing yet."""
 
+STALLED_WAIT_S = 30.0
+"""What a request is taken to wait at this host while its engine hangs."""
+
 KEPT_S = 0.05
 """The shortest half-life that goes into a view is of some seconds."""
 
@@ -123,6 +126,7 @@ class Views:
         self._measured.on_claim(self._me, *rates, now_s)
         told = self._told[model]
         capabilities = self._engine.capabilities()
+        stalled = self._engine.stalled()
         return PeerView(
             peer_id=self._me,
             local=True,
@@ -137,6 +141,9 @@ class Views:
                 self._me, load.decode_s_per_token, now_s
             ),
             rtt_s=0.0,
+            # Of an engine that hangs nobody knows when it goes on.
+            load_freshness=0.0 if stalled else 1.0,
+            observed_wait_s=STALLED_WAIT_S if stalled else 0.0,
             in_flight=self._bookings.booked(self._me, now_s).in_flight,
             context_tokens=told.context_tokens,
             variant=told.variant,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
 
-from chaos.world import Answered, World, until, world_of
+from chaos.world import Answered, Host, World, until, world_of
+from inference.core import StepResult
+from inference.worker import STALLED_MIN_S
 from overlay.body import BODY_BYTES_MAX, parse_chat
 from overlay.forward import Accept, End, Failed, ForwardRequest, Progress, Refuse, Tokens
 from overlay.ingress import DENIED as DENIED_WORDS
+from overlay.local_run import STALLED_LOOK_S
 from overlay.remote_run import PATIENCE_MIN_S, Patience
 from overlay.request import (
     AnswerEvent,
@@ -358,6 +362,54 @@ def test_a_late_peer_is_kept_to_where_this_host_could_not_run_the_request() -> N
             assert answered.token_ids == (65,)
 
     simulate(23, main)
+
+
+def hang(host: Host, step_s: float) -> None:
+    """The next step of a host's engine takes so long."""
+    core = host.running.ports.engine._core  # type: ignore[attr-defined]  # EngineWorker
+    step = core.step
+
+    def hanging() -> StepResult:
+        core.step = step
+        return replace(step(), virtual_s=step_s)
+
+    core.step = hanging
+
+
+def test_a_request_leaves_this_host_s_engine_when_it_hangs_and_later_ones_avoid_it() -> None:
+    async def main() -> None:
+        async with world_of(24, [FAST, SLOW]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            first = await world.ask(here, QUESTION, max_tokens=2)
+            assert first.finished.served_by == here.identity.peer_id
+            hang(here, 600.0)
+            began_s = trio.current_time()
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            slow_s = answered.finished.usage.prompt_tokens / 50 + 2 * 0.5
+            assert answered.finished.served_by == there.identity.peer_id
+            assert answered.token_ids == first.token_ids
+            assert trio.current_time() - began_s < STALLED_MIN_S + 2 * STALLED_LOOK_S + slow_s
+            began_s = trio.current_time()
+            again = await world.ask(here, QUESTION, max_tokens=2)
+            assert again.finished.served_by == there.identity.peer_id
+            assert trio.current_time() - began_s < slow_s + 0.1
+            await until(lambda: nothing_runs(there) and streams_open(there) == 0)
+
+    simulate(24, main)
+
+
+def test_a_host_that_is_alone_waits_for_its_engine() -> None:
+    async def main() -> None:
+        async with world_of(25, [FAST]) as world:
+            here = world.hosts[0]
+            hang(here, 20.0)
+            began_s = trio.current_time()
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            assert answered.finished.usage.completion_tokens == 2
+            assert trio.current_time() - began_s > 20.0
+
+    simulate(25, main)
 
 
 def test_an_ingress_without_an_engine_tries_the_next_peer() -> None:

@@ -38,6 +38,7 @@ def stand_ins(*, taken_s: float, as_of_s: float | None) -> dict[str, Any]:  # th
             running=0, queued=0, queued_tokens=0, prefill_tokens_per_s=0.0, decode_s_per_token=0.0
         ),
         capabilities=lambda: SimpleNamespace(models=(MODEL,), slots=2),
+        stalled=lambda: False,
     )
     return {"me": ME, "engine": engine, "knowledge": knowledge, "peers": peers}
 

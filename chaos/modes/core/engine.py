@@ -40,6 +40,10 @@ class CoreEngine:
     def load(self) -> EngineLoad:
         return self.core.load()
 
+    def stalled(self) -> bool:
+        """No fault of this mode makes an engine hang."""
+        return False
+
     def cache_events(self) -> Sequence[CacheEvent]:
         """What is said to have happened in the cache since the last call."""
         events = list(self.core.cache_events())
