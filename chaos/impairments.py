@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from random import Random
 
+from chaos.delays import Delays
 from chaos.pipe import Chunk, Impairment, Pipe
 
 MakeRng = Callable[[str, str], Random]
@@ -70,23 +70,20 @@ class Jitter(Impairment):
         self._spread_s = spread_s
         self._correlation = correlation
         self._rng = rng
-        self._streams: dict[tuple[str, str], tuple[Random, list[float]]] = {}
+        self._delays: dict[tuple[str, str], Delays] = {}
 
     def shape(self, pipe: Pipe, chunks: list[Chunk]) -> list[Chunk]:
         self.on_effect()
-        return [(due_s + self._draw(pipe.source, pipe.target), data) for due_s, data in chunks]
+        link = (pipe.source, pipe.target)
+        found = self._delays.get(link)
+        if found is None:
+            found = self._delays[link] = Delays(
+                self._delay_s, self._spread_s, self._correlation, self._rng(*link)
+            )
+        return [(due_s + found.draw(), data) for due_s, data in chunks]
 
     def dial_delay_s(self) -> float:
         return self._delay_s
-
-    def _draw(self, source: str, target: str) -> float:
-        found = self._streams.get((source, target))
-        if found is None:
-            found = self._streams[source, target] = (self._rng(source, target), [0.0])
-        rng, last = found
-        fresh = rng.gauss(0.0, 1.0) * math.sqrt(1 - self._correlation**2)
-        last[0] = self._correlation * last[0] + fresh
-        return max(0.0, self._delay_s + self._spread_s * last[0])
 
 
 class Corrupt(Impairment):

@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import TypeVar, cast
 
+from chaos.bursts import Bursts
 from chaos.cuts import cut_links
+from chaos.delays import Delays
 from chaos.entropy import stream_seed
 from chaos.faults import link, process, topology
 from chaos.faults.fault import Fault
@@ -51,36 +53,23 @@ def _latency(fault: Fault, rng: Random, effects: Effects, weather: Weather) -> C
 
 def _jitter(fault: Fault, rng: Random, effects: Effects, weather: Weather) -> Callable[[], None]:
     jitter = cast("link.Jitter", fault)
-    share, last = jitter.correlation, 0.0
+    delays = Delays(jitter.delay_ms / 1000, jitter.spread_ms / 1000, jitter.correlation, rng)
 
     def draw() -> float:
-        nonlocal last
         effects.add()
-        # Each draw keeps a share of the last one, and the spread stays what it is.
-        last = share * last + (1 - share * share) ** 0.5 * rng.gauss(0, 1)
-        return float(max(0.0, jitter.delay_ms + jitter.spread_ms * last) / 1000)
+        return delays.draw()
 
     return _put(weather.delays, draw)
 
 
 def _loss(fault: Fault, rng: Random, effects: Effects, weather: Weather) -> Callable[[], None]:
     loss = cast("link.Loss", fault)
-    bad = False
+    bursts = Bursts(loss.fraction, loss.burst, rng)
 
     def draw() -> bool:
-        nonlocal bad
-        if loss.fraction >= 1:
-            bad = True
-        else:
-            leave = 1 / loss.burst
-            enter = min(1.0, leave * loss.fraction / (1 - loss.fraction))
-            drawn = rng.random()
-            if loss.burst == 1:
-                bad = drawn < loss.fraction
-            else:
-                bad = drawn >= leave if bad else drawn < enter
-        effects.add(int(bad))
-        return bad
+        lost = bursts.loses()
+        effects.add(int(lost))
+        return lost
 
     return _put(weather.losses, draw)
 

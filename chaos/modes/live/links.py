@@ -11,6 +11,7 @@ import trio
 
 from chaos.bursts import Bursts
 from chaos.cuts import cut_links
+from chaos.delays import Delays
 from chaos.entropy import stream_seed
 from chaos.faults import link, topology
 from chaos.faults.fault import Fault
@@ -52,14 +53,8 @@ def _latency(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
 
 def _jitter(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:
     jitter = cast("link.Jitter", planned.fault)
-    share, last = jitter.correlation, 0.0
-
-    def draw() -> float:
-        nonlocal last
-        last = share * last + (1 - share * share) ** 0.5 * rng.gauss(0, 1)
-        return float(max(0.0, jitter.delay_ms + jitter.spread_ms * last) / 1000)
-
-    return Shape(on_effect=effects.add, delay_s=draw)
+    delays = Delays(jitter.delay_ms / 1000, jitter.spread_ms / 1000, jitter.correlation, rng)
+    return Shape(on_effect=effects.add, delay_s=delays.draw)
 
 
 def _loss(planned: PlannedFault, effects: Effects, rng: Random) -> Shape:

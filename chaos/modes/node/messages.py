@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from chaos.bursts import Bursts
 from overlay.errors import ProtocolError
 from overlay.gossip.effects import Effect
 from overlay.node import Node
@@ -30,8 +31,7 @@ Deliver = Callable[[PeerId, bytes, float, float], list[Effect]]
 class Rule:
     """One fault's way with messages. ``on_effect`` is called for each that it touches.
 
-    Loss follows Gilbert and Elliott: a link is in a good or a bad state, and in the bad one
-    everything is lost; ``burst`` is the mean number of messages until it is good again.
+    ``lose`` and ``burst`` are as of ``chaos.bursts.Bursts``, for each link by itself.
     """
 
     links: Links
@@ -42,7 +42,7 @@ class Rule:
     double: float = 0.0
     hold_back: float = 0.0
     gap_s: float = 0.0
-    _bad: dict[tuple[str, str], bool] = field(default_factory=dict)
+    _bursts: dict[tuple[str, str], Bursts] = field(default_factory=dict)
     _streams: dict[tuple[str, str], Random] = field(default_factory=dict)
 
     def stream(self, link: tuple[str, str]) -> Random:
@@ -55,21 +55,10 @@ class Rule:
         """Whether the next message of a link is lost; moves the link's state."""
         if self.lose <= 0.0:
             return False
-        if self.lose >= 1.0:
-            return True
-        if self.burst == 1.0:
-            return self.stream(link).random() < self.lose
-        # In the long run the share of bad ones is enter / (enter + leave). Where so many are to be
-        # lost that the good state lasts for a single message, bursts are longer than was asked.
-        leave_bad = 1.0 / self.burst
-        enter_bad = leave_bad * self.lose / (1.0 - self.lose)
-        if enter_bad > 1.0:
-            enter_bad, leave_bad = 1.0, (1.0 - self.lose) / self.lose
-        bad = self._bad.get(link, False)
-        drawn = self.stream(link).random()
-        bad = drawn >= leave_bad if bad else drawn < enter_bad
-        self._bad[link] = bad
-        return bad
+        found = self._bursts.get(link)
+        if found is None:
+            found = self._bursts[link] = Bursts(self.lose, self.burst, self.stream(link))
+        return found.loses()
 
 
 @dataclass(eq=False)
