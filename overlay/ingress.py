@@ -21,7 +21,7 @@ from overlay.body import field_of
 from overlay.decisions import DecisionLog, Outcome
 from overlay.errors import RequestError
 from overlay.forward import End, Tokens
-from overlay.local_run import run_here
+from overlay.local_run import STALLED_LOOK_S, run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
@@ -35,6 +35,7 @@ from overlay.work import (
     AttemptEnded,
     Broken,
     Denied,
+    Hung,
     Late,
     Refused,
     Silent,
@@ -99,6 +100,7 @@ class Progressed:
     denied: dict[PeerId, str] = field(default_factory=dict)
     variant: str | None = None
     prefer_here: bool = False
+    hung_here: bool = False
     # Of the present attempt.
     attempt_answered: bool = False
     attempt_first_s: float = 0.0
@@ -154,7 +156,7 @@ class PeerIngress:
         try:
             request = self._prepare(submission, began_s)
             while state == "cancelled":  # until an attempt ends it; each failure leaves a peer out
-                route = self._next_route(request)
+                route = await self._next_route(request)
                 try:
                     async with aclosing(self._attempt(request, route)) as events:
                         async for event in events:
@@ -162,7 +164,7 @@ class PeerIngress:
                                 state = event.reason.value
                             yield event
                 except AttemptEnded as error:
-                    self._after_failure(request, route, error)
+                    await self._after_failure(request, route, error)
         except RequestError as error:
             state = error.code
             self._decisions.ended(submission.request_id, Outcome(state=state))
@@ -213,29 +215,32 @@ class PeerIngress:
         except InvalidRequest as error:
             raise request_error("invalid_request", str(error), param=error.param) from error
 
-    def _next_route(self, request: Progressed) -> Route:
-        now_s = self._clock.now_s()
-        if now_s >= request.submission.deadline_s:
-            raise request_error("deadline_exceeded", "the request ran out of time")
-        try:
-            route = self._router.route(
-                request.work,
-                request.tenant,
-                excluded=frozenset(request.excluded),
-                prefer_here=request.prefer_here,
-                variant=request.variant,
-            )
-        except RequestError as error:
-            raise exhausted(request, error) from None
+    async def _next_route(self, request: Progressed) -> Route:
+        while True:
+            now_s = self._clock.now_s()
+            if now_s >= request.submission.deadline_s:
+                raise request_error("deadline_exceeded", "the request ran out of time")
+            try:
+                route = self._router.route(
+                    request.work,
+                    request.tenant,
+                    excluded=frozenset(request.excluded),
+                    prefer_here=request.prefer_here,
+                    variant=request.variant,
+                )
+                break
+            except RequestError as error:
+                await self._back_here(request, error)
         self._decisions.decided(request.work.request_id, request.work.tenant, route, now_s)
         request.attempts += 1
         return route
 
-    def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
+    async def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
         """Decides whether to go on; raises the client's error where not."""
         peer_id = route.peer_id
         log.info("attempt %d at %s ended: %s", request.attempts, peer_id, error.code)
         request.excluded.add(peer_id)
+        request.hung_here = request.hung_here or isinstance(error, Hung)
         # Of one that only was busier than it seemed nothing is learnt of the others, but twice is
         # enough.
         request.prefer_here = request.attempts > 1 or not isinstance(error, Late)
@@ -244,17 +249,32 @@ class PeerIngress:
             raise request_error(
                 "stream_broken", "the serving peer failed and its engine reports no token ids"
             )
-        if request.attempts >= ATTEMPTS_MAX:
-            failed = request_error("no_capable_peer", "every peer that was tried failed")
-            raise exhausted(request, failed)
         if request.emitted:
             request.resumes += 1
             request.work = request.work.resumed(tuple(request.emitted))
             self._metrics.resumed()
+        if request.attempts >= ATTEMPTS_MAX:
+            failed = request_error("no_capable_peer", "every peer that was tried failed")
+            await self._back_here(request, failed)
         runs_here = self._me not in request.excluded and self._router.serves_here(request.work)
         if not runs_here and not error.dead and not self._retries.take(self._clock.now_s()):
             busy = request_error("overloaded", "too many retries at present; try again shortly")
-            raise exhausted(request, busy)
+            await self._back_here(request, busy)
+
+    async def _back_here(self, request: Progressed, error: RequestError) -> None:
+        """Waits for this host's engine where that hung: without the others it would have, too.
+
+        Raises:
+            RequestError: What ``error`` means to the client, where the engine did not hang.
+        """
+        if not request.hung_here:
+            raise exhausted(request, error) from None
+        left_s = request.submission.deadline_s - self._clock.now_s()
+        with trio.move_on_after(left_s):
+            while self._engine.stalled():
+                await trio.sleep(STALLED_LOOK_S)
+        request.hung_here = False
+        request.excluded.discard(self._me)
 
     async def _attempt(
         self, request: Progressed, route: Route

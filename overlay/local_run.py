@@ -17,7 +17,7 @@ from inference.errors import (
 from inference.request import EngineRequest, Namespace, TokenEvent
 from overlay.forward import End, Tokens
 from overlay.ports import Engine, TokenStream
-from overlay.work import Broken, Refused, Work, request_error
+from overlay.work import Broken, Hung, Refused, Work, request_error
 from security.epoch import TenantEpoch
 
 STALLED_LOOK_S = 0.5
@@ -53,7 +53,8 @@ class LocalRun:
 
         Raises:
             trio.TooSlowError: When it does not come within ``left_s``; it can be asked for again.
-            Broken: When the engine fails, or hangs without hope.
+            Broken: When the engine fails.
+            Hung: When it hangs without hope.
         """
         if self._end is not None:
             return self._end
@@ -66,7 +67,7 @@ class LocalRun:
                     return self._piece(await anext(self._tokens))
             except trio.TooSlowError:
                 if self._hopeless():
-                    raise Broken("engine_stalled", dead=True) from None
+                    raise Hung("engine_stalled", dead=True) from None
                 if look_s >= by_s:
                     raise
             except EngineFailed as error:

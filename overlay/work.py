@@ -89,6 +89,10 @@ class Broken(AttemptEnded):
     """The peer or its engine failed while the answer was under way."""
 
 
+class Hung(Broken):
+    """A step of this host's own engine does not end; it may yet."""
+
+
 def request_error(code: str, message: str, *, param: str | None = None) -> RequestError:
     """The error that a client sees for a stable ``code`` of :data:`ANSWER_ERRORS`."""
     status = ANSWER_ERRORS.get(code, 502)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import trio
 
-from chaos.world import Answered, Host, World, until, world_of
+from chaos.world import REQUEST_TIMEOUT_S, Answered, Host, World, until, world_of
 from inference.core import StepResult
 from inference.worker import STALLED_MIN_S
 from overlay.body import BODY_BYTES_MAX, parse_chat
@@ -397,6 +397,41 @@ def test_a_request_leaves_this_host_s_engine_when_it_hangs_and_later_ones_avoid_
             await until(lambda: nothing_runs(there) and streams_open(there) == 0)
 
     simulate(24, main)
+
+
+@pytest.mark.parametrize("name", ["refused", "silent within the budget", "resets after ACCEPT"])
+def test_a_request_comes_back_to_an_engine_that_hung_when_nobody_else_answers(name: str) -> None:
+    script, _ = REFUSED_OR_BROKEN[name]
+
+    async def main() -> None:
+        async with world_of(26, [FAST, SLOW]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            fake = Misbehaving(there, script)
+            hang(here, 20.0)
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            assert len(fake.seen) == 1
+            assert answered.finished.served_by == here.identity.peer_id
+            assert answered.finished.usage.completion_tokens == 2
+            assert ended_states(here) == {"length": 1.0}
+            await until(lambda: nothing_runs(here) and streams_open(here) == 0)
+
+    simulate(26, main)
+
+
+def test_who_comes_back_to_an_engine_that_hangs_on_hears_when_the_time_is_up() -> None:
+    async def main() -> None:
+        async with world_of(27, [FAST, SLOW]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            Misbehaving(there, refusing("overloaded"))
+            hang(here, 600.0)
+            began_s = trio.current_time()
+            error = await ask_error(world, here, QUESTION)
+            assert error.code == "deadline_exceeded"
+            assert trio.current_time() - began_s < REQUEST_TIMEOUT_S + 0.1
+
+    simulate(27, main)
 
 
 def test_a_host_that_is_alone_waits_for_its_engine() -> None:
