@@ -11,9 +11,9 @@ from overlay.work import AttemptEnded, request_error
 
 
 class _Despairing(PeerIngress):
-    def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
+    async def _after_failure(self, request: Progressed, route: Route, error: AttemptEnded) -> None:
         """The first failure is the client's."""
-        PeerIngress._after_failure(self, request, route, error)
+        await PeerIngress._after_failure(self, request, route, error)
         raise request_error("no_capable_peer", "the peer that was tried failed")
 
 
