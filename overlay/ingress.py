@@ -241,9 +241,7 @@ class PeerIngress:
         log.info("attempt %d at %s ended: %s", request.attempts, peer_id, error.code)
         request.excluded.add(peer_id)
         request.hung_here = request.hung_here or isinstance(error, Hung)
-        # Of one that only was busier than it seemed nothing is learnt of the others, but twice is
-        # enough.
-        request.prefer_here = request.attempts > 1 or not isinstance(error, Late)
+        request.prefer_here = True
         self._metrics.fell_back(error.code)
         if not request.resumable:
             raise request_error(
@@ -289,10 +287,8 @@ class PeerIngress:
         request.tokens_max = request.work.sampling.max_tokens or most
         try:
             async with self._run(request, route) as run:
-                if isinstance(run, RemoteRun) and route.is_late(
-                    run.expected_start_s, run.accept.cached_tokens
-                ):
-                    raise Late("late")
+                if isinstance(run, RemoteRun):
+                    self._check_start(request, route, run)
                 request.expected_start_s = run.expected_start_s
                 if not request.started:
                     request.started = True
@@ -341,6 +337,13 @@ class PeerIngress:
                 next_s=route.view.output_factor_s,
             ),
         )
+
+    def _check_start(self, request: Progressed, route: Route, run: RemoteRun) -> None:
+        """Raises ``Late`` where this host would begin much sooner than the peer says it will."""
+        start_s, cached = run.expected_start_s, run.accept.cached_tokens
+        if route.is_late(start_s, cached):
+            self._router.was_late(request.work, route, start_s=start_s, cached=cached)
+            raise Late("late")
 
     def _is_hopeless(self, request: Progressed) -> bool:
         """Whether this host's engine hangs, and another peer could go on with the request."""

@@ -20,6 +20,7 @@ from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
 from overlay.routing.booking import BookingId, Bookings
 from overlay.routing.candidate import Candidate, Exclusion, PeerView, Query, candidates_of
+from overlay.routing.cost import cost_all
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
 from overlay.routing.measured import FirstToken, Measured
@@ -46,10 +47,7 @@ MEMORIES_MAX = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a request goes, the decision behind it, and what is expected there.
-
-    ``runs_here`` says that this host could run it as well.
-    """
+    """Where a request goes, the decision behind it, and what is expected there."""
 
     peer_id: PeerId
     decision: Decision
@@ -57,7 +55,6 @@ class Route:
     promised_tokens: float
     found_idle: bool
     sent: Sent
-    runs_here: bool
 
     @property
     def view(self) -> PeerView:
@@ -76,23 +73,27 @@ class Route:
         return start_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
 
     def is_late(self, start_s: float, cached_tokens: int) -> bool:
-        """Whether the peer, by what it says on accepting, takes much longer than another would.
+        """Whether the peer, by what it says on accepting, is too late compared with this host.
 
         What was known of it was old, then: others have sent it requests, or it has evicted the
-        prefix. It is one hop that this costs, as of any false claim. Where this host could not run
-        the request itself there is no telling what comes after, and it is never late.
+        prefix. It is one hop that this costs, as of any false claim, since this host runs the
+        request next. Where it cannot, there is no telling what would come, and nobody is late.
 
         Args:
             start_s: Seconds until it expects to start on the request.
             cached_tokens: Tokens of the prompt that it has cached.
         """
-        soonest, view = self.decision.soonest, self.view
-        if soonest is None or not self.runs_here:
+        decision, view = self.decision, self.view
+        if decision.promptness is None:
             return False
+        here = cost_all([each for each in decision.candidates if each.local], decision.query)
+        if not here:
+            return False
+        # The way there is behind it.
         uncached = max(1, self.sent.prompt_tokens - cached_tokens)
-        first_s = view.rtt_s + start_s + view.prefill_s_per_token * uncached
-        done_s = first_s + view.decode_s_per_token * self.decision.query.expected_output_tokens
-        return first_s > self.first_token_s and soonest.is_before(first_s, done_s)
+        first_s = start_s + view.prefill_s_per_token * uncached
+        done_s = first_s + view.decode_s_per_token * decision.query.expected_output_tokens
+        return decision.promptness.is_late(first_s, done_s, here[0])
 
 
 class Router:
@@ -235,7 +236,6 @@ class Router:
             promised_tokens=candidate.matched_tokens * view.freshness,
             found_idle=view.load == 0,
             sent=memory.sent(recall, decision, chosen, now_s),
-            runs_here=self._me in decision.ordered,
         )
 
     def runs_elsewhere(
@@ -389,6 +389,22 @@ class Router:
         self.probation.on_success(route.peer_id)
         self._expected.observe(work.tenant, work.model, usage.completion_tokens)
         self.measured.on_decoded(route.peer_id, tokens, decode_s, self._clock.now_s())
+
+    def was_late(self, work: Work, route: Route, *, start_s: float, cached: int) -> None:
+        """It accepted, and said that it would start after ``start_s``: the request was taken back.
+
+        What it has cached was said as well, and what was to be cached there will not be.
+        """
+        now_s = self._clock.now_s()
+        self._memory(work).taken_back(route.peer_id, route.sent, cached)
+        self.measured.on_late(
+            route.peer_id,
+            start_s=start_s,
+            promised_tokens=route.promised_tokens,
+            reported_tokens=cached,
+            now_s=now_s,
+        )
+        self._views.changed(route.peer_id)
 
     def failed(self, peer_id: PeerId, now_s: float) -> None:
         """It fell silent or broke."""

@@ -105,14 +105,14 @@ class ForwardHandler:
     async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
         try:
             work = work_of(tenant, request)
-            # Before it is in the queue itself.
-            accept = Accept(
-                cached_tokens=self._expected_cached_tokens(tenant, work),
-                expected_start_ms=min(START_MS_MAX, int(1000 * self._expected_start_s(work))),
-            )
+            start_ms = int(1000 * self._expected_start_s(work))  # before it is in the queue itself
             with trio.move_on_after(request.deadline_ms / 1000) as scope:
                 async with run_here(self._engine, tenant, work, self._engine.stalled) as run:
                     self.counters.accepted += 1
+                    accept = Accept(
+                        cached_tokens=self._expected_cached_tokens(tenant, work),
+                        expected_start_ms=min(START_MS_MAX, start_ms),
+                    )
                     await stream.send(encode(accept))
                     await self._pump(run, stream)
             if scope.cancelled_caught:

@@ -185,6 +185,7 @@ class Views:
             load_freshness=self._measured.load_freshness(age_s),
             trust=self._measured.trust(peer_id),
             observed_wait_s=self._measured.observed_wait_s(peer_id, now_s),
+            told_wait_s=self._measured.told_wait_s(peer_id, hint.taken_s, now_s),
             booked_requests=booked.requests,
             booked_tokens=booked.queued_tokens,
             in_flight=booked.in_flight,

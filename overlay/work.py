@@ -74,7 +74,7 @@ class Refused(AttemptEnded):
 
 
 class Late(Refused):
-    """The peer would take it, and says that it will be long in beginning."""
+    """The peer has taken it, and says that it will begin much later than this host would."""
 
 
 class Silent(AttemptEnded):

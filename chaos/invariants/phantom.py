@@ -35,7 +35,8 @@ def check(run: Run) -> Finding:
     hurt = _Hurt(run)
     for life in lives(run).values():
         if life.end is not None and life.completed:
-            tally.compare(life.nodes, life.from_s, life.to_s, _hops(life, life.end))
+            witness = _hops(life, life.end) or _misled(life, hurt)
+            tally.compare(life.nodes, life.from_s, life.to_s, witness)
         for fact in life.routed:
             for node, claimed in sorted(_claims(fact).items()):
                 if _is_measured(fact, node) and not _is_liar(voids, fact, node):
@@ -74,6 +75,26 @@ def _hops(life: Life, end: Fact) -> Witness | None:
         found=f"{hops} hops to {end.event.data['node']}",
         events=(*(each.index for each in (life.routed or life.invokes)[:1]), end.index),
         node=str(end.event.data["node"]),
+        request=life.request,
+    )
+
+
+def _misled(life: Life, hurt: _Hurt) -> Witness | None:
+    """More than one hop that nothing explains but a claim that was believed and false."""
+    hops = [
+        fact
+        for fact in life.routed
+        if (node := str(fact.event.data["node"])) != life.ingress
+        and _false(fact, node)
+        and not hurt.any_of(life, (node, life.ingress))
+    ]
+    if len(hops) <= HOPS_MAX:
+        return None
+    return Witness(
+        expected=f"at most {HOPS_MAX} hop for false claims",
+        found=f"sent to {', '.join(str(fact.event.data['node']) for fact in hops)} in turn",
+        events=tuple(fact.index for fact in hops[: HOPS_MAX + 1]),
+        node=life.ingress,
         request=life.request,
     )
 

@@ -74,6 +74,7 @@ class PeerView:
         load_freshness: How far (0 to 1) its load hint still tells its load.
         trust: Share (0 to 1) of promised cached tokens that it used to deliver.
         observed_wait_s: Wait that our requests met there of late, counted where the hint does not.
+        told_wait_s: What is left of the wait that it told of on accepting; the least there is.
         booked_requests: Our requests there that its load hint cannot know of, less those that it
             counts and that have ended since.
         booked_tokens: Uncached prompt tokens of those.
@@ -112,6 +113,7 @@ class PeerView:
     load_freshness: float = 1.0
     trust: float = 1.0
     observed_wait_s: float = 0.0
+    told_wait_s: float = 0.0
     booked_requests: int = 0
     booked_tokens: float = 0.0
     in_flight: int = 0
@@ -177,7 +179,7 @@ class PeerView:
         requests = max(hinted + self.booked_requests, self.in_flight, 0.0)
         hinted_s = max(0.0, self.queued_tokens / rate_per_s - self.age_s)
         wait_s = believed * hinted_s + (1 - believed) * self.observed_wait_s
-        return requests, max(0.0, wait_s + self.booked_tokens / rate_per_s)
+        return requests, max(self.told_wait_s, wait_s + self.booked_tokens / rate_per_s)
 
     def _exclusion(self) -> Exclusion | None:
         if not self.capable:

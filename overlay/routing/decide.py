@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from overlay.routing.candidate import Candidate, Exclusion, Query, Standing
 from overlay.routing.cost import Costed, CostTerms, cost_all, terms_of
-from overlay.routing.policies import Order, Policy, Reason, Soonest
+from overlay.routing.policies import Order, Policy, Promptness, Reason
 from security.peer_id import PeerId
 
 PROBE_SLOWER_S = 1.0
@@ -27,8 +27,8 @@ class Decision:
 
     ``chosen`` is None when no candidate is eligible. ``scores_s`` is what the policy compared, in
     the order of ``ordered``, where that was not the expected completion time itself; ``home`` is
-    the prompt's place on the ring, where the policy asked for it; ``soonest`` as in
-    ``overlay.routing.policies.Order``.
+    the prompt's place on the ring, where the policy asked for it; ``promptness`` as
+    in ``overlay.routing.policies.Order``.
     """
 
     chosen: PeerId | None
@@ -39,7 +39,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     scores_s: tuple[float, ...] = ()
     home: PeerId | None = None
-    soonest: Soonest | None = None
+    promptness: Promptness | None = None
 
     @property
     def terms(self) -> Mapping[PeerId, CostTerms]:
@@ -96,7 +96,7 @@ def decide(
         probe = _probe(costed)
         if probe is not None:
             rest = [peer_id for _, peer_id, _, _, _ in sorted(costed) if peer_id != probe]
-            order = Order(peers=(probe, *rest), reason=Reason.PROBE, soonest=order.soonest)
+            order = Order(peers=(probe, *rest), reason=Reason.PROBE, promptness=order.promptness)
     return Decision(
         chosen=order.peers[0] if order.peers else None,
         ordered=order.peers,
@@ -106,7 +106,7 @@ def decide(
         candidates=tuple(candidates),
         scores_s=order.scores_s,
         home=order.home,
-        soonest=order.soonest,
+        promptness=order.promptness,
     )
 
 

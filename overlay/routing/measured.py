@@ -77,6 +77,9 @@ class _Peer:
     prefill: _Average = field(default_factory=_Average)
     decode: _Average = field(default_factory=_Average)
     wait: _Average = field(default_factory=_Average)
+    told_wait: tuple[float, float] | None = None
+    """Seconds until it would start, as it said itself, and when it did."""
+
     trust: float = 1.0
     claimed_prefill: float = 0.0
     claimed_decode: float = 0.0
@@ -167,6 +170,25 @@ class Measured:
             peer.prefill.add(rate, now_s)
             self._find_fastest_prefill()
 
+    def on_late(
+        self,
+        peer_id: PeerId,
+        *,
+        start_s: float,
+        promised_tokens: float,
+        reported_tokens: int,
+        now_s: float,
+    ) -> None:
+        """It said on accepting that it would be late, and lost the request for it.
+
+        Its word is believed, since it is against itself.
+        """
+        peer = self._peer(peer_id)
+        peer.told_wait = (start_s, now_s)
+        if promised_tokens >= SAMPLE_TOKENS_MIN:
+            kept = min(1.0, reported_tokens / promised_tokens)
+            peer.trust += WEIGHT * (kept - peer.trust)
+
     def on_decoded(self, peer_id: PeerId, tokens: int, elapsed_s: float, now_s: float) -> None:
         """``tokens`` further tokens came within ``elapsed_s`` of the first one."""
         self._decode_s.add(elapsed_s, now_s)
@@ -196,6 +218,13 @@ class Measured:
     def trust(self, peer_id: PeerId) -> float:
         """Share of its promises, 0 to 1, that it keeps."""
         return self._peer(peer_id).trust
+
+    def told_wait_s(self, peer_id: PeerId, hinted_s: float, now_s: float) -> float:
+        """What is left of the wait that it told of; 0 where its load hint, of then, is newer."""
+        told = self._peer(peer_id).told_wait
+        if told is None or hinted_s >= told[1]:
+            return 0.0
+        return max(0.0, told[0] - (now_s - told[1]))
 
     def observed_wait_s(self, peer_id: PeerId, now_s: float) -> float:
         """The wait that our requests met there of late; with time, that which they met anywhere."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inference.request import BLOCK_TOKENS
 from overlay.routing.cost import counted_tokens
 from overlay.routing.decide import Decision
 from overlay.routing.place import Places
@@ -51,6 +52,7 @@ class Recall:
 class Sent:
     """What was expected of a request when it was sent, to be compared with what is found."""
 
+    hashes: Sequence[bytes]
     local: bool
     prompt_tokens: int
     counted_tokens: float
@@ -94,6 +96,7 @@ class Memory:
         candidate = next(each for each in decision.candidates if each.peer_id == peer_id)
         self._placements.record(peer_id, recall.hashes, now_s)
         return Sent(
+            hashes=recall.hashes,
             local=candidate.local,
             prompt_tokens=decision.query.prompt_tokens,
             counted_tokens=counted_tokens(candidate, decision.query),
@@ -115,6 +118,11 @@ class Memory:
         if sent.at_home and left >= LEARN_TOKENS_MIN:
             surprise = max(0.0, cached_tokens - sent.counted_tokens) / left
             self._home_share += HOME_WEIGHT * (min(1.0, surprise) - self._home_share)
+
+    def taken_back(self, peer_id: PeerId, sent: Sent, cached_tokens: int) -> None:
+        """The peer told that it has so many tokens cached, and did not get the request."""
+        self.found(sent, cached_tokens)
+        self._placements.take_back(peer_id, sent.hashes, cached_tokens // BLOCK_TOKENS)
 
     def forget(self, peer_id: PeerId) -> None:
         """The peer has restarted or left: its cache is gone."""

@@ -63,6 +63,13 @@ class Placements:
                     found[peer_id] = Placement(depth * BLOCK_TOKENS, now_s - at_s)
         return found
 
+    def take_back(self, peer_id: PeerId, hashes: Sequence[bytes], held_blocks: int) -> None:
+        """The prompt was not computed there after all: the peer has its first blocks alone."""
+        length = len(hashes)
+        for depth in DEPTHS_BLOCKS:
+            if held_blocks < depth <= length:
+                self._at.get(hashes[depth - 1], {}).pop(peer_id, None)
+
     def forget(self, peer_id: PeerId) -> None:
         """The peer has restarted or left: its cache is gone."""
         for held in self._at.values():

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol
 
-from overlay.routing.candidate import Candidate, Query
+from overlay.routing.candidate import Candidate, Query, Standing
 from overlay.routing.cost import Costed
 from overlay.routing.ring import load_limit
 from security.peer_id import PeerId
@@ -35,6 +35,7 @@ class Reason(enum.Enum):
 
     CHEAPEST = "least expected completion time"
     PREFIX = "holds most of the prompt"
+    SOONER = "others would begin too late"
     PLACE = "the prefix's place on the ring"
     OVERFLOW = "the prefix's place is over its bound"
     CHANCE = "drawn at random"
@@ -47,18 +48,18 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Soonest:
-    """When a request would begin and end to be answered at the peer that would begin first.
+class Promptness:
+    """How much later than another a peer may begin to answer: ``share`` times and ``extra_s``.
 
-    ``first_by_s`` is how much later others may begin, if they do not end before it.
+    One that ends sooner is never too late.
     """
 
-    first_by_s: float
-    done_s: float
+    share: float = 1.2
+    extra_s: float = 0.02
 
-    def is_before(self, first_s: float, done_s: float) -> bool:
-        """Whether beginning and ending then is worse than it has to be."""
-        return first_s > self.first_by_s and done_s > self.done_s
+    def is_late(self, first_s: float, done_s: float, other: Costed) -> bool:
+        """Whether ``other`` is much better than to begin and end then."""
+        return first_s > self.share * other[3] + self.extra_s and done_s > other[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +67,15 @@ class Order:
     """All eligible peers, best first, and why the first is.
 
     ``scores_s`` is what was compared, in the same order, where that was not the expected completion
-    time; ``home`` the prefix's place on the ring, where the policy asked for it. ``soonest`` is
-    what the soonest of them could do, where the policy holds the others to it.
+    time; ``home`` the prefix's place on the ring, where the policy asked for it. ``promptness``
+    is what the policy holds them to; None where it does not mind when a request begins.
     """
 
     peers: tuple[PeerId, ...]
     reason: Reason
     scores_s: tuple[float, ...] = ()
     home: PeerId | None = None
-    soonest: Soonest | None = None
+    promptness: Promptness | None = None
 
 
 class Policy(Protocol):
@@ -104,18 +105,17 @@ class Cost:
     ``equal_s`` and ``equal_share``: candidates within these of the best count as equal and are
     taken in ring order.
 
-    ``late_share`` and ``late_s``: where some peer could begin to answer in t seconds, none is
-    chosen that takes longer than ``late_share`` * t + ``late_s``, unless it ends sooner; nor is one
-    kept to that says so on accepting. What is good for those who come after is not to make this one
-    wait for long (NO-WORSE allows 1.5 and 50 ms, and what is expected is not exact).
+    ``promptness``: what is good for those who come after is not to make this one wait for long. No
+    peer is chosen that is late by it, compared with the soonest, nor kept to where it says on
+    accepting that it will be, compared with this host. (NO-WORSE allows 1.5 times and 50 ms, and
+    what is expected is not exact.)
     """
 
     work_weight: float = 1.75
     home_credit: float = 0.8
     equal_s: float = 0.0005
     equal_share: float = 0.02
-    late_share: float = 1.2
-    late_s: float = 0.02
+    promptness: Promptness = Promptness()
     name: str = "cost"
 
     def order(self, query: Query, costed: Sequence[Costed], rng: random.Random) -> Order:
@@ -124,33 +124,31 @@ class Cost:
         names = [peer_id for _, peer_id, _, _, _ in costed]
         home = first_of_walk(query, names)
         scored = sorted(zip(self._scores_s(query, costed, home, names), names, strict=True))
-        soonest = self._soonest(costed)
+        soonest = _soonest(costed)
         late: set[PeerId] = set()
-        if _is_late(soonest, costed[names.index(scored[0][1])]):  # only then are the others asked
-            late = {each[1] for each in costed if _is_late(soonest, each)}
+        if self._is_late(costed[names.index(scored[0][1])], soonest):  # else nobody else is asked
+            late = {each[1] for each in costed if self._is_late(each, soonest)}
             scored.sort(key=lambda each: each[1] in late)
         best_s = scored[0][0]
         limit_s = best_s + self.equal_s + self.equal_share * max(0.0, best_s)
         equal_count = bisect_right(scored, limit_s, hi=len(scored) - len(late), key=_COST)
         if equal_count > 1:
             equals = [peer_id for _, peer_id in scored[:equal_count]]
-            timely = [e for e in equals if not _is_late(soonest, costed[names.index(e)])]
+            timely = [e for e in equals if not self._is_late(costed[names.index(e)], soonest)]
             first = first_of_walk(query, timely)
             scored.insert(0, scored.pop(0 if first is None else equals.index(first)))
         scores_s, peers = zip(*scored, strict=True)
         chosen = costed[names.index(peers[0])][4]
         return Order(
             peers=peers,
-            reason=_reason(chosen, at_home=peers[0] == home),
+            reason=Reason.SOONER if late else _reason(chosen, at_home=peers[0] == home),
             scores_s=scores_s,
             home=home,
-            soonest=soonest,
+            promptness=self.promptness,
         )
 
-    def _soonest(self, costed: Sequence[Costed]) -> Soonest:
-        """What the peer could do that would begin first."""
-        done_s, _, _, first_s, _ = min(costed, key=_FIRST_TOKEN)
-        return Soonest(first_by_s=self.late_share * first_s + self.late_s, done_s=done_s)
+    def _is_late(self, costed: Costed, soonest: Costed) -> bool:
+        return self.promptness.is_late(costed[3], costed[0], soonest)
 
     def _scores_s(
         self,
@@ -282,8 +280,10 @@ def first_of_walk(query: Query, names: Sequence[PeerId]) -> PeerId | None:
     return next((peer_id for peer_id in query.ring.walk(query.place) if peer_id in names), None)
 
 
-def _is_late(soonest: Soonest, costed: Costed) -> bool:
-    return soonest.is_before(costed[3], costed[0])
+def _soonest(costed: Sequence[Costed]) -> Costed:
+    """The one that would begin first; of a suspected one nobody knows."""
+    clear = [each for each in costed if each[4].view.standing is Standing.CLEAR]
+    return min(clear or costed, key=_FIRST_TOKEN)
 
 
 def _reason(chosen: Candidate, *, at_home: bool) -> Reason:

@@ -177,6 +177,9 @@ class Asking:
         if attempt.over:
             return
         if attempt.route.is_late(expected_start_s, cached_tokens):
+            self.peer.router.was_late(
+                self.work, attempt.route, start_s=expected_start_s, cached=cached_tokens
+            )
             self._broke(attempt, Late("late"))
         else:
             attempt.accepted = True
@@ -261,7 +264,7 @@ class Asking:
         if isinstance(error, Silent | Broken):
             self.peer.router.failed(peer_id, now_s)
         self._excluded.add(peer_id)
-        self._prefer_here = self.attempts > 1 or not isinstance(error, Late)
+        self._prefer_here = True
         if self.attempts >= ATTEMPTS_MAX:
             self._fail(request_error("no_capable_peer", "every peer that was tried failed"))
             return

@@ -96,6 +96,26 @@ def test_a_second_hop_is_found() -> None:
     assert facts_of(run, phantom.check(run)) == ["routed r1", "ok r1"]
 
 
+def misled(*nodes: str) -> Story:
+    """A request that was sent to one after the other for a claim that was false."""
+    story = Story().phases().invoke("r1", 20.0)
+    for attempt, node in enumerate(nodes):
+        told = {"claims": {node: 64}, "held": {node: 0}, "age_s": {node: 1.0}}
+        story.tell(20.0, What.ROUTED, "r1", node=node, attempt=attempt, false_s={node: 2.0}, **told)
+    return story
+
+
+def test_a_false_claim_may_cost_a_hop_and_two_may_not_cost_two() -> None:
+    assert is_held(phantom.check(misled("n2").answer("r1", 20.1).run()))
+    run = misled("n2", "n3").answer("r1", 20.1).run()
+    assert facts_of(run, phantom.check(run)) == ["routed r1", "routed r1"]
+
+
+def test_a_hop_to_a_node_that_was_cut_off_is_not_the_claim_s() -> None:
+    story = misled("n2", "n3").fault(Isolate(), "n2", from_s=15.0)
+    assert is_held(phantom.check(story.answer("r1", 20.1).run()))
+
+
 # -- CONVERGE
 
 

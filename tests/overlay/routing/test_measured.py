@@ -365,3 +365,23 @@ def test_whatever_peers_tell_rates_are_numbers_and_trust_is_a_share(
         assert 0 <= measured.decode_s_per_token(peer_id, claimed, 1e5) < math.inf
         assert 0 <= measured.observed_wait_s(peer_id, 1e5) < math.inf
         assert 0 <= measured.load_freshness(2.0) <= 1
+
+
+def test_the_wait_that_a_late_peer_tells_counts_until_its_load_hint_is_newer() -> None:
+    measured = Measured()
+    late = {"start_s": 5.0, "promised_tokens": 0.0, "reported_tokens": 0}
+    measured.on_late(ONE, **late, now_s=10.0)  # type: ignore[arg-type]
+    assert measured.told_wait_s(ONE, 9.0, 11.0) == 4.0
+    assert measured.told_wait_s(ONE, 9.0, 16.0) == 0.0
+    assert measured.told_wait_s(ONE, 10.0, 11.0) == 0.0
+    assert measured.told_wait_s(TWO, 9.0, 11.0) == 0.0
+    assert measured.trust(ONE) == 1.0
+
+
+def test_a_late_peer_that_does_not_hold_what_it_promised_loses_trust() -> None:
+    measured = Measured()
+    for now_s in range(20):
+        measured.on_late(
+            ONE, start_s=0.0, promised_tokens=800.0, reported_tokens=0, now_s=float(now_s)
+        )
+    assert measured.trust(ONE) < 0.5

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from inference.request import BLOCK_TOKENS
 from overlay.routing.placements import DEPTHS_BLOCKS, Placement, Placements
 from security.peer_id import PeerId
-from tests.overlay.routing.pictures import ONE, PEERS, TWO
+from tests.overlay.routing.pictures import ONE, PEERS, THREE, TWO
 
 CHAINS = [[f"{name}{number}".encode() for number in range(100)] for name in "abc"]
 A, B = CHAINS[:2]
@@ -25,6 +25,19 @@ def test_a_longer_prompt_finds_its_beginning_and_a_shorter_one_no_more_than_itse
     assert placements.lookup(A, 0.0)[ONE].tokens == 16 * BLOCK_TOKENS
     assert placements.lookup(A[:11], 0.0)[ONE].tokens == 8 * BLOCK_TOKENS
     assert placements.lookup(A[:3], 0.0) == {}
+
+
+def test_a_prompt_that_is_taken_back_leaves_what_the_peer_has_and_others_as_they_were() -> None:
+    placements = Placements()
+    placements.record(ONE, A[:64], 0.0)
+    placements.record(TWO, A[:64], 0.0)
+    placements.take_back(ONE, A[:64], 17)
+    found = placements.lookup(A, 0.0)
+    assert found[ONE].tokens == 16 * BLOCK_TOKENS
+    assert found[TWO].tokens == 64 * BLOCK_TOKENS
+    placements.take_back(ONE, A[:64], 0)
+    assert set(placements.lookup(A, 0.0)) == {TWO}
+    placements.take_back(THREE, B, 0)
 
 
 def test_each_peer_is_found_at_its_deepest() -> None:

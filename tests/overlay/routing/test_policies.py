@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from overlay.routing.candidate import Standing
 from overlay.routing.policies import (
     POLICIES,
     BoundedHash,
@@ -13,6 +14,7 @@ from overlay.routing.policies import (
     LeastLoaded,
     Local,
     LongestPrefix,
+    Promptness,
     Random,
     Reason,
     RoundRobin,
@@ -135,9 +137,17 @@ def test_for_the_sake_of_later_ones_a_request_waits_a_fifth_longer_and_no_more(
     free = candidate(TWO, rtt_s=0.0)
     order = ordered(query(1000, 1), [holder, free], Cost())
     assert order.peers[0] == chosen
-    assert order.soonest is not None
-    assert order.soonest.first_by_s == pytest.approx(1.22, abs=0.01)
+    assert order.reason is (Reason.PREFIX if chosen == ONE else Reason.SOONER)
     assert set(order.peers) == {ONE, TWO}
+
+
+def test_nobody_is_late_for_a_suspected_peer_that_seems_idle() -> None:
+    holder = candidate(ONE, matched=999, queued_tokens=500.0, rtt_s=0.0)
+    suspected = candidate(TWO, matched=999, rtt_s=0.0, standing=Standing.PROBE_DUE)
+    free = candidate(THREE, rtt_s=0.0)
+    strict = Promptness(share=1.0, extra_s=0.0)
+    order = ordered(query(1000, 1), [holder, suspected, free], Cost(promptness=strict))
+    assert order.peers[:2] == (TWO, ONE)
 
 
 def test_a_peer_that_ends_sooner_is_never_too_late_to_begin() -> None:
