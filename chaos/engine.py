@@ -162,12 +162,7 @@ class FaultyEngine(EngineWorker):
         Returns:
             How many blocks went; 0 while a step is in flight.
         """
-        cache = prefix_cache_of(self.core)
-        if cache is None or self._stepping or self._down is not None:
-            return 0
-        free = cache.free_blocks
-        cache._evict(cache._leaves.unlocked_blocks)
-        return cache.free_blocks - free
+        return 0 if self._stepping or self._down is not None else empty(self.core)
 
     # -- lies
 
@@ -243,3 +238,13 @@ def prefix_cache_of(core: EngineCore) -> PrefixCache | None:
             return cache
         part = getattr(part, "inner", None)
     return None
+
+
+def empty(core: EngineCore) -> int:
+    """Empties a core's cache of everything that no request uses; how many blocks went."""
+    cache = prefix_cache_of(core)
+    if cache is None:
+        return 0
+    free = cache.free_blocks
+    cache._evict(cache._leaves.unlocked_blocks)
+    return cache.free_blocks - free

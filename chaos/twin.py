@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from chaos.engine import empty
 from chaos.run import Twin
 from inference import toy_language
 from inference.errors import InferenceError
@@ -33,8 +34,19 @@ class TwinRequest:
     seed: int = 1
 
 
-def twin_of(requests: Sequence[TwinRequest], toy_of: Callable[[str], ToyConfig]) -> Twin:
-    """Runs the twin; ``toy_of`` gives a node's engine while nothing ails it."""
+def twin_of(
+    requests: Sequence[TwinRequest],
+    toy_of: Callable[[str], ToyConfig],
+    cold_s: Mapping[str, Sequence[float]] | None = None,
+) -> Twin:
+    """Runs the twin.
+
+    Args:
+        requests: What it is asked.
+        toy_of: Gives a node's engine while nothing ails it.
+        cold_s: For each node the times at which its cache is emptied (``chaos/cold.py``).
+    """
+    cold_s = cold_s or {}
     cold = _Cold()
     tokens = {
         each.id: found for each in requests if (found := cold.tokens(each, toy_of)) is not None
@@ -44,7 +56,8 @@ def twin_of(requests: Sequence[TwinRequest], toy_of: Callable[[str], ToyConfig])
         own = sorted(
             (each for each in requests if each.ingress == ingress), key=lambda each: each.at_s
         )
-        ttft_s.update(first_tokens(own, ToyEngine(toy_of(ingress))))
+        engine = ToyEngine(toy_of(ingress))
+        ttft_s.update(first_tokens(own, engine, cold_s.get(ingress, ())))
     return Twin(tokens=tokens, ttft_s=ttft_s)
 
 
@@ -79,22 +92,29 @@ def _answer(request: TwinRequest, config: ToyConfig) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def first_tokens(requests: Iterable[TwinRequest], engine: ToyEngine) -> Mapping[str, float]:
+def first_tokens(
+    requests: Iterable[TwinRequest], engine: ToyEngine, cold_s: Sequence[float] = ()
+) -> Mapping[str, float]:
     """Seconds to the first token of each request at one engine, in the order of their times.
 
-    A request that the engine refuses, or whose client leaves before, has none.
+    A request that the engine refuses, or whose client leaves before, has none. At each time of
+    ``cold_s`` the engine loses what no request uses.
     """
     waiting = list(requests)
     leaving = sorted(
         ((each.left_s, each.id) for each in waiting if each.left_s is not None), reverse=True
     )
     waiting.reverse()
+    emptied = sorted(cold_s, reverse=True)
     came_s: dict[str, float] = {}
     found: dict[str, float] = {}
     now_s = 0.0
     while waiting or engine.has_work():
         if not engine.has_work():
             now_s = max(now_s, waiting[-1].at_s)
+        while emptied and emptied[-1] <= now_s:
+            emptied.pop()
+            empty(engine)
         while waiting and waiting[-1].at_s <= now_s:
             request = waiting.pop()
             try:

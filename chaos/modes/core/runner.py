@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from chaos.cold import cold_times
 from chaos.errors import ChaosError, ScenarioError
 from chaos.history import Event, History, What
 from chaos.modes.asked import twin_requests
@@ -77,7 +78,9 @@ def run_core(
         schedule=schedule,
         events=tuple(history.events),
         twin=twin_of(
-            twin_requests(cluster.sent, history.events), lambda name: toy_of(schedule, name)
+            twin_requests(cluster.sent, history.events),
+            lambda name: toy_of(schedule, name),
+            cold_times(schedule, history.events),
         ),
         totals=Totals(
             simulated_s=heap.now_s,

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
+from chaos.cold import cold_times
 from chaos.errors import ChaosError, ScenarioError, Unsupported
 from chaos.faults.fault import Network
 from chaos.history import Event, History, What
@@ -283,4 +284,5 @@ def _twin(schedule: Schedule, clients: LiveClients, history: History) -> Twin:
         if request.id in clients.sent_s
     ]
     requests = twin_requests(sent, history.events)
-    return twin_of(requests, lambda name: toy_of(schedule, name))
+    cold_s = cold_times(schedule, history.events)
+    return twin_of(requests, lambda name: toy_of(schedule, name), cold_s)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
+from chaos.cold import cold_times
 from chaos.errors import ChaosError, innermost
 from chaos.history import Event, History, What
 from chaos.modes.asked import Sent, twin_requests
@@ -69,7 +70,8 @@ def run_node(
         except Exception as error:
             raise ChaosError(f"the harness broke: {innermost(error)}") from error
     asked = twin_requests(running.sent(), running.history.events)
-    twin = twin_of(asked, lambda name: toy_of(schedule, name))
+    cold_s = cold_times(schedule, running.history.events)
+    twin = twin_of(asked, lambda name: toy_of(schedule, name), cold_s)
     return Run(
         schedule=schedule,
         events=tuple(running.history.events),

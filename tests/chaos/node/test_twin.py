@@ -106,3 +106,11 @@ def test_a_slow_node_is_slow_in_the_twin_too() -> None:
         lambda name: slow if name == "n2" else FAST,
     )
     assert twin.ttft_s["r2"] == pytest.approx(10 * twin.ttft_s["r1"])
+
+
+def test_a_node_that_was_cut_off_is_compared_with_one_that_begins_cold() -> None:
+    asked = [request(1, 5.0), request(2, 50.0), request(3, 60.0), request(4, 50.0, ingress="n2")]
+    twin = twin_of([*asked, request(0, 5.0, ingress="n2")], lambda _: FAST, {"n1": (40.0,)})
+    assert twin.ttft_s["r2"] == pytest.approx(0.98)
+    assert twin.ttft_s["r3"] < 0.1
+    assert twin.ttft_s["r4"] == pytest.approx(0.02)
