@@ -73,7 +73,7 @@ class Route:
         return start_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
 
     def is_late(self, start_s: float, cached_tokens: int) -> bool:
-        """Whether the peer, by what it says on accepting, is too late compared with this host.
+        """Whether the peer, by what it says on accepting, is later than was expected and than here.
 
         What was known of it was old, then: others have sent it requests, or it has evicted the
         prefix. It is one hop that this costs, as of any false claim, since this host runs the
@@ -84,7 +84,7 @@ class Route:
             cached_tokens: Tokens of the prompt that it has cached.
         """
         decision, view = self.decision, self.view
-        if decision.promptness is None:
+        if decision.surprise is None:
             return False
         here = cost_all([each for each in decision.candidates if each.local], decision.query)
         if not here:
@@ -93,7 +93,9 @@ class Route:
         uncached = max(1, self.sent.prompt_tokens - cached_tokens)
         first_s = start_s + view.prefill_s_per_token * uncached
         done_s = first_s + view.decode_s_per_token * decision.query.expected_output_tokens
-        return decision.promptness.is_late(first_s, done_s, here[0])
+        if first_s <= self.first_token_s:
+            return False  # as was expected when it was chosen
+        return decision.surprise.is_late(first_s, done_s, here[0])
 
 
 class Router:

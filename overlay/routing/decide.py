@@ -27,7 +27,7 @@ class Decision:
 
     ``chosen`` is None when no candidate is eligible. ``scores_s`` is what the policy compared, in
     the order of ``ordered``, where that was not the expected completion time itself; ``home`` is
-    the prompt's place on the ring, where the policy asked for it; ``promptness`` as
+    the prompt's place on the ring, where the policy asked for it; ``surprise`` as
     in ``overlay.routing.policies.Order``.
     """
 
@@ -39,7 +39,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     scores_s: tuple[float, ...] = ()
     home: PeerId | None = None
-    promptness: Promptness | None = None
+    surprise: Promptness | None = None
 
     @property
     def terms(self) -> Mapping[PeerId, CostTerms]:
@@ -96,7 +96,7 @@ def decide(
         probe = _probe(costed)
         if probe is not None:
             rest = [peer_id for _, peer_id, _, _, _ in sorted(costed) if peer_id != probe]
-            order = Order(peers=(probe, *rest), reason=Reason.PROBE, promptness=order.promptness)
+            order = Order(peers=(probe, *rest), reason=Reason.PROBE, surprise=order.surprise)
     return Decision(
         chosen=order.peers[0] if order.peers else None,
         ordered=order.peers,
@@ -106,7 +106,7 @@ def decide(
         candidates=tuple(candidates),
         scores_s=order.scores_s,
         home=order.home,
-        promptness=order.promptness,
+        surprise=order.surprise,
     )
 
 

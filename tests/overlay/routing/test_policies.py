@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from overlay.routing.candidate import Standing
 from overlay.routing.policies import (
     POLICIES,
     BoundedHash,
@@ -14,7 +13,6 @@ from overlay.routing.policies import (
     LeastLoaded,
     Local,
     LongestPrefix,
-    Promptness,
     Random,
     Reason,
     RoundRobin,
@@ -128,26 +126,22 @@ def test_work_weight_decides_between_waiting_and_computing_again() -> None:
     assert ordered(asked, [holder, free], Cost(work_weight=1.5)).peers[0] == ONE
 
 
-@pytest.mark.parametrize(("waits_s", "chosen"), [(1.15, ONE), (1.30, TWO)])
-def test_for_the_sake_of_later_ones_a_request_waits_a_fifth_longer_and_no_more(
+@pytest.mark.parametrize(("waits_s", "chosen"), [(1.50, ONE), (1.60, TWO)])
+def test_for_the_sake_of_later_ones_a_request_waits_half_as_long_again_and_no_more(
     waits_s: float, chosen: PeerId
 ) -> None:
-    """A free peer could begin to answer in 1 s; what the other holds is worth 2.75 s."""
+    """This host could begin to answer in 1 s; what the other holds is worth 2.75 s."""
     holder = candidate(ONE, matched=999, queued_tokens=1000.0 * waits_s, rtt_s=0.0)
-    free = candidate(TWO, rtt_s=0.0)
-    order = ordered(query(1000, 1), [holder, free], Cost())
+    here = candidate(TWO, rtt_s=0.0, local=True)
+    order = ordered(query(1000, 1), [holder, here], Cost())
     assert order.peers[0] == chosen
     assert order.reason is (Reason.PREFIX if chosen == ONE else Reason.SOONER)
     assert set(order.peers) == {ONE, TWO}
 
 
-def test_nobody_is_late_for_a_suspected_peer_that_seems_idle() -> None:
-    holder = candidate(ONE, matched=999, queued_tokens=500.0, rtt_s=0.0)
-    suspected = candidate(TWO, matched=999, rtt_s=0.0, standing=Standing.PROBE_DUE)
-    free = candidate(THREE, rtt_s=0.0)
-    strict = Promptness(share=1.0, extra_s=0.0)
-    order = ordered(query(1000, 1), [holder, suspected, free], Cost(promptness=strict))
-    assert order.peers[:2] == (TWO, ONE)
+def test_where_this_host_cannot_run_it_nobody_is_too_late() -> None:
+    holder = candidate(ONE, matched=999, queued_tokens=2500.0)
+    assert ordered(query(1000, 1), [holder, candidate(TWO)], Cost()).peers[0] == ONE
 
 
 def test_a_peer_that_ends_sooner_is_never_too_late_to_begin() -> None:
