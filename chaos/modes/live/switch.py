@@ -123,7 +123,7 @@ class Switch:
 
     async def _release(self, link: Link, wire: Wire) -> None:
         """Lets go what a link holds, when nothing holds it any more."""
-        await wire.weather.let_pass()
+        await wire.weather.let_go()
         self._releasing.discard(link)
         now_s = trio.current_time()
         self._put(wire.release(now_s), self._ports[link[1]], wire, now_s)

@@ -112,6 +112,14 @@ class LinkWeather:
         """Waits while something holds everything back."""
         await self._wait_while(lambda shape: shape.holds or shape.cuts)
 
+    async def let_go(self) -> None:
+        """Waits while something holds packets back; those that meet a cut link then are lost."""
+        await self._wait_while(lambda shape: shape.holds)
+
+    def is_cut(self) -> bool:
+        """Whether nothing gets through at present."""
+        return any(shape.cuts or shape.swallows for shape in self.shapes.values())
+
     async def let_through(self) -> None:
         """Waits while something holds everything back, or swallows it.
 

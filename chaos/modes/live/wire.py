@@ -45,9 +45,12 @@ class Wire:
         return self._due(copies, now_s)
 
     def release(self, now_s: float) -> list[tuple[float, bytes]]:
-        """What was held, when nothing holds it any more."""
+        """What was held, when nothing holds it any more; none where the link has been cut since."""
         copies = list(self.held)
         self.held.clear()
+        if self.weather.is_cut():
+            self.under_way -= len(copies)
+            return []
         return [due for copy in copies for due in self._due([copy], now_s)]
 
     def arrived(self) -> None:

@@ -167,6 +167,17 @@ def test_what_is_held_comes_in_the_end_and_before_what_follows() -> None:
     assert (wire.under_way, effects.count) == (4, 2)
 
 
+def test_what_is_held_is_lost_where_the_link_is_cut_when_it_is_let_go() -> None:
+    weather = LinkWeather()
+    wire = Wire(weather)
+    with weather.under("jam", Shape(on_effect=lambda: None, holds=True)):
+        assert wire.carry(FRAMES[0], 1.0) == []
+    with weather.under("cut", Shape(on_effect=lambda: None, cuts=True)):
+        assert wire.release(2.0) == []
+    assert wire.under_way == 0
+    assert wire.carry(FRAMES[1], 3.0) == [(3.0, FRAMES[1])]
+
+
 def test_what_is_held_is_bounded() -> None:
     weather = LinkWeather()
     wire = Wire(weather)
