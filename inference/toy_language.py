@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
 from typing import cast
 
 from inference.blocks import token_bytes
@@ -64,6 +66,11 @@ _NEXT_BYTE = {
     for encoded in _LONG_CHARACTERS
     for length in range(1, len(encoded))
 }
+_UNKNOWN = -1
+
+_SHORT_CHARS = 32
+_WORDS_KEPT = 4096
+"""Words that are no token of their own, and whose tokens are remembered: the short ones."""
 
 
 def encode(prompt: Prompt) -> tuple[int, ...]:
@@ -131,15 +138,16 @@ def _encode_text(text: str) -> list[int]:
     """By words: a space begins a token, and is part of one only at its beginning."""
     first, *words = text.split(" ")
     tokens = _encode_word(first)
-    known = list(map(_AFTER_SPACE.get, words))
+    known = list(map(_AFTER_SPACE.get, words, repeat(_UNKNOWN)))
     # Most words are known: only the others are looked at one by one.
     done = 0
-    for _ in range(known.count(None)):
-        at = known.index(None, done)
-        tokens += cast("list[int]", known[done:at])
-        tokens += _encode_word(" " + words[at])
+    for _ in range(known.count(_UNKNOWN)):
+        at = known.index(_UNKNOWN, done)
+        tokens += known[done:at]
+        word = " " + words[at]
+        tokens += _encode_short(word) if len(word) <= _SHORT_CHARS else _encode_word(word)
         done = at + 1
-    return tokens + cast("list[int]", known[done:])
+    return tokens + known[done:]
 
 
 def _encode_word(word: str) -> list[int]:
@@ -151,6 +159,11 @@ def _encode_word(word: str) -> list[int]:
         else:
             tokens.extend(_encode_part(part))
     return tokens
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _encode_short(word: str) -> tuple[int, ...]:
+    return tuple(_encode_word(word))
 
 
 def _encode_part(part: str) -> list[int]:

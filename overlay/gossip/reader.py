@@ -117,7 +117,9 @@ class Reader:
 
     def is_current(self, epochs: Epochs, peer_id: PeerId, head: Head) -> bool:
         """Whether everything has come of which a head tells and which this host can read."""
-        seqs = {stream.stream: stream.seq for stream in head.streams}
+        seqs = {stream.stream: stream.seq for stream in head.streams if stream.seq}
+        if not seqs:
+            return True
         for tenant in epochs.of_origin(peer_id):
             read = self._reads.get((peer_id, tenant.tenant_id))
             if read is None or read.generation != head.generation:
@@ -170,8 +172,10 @@ class Reader:
         for tenant in epochs.of_origin(peer_id):
             place = (peer_id, tenant.tenant_id)
             read = self._reads.get(place)
-            if read is not None and read.generation == generation and read.stream == name:
-                return place, read
+            if read is not None and (read.generation, read.epoch) == (generation, tenant.epoch):
+                if read.stream == name:
+                    return place, read
+                continue
             if tenant.keys.stream_id(peer_id, generation) == name:
                 floor = self._floors.get(place, (0, 0, 0))
                 read = _Read(

@@ -94,14 +94,14 @@ class Origin:
 
     @property
     def size_bytes(self) -> int:
-        return sum(stream.size_bytes for stream in self.streams.values())
+        return sum([stream.size_bytes for stream in self.streams.values()])
 
     def drop_ended(self) -> list[bytes]:
         """Lets go the streams that its head tells of no more, and names them."""
         if self.head is None:
             return []
         going_on = {head.stream for head in self.head.streams}
-        ended = sorted(name for name in self.streams if name not in going_on)
+        ended = sorted([name for name in self.streams if name not in going_on])
         for name in ended:
             del self.streams[name]
         return ended
@@ -128,5 +128,8 @@ class Origin:
         """Whether its head tells of frames that are not here."""
         if self.head is None or self.head.generation != self.record.generation:
             return False
-        have = {name: stream.seq for name, stream in self.streams.items()}
-        return any(head.seq > have.get(head.stream, 0) for head in self.head.streams)
+        for head in self.head.streams:
+            stream = self.streams.get(head.stream)
+            if head.seq > (0 if stream is None else stream.seq):
+                return True
+        return False

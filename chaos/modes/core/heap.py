@@ -22,7 +22,6 @@ class Heap:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.events = 0
         self._entries: list[tuple[float, int, Call]] = []
         self._asked = 0
 
@@ -45,11 +44,12 @@ class Heap:
         entries, at_once = self._entries, 0
         while entries and entries[0][0] <= end_s:
             when_s, _, call = heapq.heappop(entries)
-            at_once = at_once + 1 if when_s == self.now_s else 0
-            if at_once > AT_ONCE_MAX:
+            if when_s != self.now_s:
+                self.now_s, at_once = when_s, 0
+            elif at_once < AT_ONCE_MAX:
+                at_once += 1
+            else:
                 raise ChaosError(f"a spin: {at_once} events at {when_s:.3f} s of virtual time")
-            self.now_s = when_s
-            self.events += 1
             call()
         self.now_s = max(self.now_s, end_s)
 

@@ -47,6 +47,11 @@ class Weather:
     held: list[Deliver] = field(default_factory=list)
     ready_s: float = 0.0
 
+    @property
+    def is_rough(self) -> bool:
+        """Whether gossip may be lost, come twice, or be overtaken."""
+        return bool(self.losses or self.doubles or self.late)
+
     def next_delay_s(self) -> float:
         """Delay of the next message."""
         if not self.delays:
@@ -288,7 +293,7 @@ class CoreNetwork:
             return
         weather = self._weather[end.me, end.other]
         late_s, again = 0.0, False
-        if gossip:
+        if gossip and weather.is_rough:
             # Every fault draws for every message: taking one away re-deals nothing of the others.
             lost = [draw() for draw in weather.losses.values()]
             doubled = [draw() for draw in weather.doubles.values()]

@@ -188,6 +188,8 @@ class CorePeer:
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
+                case LoadLearned():
+                    self.router.on_load(effect.peer_id, effect.taken_s)
                 case Send():
                     self.send(effect.peer_id, effect.data)
                 case Persist():
@@ -201,8 +203,6 @@ class CorePeer:
                     self.tenants.learn(effect.epoch)
                 case EpochLost():
                     self.tenants.forget(effect.tenant_id)
-                case LoadLearned():
-                    self.router.on_load(effect.peer_id, effect.taken_s)
                 case NewGeneration():
                     self._begin_again(effect.above)
 
