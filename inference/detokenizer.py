@@ -51,6 +51,8 @@ class TextStream:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Takes tokens in and gives the text that became certain, maybe none."""
+        if len(token_ids) == 1:
+            return self._push_one(token_ids[0])
         return "".join([self._push_one(token_id) for token_id in token_ids])
 
     def flush(self) -> str:

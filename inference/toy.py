@@ -33,6 +33,9 @@ from inference.request import (
 
 _VOCABULARY = frozenset(range(toy_language.VOCABULARY))
 
+_CHAINS_KEPT = 64
+"""Tenants whose chain is kept from one request to the next."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToyConfig:
@@ -117,6 +120,7 @@ class ToyEngine:
         self._queue: deque[_Sequence] = deque()
         self._prefilling: _Sequence | None = None
         self._decoding: list[_Sequence] = []
+        self._chains: dict[bytes, BlockChain] = {}
 
     def capabilities(self) -> Capabilities:
         return self._capabilities
@@ -215,7 +219,7 @@ class ToyEngine:
 
     def _sequence(self, request: EngineRequest, tokens_max: int) -> _Sequence:
         tokens = [*request.token_ids, *request.emitted]
-        chain = BlockChain(request.chain_key, self._model.prefix)
+        chain = self._chain(request.chain_key)
         hashes = chain.hashes(tokens)
         known = hashes[: reusable_blocks(len(tokens))]
         cached_tokens = self._cache.match(request.namespace, known) * BLOCK_TOKENS
@@ -236,6 +240,14 @@ class ToyEngine:
             text=TextStream(toy_language.decode, stop=sampling.stop, emitted=request.emitted),
             speaker=speaker,
         )
+
+    def _chain(self, key: bytes) -> BlockChain:
+        chain = self._chains.get(key)
+        if chain is None:
+            if len(self._chains) >= _CHAINS_KEPT:
+                self._chains.clear()
+            chain = self._chains[key] = BlockChain(key, self._model.prefix)
+        return chain
 
     def _admit(self, events: list[tuple[str, TokenEvent]]) -> None:
         """Gives the next request a slot when no other prompt is being computed.
@@ -274,10 +286,12 @@ class ToyEngine:
     def _compute(
         self, sequence: _Sequence, rows: range, events: list[tuple[str, TokenEvent]]
     ) -> None:
-        assert sequence.lease is not None
+        lease = sequence.lease
+        assert lease is not None
         sequence.computed = rows.stop
-        self._cache.grow(sequence.lease, blocks_for(rows.stop))
-        self._commit(sequence, sequence.lease)
+        self._cache.grow(lease, blocks_for(rows.stop))
+        if rows.stop // BLOCK_TOKENS > lease.committed_blocks:
+            self._commit(sequence, lease)
         if sequence.computed < len(sequence.tokens):
             return
         if sequence is self._prefilling:

@@ -120,5 +120,7 @@ def _is_ahead(theirs: Known, mine: Known | None) -> bool:
         return True
     if (theirs.record_generation, theirs.record_seq) > (mine.record_generation, mine.record_seq):
         return True
+    if theirs.streams == mine.streams:
+        return False
     seqs: Mapping[bytes, int] = dict(mine.streams)
     return any(seq > seqs.get(name, 0) for name, seq in theirs.streams)

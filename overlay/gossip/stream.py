@@ -7,6 +7,7 @@ stream never needs more than a checkpoint and a short tail.
 
 from __future__ import annotations
 
+from inference.events import BlockHash
 from overlay.gossip.digest import Digest
 from overlay.gossip.messages import VERSION, Content, Frame, StreamHead, encode
 from overlay.gossip.tagset import pack_tags
@@ -15,7 +16,7 @@ from security.envelope import Sealers
 from security.epoch import TenantEpoch
 from security.keys import HostKeys
 from security.signed import Kind, sign_as_peer
-from security.tags import tags_of
+from security.tags import Tagger
 
 TAIL_FRAMES_MAX = 32
 TAIL_BYTES_MIN = 4096
@@ -42,6 +43,7 @@ class OriginStream:
         self.tenant = tenant
         self._generation = generation
         self._digest = digest
+        self._tagger = Tagger(tenant.keys.tag_key)
         self.stream = tenant.keys.stream_id(keys.peer_id, generation)
         self.seq = 0
         self._checkpoint_seq = 0
@@ -68,10 +70,7 @@ class OriginStream:
             return [(self._checkpoint(), True)]
         if added or removed:
             self.seq += 1
-            tag_key = self.tenant.keys.tag_key
-            frame = self._frame(
-                pack_tags(tags_of(tag_key, added)), pack_tags(tags_of(tag_key, removed))
-            )
+            frame = self._frame(self._packed(added), self._packed(removed))
             self._tail_frames += 1
             self._tail_bytes += len(frame)
             made.append((frame, False))
@@ -84,12 +83,14 @@ class OriginStream:
         return self._tail_frames >= TAIL_FRAMES_MAX or too_large
 
     def _checkpoint(self) -> bytes:
-        tags = tags_of(self.tenant.keys.tag_key, self._digest.blocks())
-        frame = self._frame(pack_tags(tags), b"", checkpoint=True)
+        frame = self._frame(self._packed(self._digest.blocks()), b"", checkpoint=True)
         self._checkpoint_seq = self.seq
         self._checkpoint_bytes = len(frame)
         self._tail_frames = self._tail_bytes = 0
         return frame
+
+    def _packed(self, blocks: list[BlockHash]) -> bytes:
+        return pack_tags(self._tagger.tags_of(blocks)) if blocks else b""
 
     def _frame(self, added: bytes, removed: bytes, *, checkpoint: bool = False) -> bytes:
         content = encode(Content(added, removed, self._digest.truncated))

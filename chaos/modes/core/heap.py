@@ -28,8 +28,7 @@ class Heap:
     def at(self, when_s: float, call: Call) -> None:
         """Calls at a time; one that is past means now."""
         self._asked += 1
-        now_s = self.now_s
-        heapq.heappush(self._entries, (max(now_s, when_s), self._asked, call))
+        heapq.heappush(self._entries, (max(when_s, self.now_s), self._asked, call))
 
     def after(self, delay_s: float, call: Call) -> None:
         """Calls after so many seconds; a wait so short that no time would pass is made longer."""
@@ -49,7 +48,7 @@ class Heap:
             elif at_once < AT_ONCE_MAX:
                 at_once += 1
             else:
-                raise ChaosError(f"a spin: {at_once} events at {when_s:.3f} s of virtual time")
+                raise ChaosError(f"a spin: {at_once + 1} events at {when_s:.3f} s of virtual time")
             call()
         self.now_s = max(self.now_s, end_s)
 

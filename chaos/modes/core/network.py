@@ -234,17 +234,18 @@ class CoreNetwork:
             if session is None or not session.whole():
                 self._try_to_connect(a, b)
             if session is not None:
-                self._listen(session, a, b)
-                self._listen(session, b, a)
+                for end in session.ends.values():
+                    if end.up:
+                        self._listen(session, end)
 
-    def _listen(self, session: Session, me: str, other: str) -> None:
+    def _listen(self, session: Session, end: End) -> None:
         """A host that hears nothing for long ends its side, and says so."""
-        end = session.ends[me]
-        if not end.up or self._hosts[me].frozen:
+        me, other = end.me, end.other
+        if self._hosts[me].frozen:
             return
         weather, host = self._weather[other, me], self._hosts[other]
-        speaks = end.far.up and host.running_now() and not host.frozen
-        if speaks and not weather.cuts and not weather.jams:
+        quiet = weather.cuts or weather.jams or not end.far.up
+        if not quiet and host.running_now() and not host.frozen:
             end.heard_s = self._heap.now_s
         elif self._heap.now_s - end.heard_s >= SILENT_S:
             self._end(session, me)
