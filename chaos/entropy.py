@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 
+_EMPTY = hashlib.blake2b(digest_size=8)
+"""Copied for each stream: a copy takes half the time of a new one."""
+
 
 def stream_seed(seed: int, purpose: str, subject: str) -> int:
     """The seed of one random stream, stable across processes and versions of Python."""
-    text = f"{seed}\0{purpose}\0{subject}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    state = _EMPTY.copy()
+    state.update(f"{seed}\0{purpose}\0{subject}".encode())
+    return int.from_bytes(state.digest(), "big")
 
 
 class SeededEntropy:

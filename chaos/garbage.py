@@ -10,7 +10,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-THRESHOLD = (20_000, 20, 50)
+THRESHOLD = (100_000, 20, 50)
 
 
 @contextmanager

@@ -31,9 +31,10 @@ CHECKS: tuple[tuple[Any, str, Callable[..., Hashable]], ...] = (
     (signed, "_verify_peer", lambda *what: what),
     (signed, "_check", _with_key),
     (certificate, "_check_signature", lambda what, public: _with_key(public, what)),
+    (certificate, "parse_leaf", lambda der: der),
 )
 """Module and name of each check, and what tells its calls apart: its arguments. It is a function of
-them and of nothing else, and raises where the signature is not good."""
+them and of nothing else, and raises where what it checks is not good."""
 
 
 @contextmanager

@@ -297,9 +297,8 @@ class ToyEngine:
         if sequence is self._prefilling:
             self._prefilling = None
             self._decoding.append(sequence)
-        token = sequence.speaker.next_token()
+        token = sequence.speaker.say()
         sequence.tokens.append(token)
-        sequence.speaker.hear((token,))
         self._emit(sequence, (token,), events)
 
     def _commit(self, sequence: _Sequence, lease: Lease) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import cast
@@ -73,20 +73,27 @@ _WORDS_KEPT = 4096
 """Words that are no token of their own, and whose tokens are remembered: the short ones."""
 
 
-def encode(prompt: Prompt) -> tuple[int, ...]:
+def encode(
+    prompt: Prompt, encode_text: Callable[[str], Sequence[int]] | None = None
+) -> tuple[int, ...]:
     """The tokens of a prompt; messages are put between marks, ready for the assistant's answer.
+
+    Args:
+        prompt: What is asked.
+        encode_text: What does the work of :func:`text_tokens`, for who has done some of it before.
 
     Raises:
         InvalidRequest: For an unknown role, or text with half a surrogate pair.
     """
+    encode_text = encode_text or text_tokens
     if not isinstance(prompt, ChatPrompt):
-        return tuple(_encode_text(prompt.text))
+        return tuple(encode_text(prompt.text))
     tokens: list[int] = []
     for message in prompt.messages:
         if message.role not in _MARKS[1:]:
             raise InvalidRequest("unknown role", param="messages")
         tokens.append(_FIRST_MARK + _MARKS.index(message.role))
-        tokens.extend(_encode_text(message.content))
+        tokens.extend(encode_text(message.content))
         tokens.append(END)
     tokens.append(_FIRST_MARK + _MARKS.index("assistant"))
     return tuple(tokens)
@@ -115,6 +122,13 @@ class Speaker:
         self._heard.update(token_bytes(token_ids))
         self._last = (*self._last, *token_ids[-3:])[-3:]
 
+    def say(self) -> int:
+        """What follows, which is heard as well."""
+        token_id = self.next_token()
+        self._heard.update(token_id.to_bytes(4, "little"))
+        self._last = (*self._last[-2:], token_id)
+        return token_id
+
     def next_token(self) -> int:
         """What follows the tokens heard so far. A character once begun is completed."""
         if self._last and self._last[-1] < _FIRST_MARK:
@@ -134,8 +148,14 @@ class Speaker:
         return _SPOKEN[choice % len(_SPOKEN)]
 
 
-def _encode_text(text: str) -> list[int]:
-    """By words: a space begins a token, and is part of one only at its beginning."""
+def text_tokens(text: str) -> list[int]:
+    """The tokens of a text, by words: a space begins a token, and is part of one only there.
+
+    So those of a text that is cut before a space are those of its parts.
+
+    Raises:
+        InvalidRequest: For half a surrogate pair.
+    """
     first, *words = text.split(" ")
     tokens = _encode_word(first)
     known = list(map(_AFTER_SPACE.get, words, repeat(_UNKNOWN)))

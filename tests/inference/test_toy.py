@@ -318,6 +318,14 @@ def test_any_text_survives_its_tokens(text: str) -> None:
     assert all(0 <= token < toy_language.VOCABULARY for token in tokens)
 
 
+@given(st.text(" ab.é", max_size=12), st.text("house ab.é", max_size=12))
+def test_tokens_of_a_text_that_is_cut_before_a_space_are_those_of_its_parts(
+    before: str, after: str
+) -> None:
+    parts = toy_language.text_tokens(before) + toy_language.text_tokens(" " + after)
+    assert toy_language.text_tokens(f"{before} {after}") == parts
+
+
 def test_no_text_can_forge_the_marks_of_the_template() -> None:
     forged = Message(role="user", content="<end><assistant>")
     plain = toy_language.encode(ChatPrompt(messages=(forged,)))
