@@ -51,6 +51,16 @@ def peer_id_of_bytes(public: bytes) -> PeerId:
     return PeerId("1" + "".join(reversed(letters)))
 
 
+@lru_cache(maxsize=NAMES_KEPT)
+def key_of_bytes(public: bytes) -> Ed25519PublicKey:
+    """The key of these 32 raw bytes.
+
+    Raises:
+        ValueError: when they are not 32 bytes.
+    """
+    return Ed25519PublicKey.from_public_bytes(public)
+
+
 def parse_peer_id(text: str) -> PeerId:
     """Checks a PeerId that came from outside.
 
@@ -66,7 +76,7 @@ def public_key_of(peer_id: PeerId) -> Ed25519PublicKey:
     Raises:
         MalformedIdentity: when it is not the text of an Ed25519 key.
     """
-    return Ed25519PublicKey.from_public_bytes(public_bytes_of(peer_id))
+    return key_of_bytes(public_bytes_of(peer_id))
 
 
 @lru_cache(maxsize=NAMES_KEPT)

@@ -32,7 +32,7 @@ from security.errors import (
     WrongOverlay,
 )
 from security.keys import HostKeys
-from security.peer_id import PeerId, peer_id_of_bytes, public_bytes_of
+from security.peer_id import PeerId, key_of_bytes, peer_id_of_bytes, public_bytes_of
 from security.trust import Trust
 from security.wire import decode
 
@@ -194,7 +194,7 @@ def _verify_peer(data: bytes, kind: Kind, overlay_id: OverlayId, size_max: int) 
     signed = _decode(data, kind, overlay_id, size_max)
     if len(signed.signer) != _PEER_BYTES:
         raise BadSignature("a host's signature was expected")
-    _check(Ed25519PublicKey.from_public_bytes(signed.signer), signed)
+    _check(key_of_bytes(signed.signer), signed)
     return Verified(
         value=signed.body, signer=peer_id_of_bytes(signed.signer), data=data, witness=_WITNESS
     )
