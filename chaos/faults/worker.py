@@ -67,6 +67,10 @@ class StreamCut(WorkerFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LieCached(WorkerFault):
-    """The target says that the whole prompt was cached, and computes all of it."""
+    """The target says that the whole prompt was cached, and computes all of it.
+
+    Its own clients wait for that as well; others must learn from the time that it takes.
+    """
 
     kind = "lie_cached"
+    voids = (Void(Id.NO_WORSE, Where.TARGET, "lie_seen"),)

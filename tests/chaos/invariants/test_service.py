@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.faults.process import Kill9
-from chaos.faults.worker import SlowGpu
+from chaos.faults.worker import LieCached, SlowGpu
 from chaos.history import What
 from chaos.invariants import available, no_worse
 from chaos.invariants.invariant import Status
@@ -183,6 +183,16 @@ def test_requests_at_a_slow_host_do_not_count() -> None:
     found = no_worse.check(story.run())
     assert is_held(found)
     assert found.voided == LATE_MIN + 1
+
+
+def test_a_host_that_computes_what_it_says_was_cached_hurts_its_own_clients_alone() -> None:
+    own = asked(0.5).fault(LieCached(), "n1", from_s=36.9, to_s=39.5, mark="lie_seen")
+    found = no_worse.check(own.run())
+    assert is_held(found)
+    assert found.voided == LATE_MIN + 1
+    others = asked(0.5).fault(LieCached(), "n2", from_s=36.9, to_s=39.5, mark="lie_seen")
+    found = no_worse.check(others.run())
+    assert (len(found.witnesses), found.voided) == (1, 0)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
