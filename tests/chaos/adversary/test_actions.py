@@ -108,13 +108,13 @@ def test_a_lie_is_told_to_clients_and_what_was_taken_is_told_of_it() -> None:
 
 
 def test_a_lie_told_after_a_stall_is_no_leak() -> None:
-    """Requests that were lied to wait for the engine, and are served long after the lie's end."""
+    """At a host that is alone they wait for the engine, and are served long after the lie's end."""
     entries = (
         FaultEntry(fault=worker.LieCached(), at=2.0, for_s=3.0, target="n1"),
         FaultEntry(fault=worker.Stall(), at=2.0, for_s=17.0, target="n1"),
     )
-    calm = replace(SCENARIO, duration_s=20.0, faults=entries)
-    run = run_node(plan(calm, 1))
+    alone = replace(SCENARIO, cluster=Cluster(nodes=1), duration_s=20.0, faults=entries)
+    run = run_node(plan(alone, 1))
     (seen,) = [e for e in of(run, What.MARK) if e.subject == "lie_seen"]
     (over,) = [e for e in of(run, What.FAULT_END) if e.data["kind"] == "lie_cached"]
     assert seen.at_s > over.at_s + TAIL_S
