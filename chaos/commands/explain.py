@@ -16,7 +16,7 @@ from chaos.commands.options import (
     seed_option,
 )
 from chaos.commands.tables import console_of, table_of
-from chaos.commands.words import aimed, lasting, place, settings, when
+from chaos.commands.words import aimed, lasting, settings, when
 from chaos.invariants.invariant import Id
 from chaos.scenario import systematic
 from chaos.scenario.data import plain
@@ -56,7 +56,7 @@ def command(file: str, seed: int | None, mode: str | None, toml: bool, as_json: 
 
 def _show(scenario: Scenario, schedule: Schedule, console: Console) -> None:
     console.print(
-        f"[bold]{schedule.name}[/]  {place(schedule)}, seed {schedule.seed}"
+        f"[bold]{schedule.name}[/]  {schedule.place}, seed {schedule.seed}"
         + (f", one of {systematic.count(scenario)}" if scenario.systematic else "")
     )
     if scenario.about:
@@ -81,7 +81,7 @@ def _show(scenario: Scenario, schedule: Schedule, console: Console) -> None:
             when(fault),
             lasting(fault),
             aimed(fault, schedule.cluster.names),
-            settings(fault.fault) if supported else f"unsupported in {place(schedule)}",
+            settings(fault.fault) if supported else f"unsupported in {schedule.place}",
             voids,
         )
     console.print(table)

@@ -11,7 +11,6 @@ from chaos.commands.options import failure_argument, json_option, print_json
 from chaos.commands.phases import Phases
 from chaos.commands.show import show
 from chaos.commands.tables import console_of
-from chaos.commands.words import place
 from chaos.examine import examine
 from chaos.failure import read_failure
 from chaos.faults.fault import Mode
@@ -43,7 +42,7 @@ def command(path: Path, times: int | None, as_json: bool) -> int:  # noqa: FBT00
     live = failure.schedule.mode is Mode.LIVE
     console = console_of(err=as_json)
     console.print(
-        f"[bold]{failure.schedule.name}[/]  {place(failure.schedule)}, seed "
+        f"[bold]{failure.schedule.name}[/]  {failure.schedule.place}, seed "
         f"{failure.schedule.seed}: {failure.invariant.value} was violated"
         + (f", planted {failure.plant}" if failure.plant else "")
     )

@@ -22,7 +22,6 @@ from chaos.commands.options import (
 from chaos.commands.phases import Phases
 from chaos.commands.show import show
 from chaos.commands.tables import console_of
-from chaos.commands.words import place
 from chaos.errors import NotDeterministic, ScenarioError
 from chaos.examine import examine
 from chaos.failure import FILE
@@ -79,7 +78,7 @@ def command(
     folder = out or OUT / f"{schedule.name}-{schedule.seed}"
     console = console_of(err=as_json)
     console.print(
-        f"[bold]{schedule.name}[/]  {place(schedule)}, seed {schedule.seed}, "
+        f"[bold]{schedule.name}[/]  {schedule.place}, seed {schedule.seed}, "
         f"{schedule.cluster.nodes} nodes, {len(schedule.faults)} faults, "
         f"{len(schedule.requests)} requests" + (f", planted {plant}" if plant else "")
     )

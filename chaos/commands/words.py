@@ -6,19 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from chaos.faults.fault import Fault, Mode
+from chaos.faults.fault import Fault
 from chaos.history import Event
 from chaos.scenario.scenario import Landmark
-from chaos.scenario.schedule import PlannedFault, Schedule
+from chaos.scenario.schedule import PlannedFault
 
 LINKS_MAX = 4
 DATA_CHARS_MAX = 240
-
-
-def place(schedule: Schedule) -> str:
-    """Where a schedule runs: its mode, and in live mode what joins the nodes."""
-    network = f" over {schedule.cluster.network.value}" if schedule.mode is Mode.LIVE else ""
-    return f"mode {schedule.mode.value}{network}"
 
 
 def when(fault: PlannedFault) -> str:

