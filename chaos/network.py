@@ -188,7 +188,8 @@ class Network:
 
     def connect(self, source: str, target: str) -> tuple[SimChannel, SimChannel]:
         self.trace.add(source, "connected", target)
-        there, back = Pipe(self, source, target), Pipe(self, target, source)
+        there = Pipe(self.trace, self.alarms, source, target)
+        back = Pipe(self.trace, self.alarms, target, source)
         there.back, back.back = back, there
         if len(self._pipes) >= self._prune_at:
             self._pipes = [pipe for pipe in self._pipes if not pipe.is_done]

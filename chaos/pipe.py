@@ -13,12 +13,10 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import trio
 
-if TYPE_CHECKING:
-    from chaos.network import Network
+from chaos.trace import Trace
 
 IN_FLIGHT_BYTES_MAX = 1 << 20
 """A sender waits while this much is undelivered, like a full TCP window."""
@@ -114,8 +112,9 @@ class Pipe:
         last_due_s: When the last byte that was sent is due.
     """
 
-    def __init__(self, network: Network, source: str, target: str) -> None:
-        self._network = network
+    def __init__(self, trace: Trace, alarms: Alarms, source: str, target: str) -> None:
+        self._trace = trace
+        self._alarms = alarms
         self.source = source
         self.target = target
         self.back: Pipe = self
@@ -164,7 +163,7 @@ class Pipe:
                 raise trio.ClosedResourceError
         if self.back.is_over():
             raise trio.BrokenResourceError("the far host is gone")
-        self._network.trace.add_chunk(self.source, self.target, len(data))
+        self._trace.add_chunk(self.source, self.target, len(data))
         if self.lost or self._unread:
             return
         due_s = trio.current_time() + self.delay_s
@@ -235,7 +234,7 @@ class Pipe:
         next_s = self._next_s()
         if next_s < self._alarm_s:
             self._alarm_s = next_s
-            self._network.alarms.set(next_s, self)
+            self._alarms.set(next_s, self)
 
     def _take(self) -> bytes:
         _, data = self._queue.popleft()
