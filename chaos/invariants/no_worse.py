@@ -10,6 +10,7 @@ from itertools import pairwise
 from chaos.faults.fault import Mode
 from chaos.faults.link import Jitter, Latency
 from chaos.faults.process import SlowCpu
+from chaos.faults.worker import SlowGpu
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Fact, Life, lives
@@ -27,6 +28,10 @@ LATE_MIN = 2
 """So many may come late in any run: a 99th percentile of fewer than 300 is made of one or two."""
 
 JITTER_SPREADS = 3.0
+
+NOTICED_S = 4.0
+"""That a peer's engine has become slower shows in its load hints, one every 2 s, and in answers; a
+request that was sent there before could not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +79,37 @@ def allowed_s(run: Run) -> float | None:
 
 def _pairs(run: Run, tally: Tally) -> list[_Pair]:
     pairs: list[_Pair] = []
+    slowed = _slowed(run)
     for life in lives(run).values():
         first, twin_s = _first(life), run.twin.ttft_s.get(life.request)
         if first is None or twin_s is None or not life.invokes:
             continue
-        # The ingress's and the serving peers' state counts, up to the first token.
+        if any(_met(life, first, nodes, at_s) for nodes, at_s in slowed):
+            tally.voided += 1
+            continue
+        # The ingress's state counts, up to the first token.
         if tally.compare((life.ingress,), life.from_s, first.at_s, None):
             pairs.append(_Pair(life, first, first.at_s - life.invokes[0].at_s, twin_s))
     return pairs
+
+
+def _slowed(run: Run) -> list[tuple[frozenset[str], float]]:
+    """Nodes whose engines became slower, and when."""
+    planned = {each.id: each for each in run.schedule.faults if isinstance(each.fault, SlowGpu)}
+    return [
+        (frozenset(planned[event.subject].nodes), event.at_s)
+        for event in run.events
+        if event.what is What.FAULT_BEGIN and event.subject in planned
+    ]
+
+
+def _met(life: Life, first: Fact, slowed: frozenset[str], at_s: float) -> bool:
+    """Whether a request was at a node that became slower while it was there, or just before."""
+    return any(
+        fact.event.data["node"] in slowed and at_s <= first.at_s and fact.at_s - at_s <= NOTICED_S
+        for fact in life.routed
+        if fact.at_s <= first.at_s
+    )
 
 
 def _first(life: Life) -> Fact | None:

@@ -178,6 +178,15 @@ def test_a_few_requests_say_nothing() -> None:
     assert found.status is Status.NOT_EXERCISED
 
 
+@pytest.mark.parametrize(("began_s", "counts"), [(36.0, False), (31.0, True)])
+def test_a_peer_that_has_just_become_slower_is_not_known_to_be(
+    began_s: float, *, counts: bool
+) -> None:
+    """The last three, of the 37th second and later, are slow at n2, which they were sent to."""
+    story = asked(0.5, again_s=0.0).fault(SlowGpu(), "n2", from_s=began_s, to_s=60.0)
+    assert bool(no_worse.check(story.run()).witnesses) == counts
+
+
 def test_requests_at_a_slow_host_do_not_count() -> None:
     story = asked(0.5).fault(SlowGpu(), "n1", from_s=36.9, to_s=39.5)
     found = no_worse.check(story.run())
