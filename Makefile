@@ -12,7 +12,8 @@ help:
 	@echo "make demo        three peers on this machine answer from each other's prefix caches"
 	@echo "make test        formatter, linter, types, style, the whole test suite and chaos-smoke"
 	@echo "make chaos-smoke every simulated fault once, and every failure that was ever mended"
-	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again"
+	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again,"
+	@echo "                 SWARM=swarm-20 for clusters of about 20 nodes in place of 5"
 	@echo "make chaos-mutants proves that every checker finds the bug that is planted for it"
 	@echo "make chaos-live  five real processes, killed, paused, cut off, out of disk (4 minutes)"
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
@@ -47,9 +48,10 @@ chaos-smoke: $(STAMP)
 
 # Seeds count from one that follows from the time, and the summary says which they were.
 SEED_BASE := $(shell echo $$(( $$(date +%s) % 400000 * 10000 )))
+SWARM ?= swarm
 SEEDS ?= $(SEED_BASE):$(shell echo $$(( $(SEED_BASE) + 1000000 )))
 chaos-sweep: $(STAMP)
-	$(BIN)/rhizome chaos sweep swarm --seeds $(SEEDS) --mode core --for 5min --jobs 2 --twice-every 100
+	$(BIN)/rhizome chaos sweep $(SWARM) --seeds $(SEEDS) --mode core --for 5min --jobs 2 --twice-every 100
 
 chaos-mutants: $(STAMP)
 	$(BIN)/python -m chaos.mutants
