@@ -134,6 +134,11 @@ def test_nothing_but_loopback_is_a_target(address: str) -> None:
 # -- whole harnesses
 
 
+def heed_interrupts() -> None:
+    """In the background of a shell the tests ignore SIGINT, and so would whatever they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Doomed:
     """A harness with two nodes, in its warm-up."""
 
@@ -146,6 +151,7 @@ class Doomed:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "TMPDIR": str(folder)},
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - it takes no lock
         )
 
     def nodes(self) -> list[int]:
