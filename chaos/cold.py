@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from chaos.cuts import CUTTING
 from chaos.faults import link, process, topology, worker
 from chaos.history import Event, What
 from chaos.scenario.schedule import Schedule
 
 APART = (
-    topology.Partition,
+    *CUTTING,
     topology.OneWay,
-    topology.Bridge,
-    topology.RingMajorities,
-    topology.Isolate,
     topology.Flap,
     topology.Swizzle,
     link.Jam,

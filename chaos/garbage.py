@@ -1,6 +1,6 @@
-"""How often Python looks for garbage in cycles while something is simulated.
+"""How often Python looks for garbage in cycles while a run is made and judged.
 
-Nearly all that a simulation makes comes and goes by reference counting, so that looking for cycles
+Nearly all that one makes comes and goes by reference counting, so that looking for cycles
 often costs much and finds little.
 """
 

@@ -87,8 +87,7 @@ def _answer(request: TwinRequest, config: ToyConfig) -> tuple[int, ...] | None:
     speaker.hear(request.token_ids)
     found: list[int] = []
     while len(found) < request.max_tokens and found[-1:] != [toy_language.END]:
-        found.append(speaker.next_token())
-        speaker.hear(found[-1:])
+        found.append(speaker.say())
     return tuple(found)
 
 

@@ -248,16 +248,15 @@ class Router:
         variant: str | None,
     ) -> bool:
         """Whether any other peer could run ``work``; arguments as of :meth:`route`."""
-        needed = self._context_needed(work)
         views = self._views.of(tenant, work.model, self._memory(work), self._clock.now_s())
-        return any(
-            view.exclusion is None
-            and not view.local
-            and view.peer_id not in excluded
-            and view.context_tokens >= needed
-            and variant in (None, view.variant)
-            for view in views
+        query = Query(
+            prompt_tokens=0,
+            expected_output_tokens=0,
+            tried=excluded | {self._me},
+            context_tokens=self._context_needed(work),
+            variant=variant,
         )
+        return bool(cost_all(candidates_of(views, {}, {}), query))
 
     def _nobody(self, work: Work, decision: Decision) -> RequestError:
         """Why no peer can run it: too long for all that could, or none is there."""

@@ -129,9 +129,9 @@ class ForwardHandler:
     async def _pump(self, run: LocalRun, stream: Stream) -> None:
         """Sends the answer as it comes, and a sign of life where nothing comes from a live engine.
 
-        The host knows what its engine may take for a step, so it tells a slow engine from one that
-        hangs as no other peer can; the ingress has only its own patience against a host that does
-        not tell (``overlay/remote_run.py``).
+        One that hangs is given up by the run itself (``overlay/local_run.py``): the host knows what
+        its engine may take for a step, as no other peer can. The ingress has only its own patience
+        against a host that does not tell (``overlay/remote_run.py``).
         """
         while True:
             try:

@@ -13,7 +13,7 @@ from chaos.faults.process import SlowCpu
 from chaos.faults.worker import SlowGpu
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, Life, lives
+from chaos.invariants.lives import Fact, Life, facts, lives
 from chaos.invariants.tally import Tally
 from chaos.run import Run
 
@@ -97,9 +97,9 @@ def _slowed(run: Run) -> list[tuple[frozenset[str], float]]:
     """Nodes whose engines became slower, and when."""
     planned = {each.id: each for each in run.schedule.faults if isinstance(each.fault, SlowGpu)}
     return [
-        (frozenset(planned[event.subject].nodes), event.at_s)
-        for event in run.events
-        if event.what is What.FAULT_BEGIN and event.subject in planned
+        (frozenset(planned[fact.event.subject].nodes), fact.at_s)
+        for fact in facts(run, What.FAULT_BEGIN)
+        if fact.event.subject in planned
     ]
 
 

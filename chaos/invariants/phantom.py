@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from chaos.faults.fault import Family
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, Life, lives
+from chaos.invariants.lives import Fact, Life, facts, lives
 from chaos.invariants.tally import Tally
 from chaos.invariants.voids import TAIL_S, Voids, voids_of
 from chaos.run import Run
@@ -142,13 +142,13 @@ class _Hurt:
 
     def __init__(self, run: Run) -> None:
         planned = {fault.id: fault for fault in run.schedule.faults}
-        ends = {event.subject: event.at_s for event in run.events if event.what is What.FAULT_END}
+        ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
         self._spans: list[tuple[frozenset[str], float, float]] = []
-        for event in run.events:
-            fault = planned.get(event.subject)
-            if event.what is What.FAULT_BEGIN and fault and fault.fault.family not in _HARMLESS:
+        for begun in facts(run, What.FAULT_BEGIN):
+            fault = planned.get(begun.event.subject)
+            if fault and fault.fault.family not in _HARMLESS:
                 to_s = ends.get(fault.id, float("inf")) + TAIL_S
-                self._spans.append((frozenset(fault.nodes), event.at_s, to_s))
+                self._spans.append((frozenset(fault.nodes), begun.at_s, to_s))
 
     def any_of(self, life: Life, nodes: tuple[str, ...]) -> bool:
         return any(

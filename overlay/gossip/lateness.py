@@ -7,6 +7,7 @@ clock filter takes the sample of the least delay for the true one (RFC 5905, sec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 HALF_WINDOW_S = 30.0
@@ -19,12 +20,12 @@ class Lateness:
 
     A difference is our clock, which only moves forwards, less the stamp of the origin's own; alone
     it says nothing. ``least_s`` and ``least_before_s`` are the least of this half window and of the
-    one before it, None before the first.
+    one before it, infinite where there was none.
     """
 
-    least_s: float | None = None
-    least_before_s: float | None = None
-    half_since_s: float = float("-inf")
+    least_s: float = math.inf
+    least_before_s: float = math.inf
+    half_since_s: float = -math.inf
     stamp_ms: int = 0
 
     def of_direct(self, now_s: float, stamp_ms: int) -> float:
@@ -32,15 +33,12 @@ class Lateness:
         difference_s = now_s - stamp_ms / 1000
         if stamp_ms < self.stamp_ms:
             # The origin's clock was set back: what was learned before compares with it no more.
-            self.least_s = self.least_before_s = None
+            self.least_s = self.least_before_s = math.inf
         self.stamp_ms = stamp_ms
-        if self.least_s is None or now_s - self.half_since_s >= HALF_WINDOW_S:
-            self.least_before_s, self.least_s = self.least_s, difference_s
+        if now_s - self.half_since_s >= HALF_WINDOW_S or math.isinf(self.least_s):
+            self.least_before_s, self.least_s = self.least_s, math.inf
             self.half_since_s = now_s
-        else:
-            self.least_s = min(self.least_s, difference_s)
-        if self.least_before_s is None:
-            return difference_s - self.least_s
+        self.least_s = min(self.least_s, difference_s)
         return difference_s - min(self.least_s, self.least_before_s)
 
     def of_relayed(self, now_s: float, now_unix_s: float, stamp_ms: int) -> float:
@@ -48,9 +46,7 @@ class Lateness:
 
         Not below 0.
         """
-        if self.least_s is None:
+        least_s = min(self.least_s, self.least_before_s)
+        if math.isinf(least_s):
             return max(0.0, now_unix_s - stamp_ms / 1000)
-        least_s = self.least_s
-        if self.least_before_s is not None:
-            least_s = min(least_s, self.least_before_s)
         return max(0.0, now_s - stamp_ms / 1000 - least_s)

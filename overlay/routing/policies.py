@@ -58,7 +58,8 @@ class Promptness:
 
     def is_late(self, first_s: float, done_s: float, other: Costed) -> bool:
         """Whether ``other`` is much better than to begin and end then."""
-        return first_s > self.share * other[3] + self.extra_s and done_s > other[0]
+        other_done_s, _, _, other_first_s, _ = other
+        return first_s > self.share * other_first_s + self.extra_s and done_s > other_done_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,8 @@ class Cost:
         )
 
     def _is_late(self, costed: Costed, here: Costed | None) -> bool:
-        return here is not None and self.allowed.is_late(costed[3], costed[0], here)
+        done_s, _, _, first_s, _ = costed
+        return here is not None and self.allowed.is_late(first_s, done_s, here)
 
     def _scores_s(
         self,

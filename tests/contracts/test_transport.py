@@ -59,48 +59,34 @@ class Loopback:
         self.credentials = [overlay.host() for _ in range(3)]
 
     def transport(self, number: int) -> Transport:
-        return self.of(self.credentials[number])
-
-    def of(self, credentials: Credentials) -> Transport:
-        return TlsTransport(credentials)
-
-    async def die(self, number: int, channel: SecureChannel) -> None:
-        await hang_up(channel)
-
-    def address(self, number: int) -> Address:
-        return Address("127.0.0.1", 0)
-
-
-async def hang_up(channel: SecureChannel) -> None:
-    """What the system does to the connections of a process that is killed."""
-    assert isinstance(channel.channel, TlsChannel)
-    await trio.aclose_forcefully(channel.channel._stream)
-
-
-class Relayed:
-    """Real sockets and TLS through relays, as in live mode: each host dials from its address."""
-
-    def __init__(self) -> None:
-        overlay = Overlay()
-        self.credentials = [overlay.host() for _ in range(3)]
-        sources = [f"127.0.0.{number + 2}" for number in range(3)]
-        self._names = {source: str(number) for number, source in enumerate(sources)}
-
-    def transport(self, number: int) -> Transport:
         return self._at(number, self.credentials[number])
 
     def of(self, credentials: Credentials) -> Transport:
         return self._at(2, credentials)
 
     async def die(self, number: int, channel: SecureChannel) -> None:
-        await hang_up(channel)
+        """What the system does to the connections of a process that is killed."""
+        assert isinstance(channel.channel, TlsChannel)
+        await trio.aclose_forcefully(channel.channel._stream)
+
+    def _at(self, number: int, own: Credentials) -> Transport:
+        return TlsTransport(own)
+
+    def address(self, number: int) -> Address:
+        return Address("127.0.0.1", 0)
+
+
+class Relayed(Loopback):
+    """Real sockets and TLS through relays, as in live mode: each host dials from its address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sources = [f"127.0.0.{number + 2}" for number in range(3)]
+        self._names = {source: str(number) for number, source in enumerate(sources)}
 
     def _at(self, number: int, own: Credentials) -> Transport:
         inner = TlsTransport(own, source_address=f"127.0.0.{number + 2}")
         return RelayedTransport(inner, str(number), self._names)
-
-    def address(self, number: int) -> Address:
-        return Address("127.0.0.1", 0)
 
 
 class RelayedTransport:
@@ -148,22 +134,12 @@ class SocketsInPlace(trio.abc.SocketFactory):
             return trio.socket.from_stdlib_socket(socket.socket(family, kind, proto))
 
 
-class Switched:
+class Switched(Loopback):
     """Real sockets and TLS between network namespaces, over packets, as in live mode."""
 
     def __init__(self, network: Namespaces) -> None:
-        overlay = Overlay()
-        self.credentials = [overlay.host() for _ in range(3)]
+        super().__init__()
         self._network = network
-
-    def transport(self, number: int) -> Transport:
-        return self._at(number, self.credentials[number])
-
-    def of(self, credentials: Credentials) -> Transport:
-        return self._at(2, credentials)
-
-    async def die(self, number: int, channel: SecureChannel) -> None:
-        await hang_up(channel)
 
     def _at(self, number: int, own: Credentials) -> Transport:
         return PlacedTransport(TlsTransport(own), partial(self._network.inside, f"n{number + 1}"))

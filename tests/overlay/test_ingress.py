@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
 
-from chaos.world import REQUEST_TIMEOUT_S, Answered, Host, World, until, world_of
-from inference.core import StepResult
-from inference.worker import STALLED_MIN_S
+from chaos.world import Answered, World, until, world_of
 from overlay.body import BODY_BYTES_MAX, parse_chat
-from overlay.forward import Accept, End, Failed, ForwardRequest, Progress, Refuse, Tokens
+from overlay.forward import End, ForwardRequest, Progress, Tokens
 from overlay.ingress import DENIED as DENIED_WORDS
-from overlay.local_run import STALLED_LOOK_S
 from overlay.remote_run import PATIENCE_MIN_S, Patience
 from overlay.request import (
     AnswerEvent,
@@ -32,7 +28,6 @@ from tests.overlay.peers_world import (
     QUESTION,
     SLOW,
     Misbehaving,
-    Script,
     ask_error,
     cancelled_after,
     encode,
@@ -42,65 +37,15 @@ from tests.overlay.peers_world import (
     simulate,
     streams_open,
 )
-
-ACCEPT = encode(Accept(cached_tokens=0, expected_start_ms=0))
-END = encode(End(finish_reason="stop", prompt_tokens=1, completion_tokens=1, cached_tokens=0))
-
-
-def tokens(*ids: int) -> bytes:
-    return encode(Tokens(token_ids=list(ids), text="x", cached_tokens=0))
-
-
-def saying(*messages: bytes, then: str = "finish") -> Script:
-    """Says these messages, then finishes, resets or falls silent."""
-
-    async def script(stream: Stream, request: ForwardRequest) -> None:
-        for message in messages:
-            await stream.send(message)
-        if then == "finish":
-            await stream.finish()
-        elif then == "reset":
-            await trio.sleep(0.02 if messages else 0)  # a reset overtakes what is not sent yet
-            stream.reset()
-        else:
-            await trio.sleep_forever()
-
-    return script
-
-
-def refusing(code: str) -> Script:
-    return saying(encode(Refuse(code=code)))
-
-
-def failing(code: str, status: int, *, retryable: bool) -> Script:
-    return saying(
-        ACCEPT, encode(Failed(code=code, message="why", status=status, retryable=retryable))
-    )
-
-
-REFUSED_OR_BROKEN: dict[str, tuple[Script, float]] = {
-    "refused": (refusing("overloaded"), 0.1),
-    "refused with a code of the future": (refusing("moon_phase"), 0.1),
-    "silent within the budget": (saying(then="silence"), 0.1),
-    "silent after ACCEPT": (saying(ACCEPT, then="silence"), 1.6),
-    "no answer at all": (saying(), 0.1),
-    "ends after ACCEPT": (saying(ACCEPT), 0.1),
-    "resets at once": (saying(then="reset"), 0.1),
-    "resets after ACCEPT": (saying(ACCEPT, then="reset"), 0.1),
-    "garbage first": (saying(b"\xc1garbage"), 0.1),
-    "garbage after ACCEPT": (saying(ACCEPT, b"\xff" * 100), 0.1),
-    "empty message": (saying(b""), 0.1),
-    "tokens before ACCEPT": (saying(tokens(1), END), 0.1),
-    "PROGRESS before ACCEPT": (saying(encode(Progress())), 0.1),
-    "END before ACCEPT": (saying(END), 0.1),
-    "ACCEPT twice": (saying(ACCEPT, ACCEPT), 0.1),
-    "more tokens than were asked for": (saying(ACCEPT, tokens(65, 66, 67)), 0.1),
-    "REFUSE after ACCEPT": (saying(ACCEPT, encode(Refuse(code="overloaded"))), 0.1),
-    "refused a denial of the past": (refusing("bad_request"), 0.1),
-    "engine failed": (failing("engine_failed", 502, retryable=True), 0.1),
-    "failed, not retryable, its own fault": (failing("engine_failed", 502, retryable=False), 0.1),
-    "failed with a code of the future": (failing("moon_phase", 418, retryable=False), 0.1),
-}
+from tests.overlay.scripts import (
+    ACCEPT,
+    END,
+    REFUSED_OR_BROKEN,
+    failing,
+    refusing,
+    saying,
+    tokens,
+)
 
 
 @pytest.mark.parametrize("name", REFUSED_OR_BROKEN)
@@ -310,176 +255,6 @@ def test_a_peer_that_only_shows_progress_is_not_waited_for_until_the_deadline() 
             await until(lambda: nothing_runs(here) and streams_open(here) == 0)
 
     simulate(16, main)
-
-
-LATE = encode(Accept(cached_tokens=0, expected_start_ms=600_000))
-
-
-def test_a_peer_that_accepts_and_will_be_late_is_left_for_this_host() -> None:
-    async def main() -> None:
-        async with world_of(21, [SLOW, FAST]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            fake = Misbehaving(there, saying(LATE, then="silence"))
-            began_s = trio.current_time()
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            elapsed_s = trio.current_time() - began_s
-            assert len(fake.seen) == 1
-            assert answered.finished.served_by == here.identity.peer_id
-            prompt_tokens = answered.finished.usage.prompt_tokens
-            assert elapsed_s < prompt_tokens / 50 + 2 * 0.5 + 0.05
-            assert not here.running.router.probation.suspected(there.identity.peer_id)
-            assert ended_states(here) == {"length": 1.0}
-            await until(lambda: nothing_runs(here) and streams_open(here) == 0)
-
-    simulate(21, main)
-
-
-def test_a_late_peer_s_place_is_taken_by_this_host_whoever_else_there_is() -> None:
-    """A false claim costs one hop, and no second forward."""
-
-    async def main() -> None:
-        async with world_of(22, [SLOW, *[FAST] * 3]) as world:
-            await everybody_ready(world)
-            here, *others = world.hosts
-            fakes = [Misbehaving(host, saying(LATE, then="silence")) for host in others]
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            assert answered.finished.served_by == here.identity.peer_id
-            assert sum(len(fake.seen) for fake in fakes) == 1
-
-    simulate(22, main)
-
-
-def test_a_peer_that_is_later_than_was_thought_is_kept_to_where_this_host_is_later_still() -> None:
-    later = encode(Accept(cached_tokens=0, expected_start_ms=1500))
-
-    async def main() -> None:
-        async with world_of(26, [SLOW, FAST]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            fake = Misbehaving(there, saying(later, tokens(65), END))
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            assert answered.finished.usage.prompt_tokens / 50 > 1.5 * 1.2
-            assert len(fake.seen) == 1
-            assert answered.finished.served_by == there.identity.peer_id
-
-    simulate(26, main)
-
-
-def test_a_peer_that_will_be_late_is_asked_again_only_when_its_load_hint_is_newer() -> None:
-    async def main() -> None:
-        async with world_of(27, [SLOW, FAST]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            fake = Misbehaving(there, saying(LATE, then="silence"))
-            for number in range(3):
-                await world.ask(here, f"{number} {QUESTION}", max_tokens=1)
-            # Each answer takes this host eight seconds, and a hint comes every two.
-            assert len(fake.seen) == 3
-            async with trio.open_nursery() as nursery:
-                ask = partial(world.ask, here, max_tokens=1)
-                for number in range(3, 8):
-                    nursery.start_soon(ask, f"{number} {QUESTION}")
-                    await trio.sleep(0.01)
-            assert len(fake.seen) == 4
-
-    simulate(27, main)
-
-
-def test_a_late_peer_is_kept_to_where_this_host_could_not_run_the_request() -> None:
-    async def main() -> None:
-        async with world_of(23, [None, FAST]) as world:
-            await everybody_ready(world)
-            ingress, there = world.hosts
-            Misbehaving(there, saying(LATE, tokens(65), END))
-            answered = await world.ask(ingress, QUESTION, max_tokens=2)
-            assert answered.finished.served_by == there.identity.peer_id
-            assert answered.token_ids == (65,)
-
-    simulate(23, main)
-
-
-def hang(host: Host, step_s: float) -> None:
-    """The next step of a host's engine takes so long."""
-    core = host.running.ports.engine._core  # type: ignore[attr-defined]  # EngineWorker
-    step = core.step
-
-    def hanging() -> StepResult:
-        core.step = step
-        return replace(step(), virtual_s=step_s)
-
-    core.step = hanging
-
-
-def test_a_request_leaves_this_host_s_engine_when_it_hangs_and_later_ones_avoid_it() -> None:
-    async def main() -> None:
-        async with world_of(24, [FAST, SLOW]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            first = await world.ask(here, QUESTION, max_tokens=2)
-            assert first.finished.served_by == here.identity.peer_id
-            hang(here, 600.0)
-            began_s = trio.current_time()
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            slow_s = answered.finished.usage.prompt_tokens / 50 + 2 * 0.5
-            assert answered.finished.served_by == there.identity.peer_id
-            assert answered.token_ids == first.token_ids
-            assert trio.current_time() - began_s < STALLED_MIN_S + 2 * STALLED_LOOK_S + slow_s
-            began_s = trio.current_time()
-            again = await world.ask(here, QUESTION, max_tokens=2)
-            assert again.finished.served_by == there.identity.peer_id
-            assert trio.current_time() - began_s < slow_s + 0.1
-            await until(lambda: nothing_runs(there) and streams_open(there) == 0)
-
-    simulate(24, main)
-
-
-@pytest.mark.parametrize("name", ["refused", "silent within the budget", "resets after ACCEPT"])
-def test_a_request_comes_back_to_an_engine_that_hung_when_nobody_else_answers(name: str) -> None:
-    script, _ = REFUSED_OR_BROKEN[name]
-
-    async def main() -> None:
-        async with world_of(26, [FAST, SLOW]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            fake = Misbehaving(there, script)
-            hang(here, 20.0)
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            assert len(fake.seen) == 1
-            assert answered.finished.served_by == here.identity.peer_id
-            assert answered.finished.usage.completion_tokens == 2
-            assert ended_states(here) == {"length": 1.0}
-            await until(lambda: nothing_runs(here) and streams_open(here) == 0)
-
-    simulate(26, main)
-
-
-def test_who_comes_back_to_an_engine_that_hangs_on_hears_when_the_time_is_up() -> None:
-    async def main() -> None:
-        async with world_of(27, [FAST, SLOW]) as world:
-            await everybody_ready(world)
-            here, there = world.hosts
-            Misbehaving(there, refusing("overloaded"))
-            hang(here, 600.0)
-            began_s = trio.current_time()
-            error = await ask_error(world, here, QUESTION)
-            assert error.code == "deadline_exceeded"
-            assert trio.current_time() - began_s < REQUEST_TIMEOUT_S + 0.1
-
-    simulate(27, main)
-
-
-def test_a_host_that_is_alone_waits_for_its_engine() -> None:
-    async def main() -> None:
-        async with world_of(25, [FAST]) as world:
-            here = world.hosts[0]
-            hang(here, 20.0)
-            began_s = trio.current_time()
-            answered = await world.ask(here, QUESTION, max_tokens=2)
-            assert answered.finished.usage.completion_tokens == 2
-            assert trio.current_time() - began_s > 20.0
-
-    simulate(25, main)
 
 
 def test_an_ingress_without_an_engine_tries_the_next_peer() -> None:

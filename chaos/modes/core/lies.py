@@ -8,7 +8,7 @@ from typing import Any
 
 from chaos.adversary import Ear, rolled_back, tell_anew
 from chaos.claims import StandStill, TooLittle, TooMuch
-from chaos.engine import Claims, prefix_cache_of
+from chaos.engine import Claims, empty
 from chaos.faults import metadata, security
 from chaos.faults.fault import Fault
 from chaos.modes.core.cluster import CoreCluster
@@ -79,14 +79,13 @@ def _over_claim(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -
     def make(_: CoreHost, peer: CorePeer) -> Claims:
         return TooMuch(lambda: coming_blocks(cluster, peer.tenants, peer.engine), effects.add)
 
-    def empty() -> None:
+    def empty_all() -> None:
         for name in planned.nodes:
             peer = cluster.hosts[name].peer
-            cache = None if peer is None else prefix_cache_of(peer.engine.core)
-            if cache is not None:
-                cache._evict(cache._leaves.unlocked_blocks)
+            if peer is not None:
+                empty(peer.engine.core)
 
-    with _claiming(cluster, planned, make), _repeated(cluster, EMPTY_EVERY_S, empty):
+    with _claiming(cluster, planned, make), _repeated(cluster, EMPTY_EVERY_S, empty_all):
         yield
 
 

@@ -112,14 +112,6 @@ class LinkWeather:
         """Waits while something holds everything back."""
         await self._wait_while(lambda shape: shape.holds or shape.cuts)
 
-    async def let_go(self) -> None:
-        """Waits while something holds packets back; those that meet a cut link then are lost."""
-        await self._wait_while(lambda shape: shape.holds)
-
-    def is_cut(self) -> bool:
-        """Whether nothing gets through at present."""
-        return any(shape.cuts or shape.swallows for shape in self.shapes.values())
-
     async def let_through(self) -> None:
         """Waits while something holds everything back, or swallows it.
 
@@ -166,6 +158,14 @@ class LinkWeather:
         for shape in holding:
             shape.on_effect()
         return bool(holding)
+
+    async def let_go(self) -> None:
+        """Waits while something holds packets back; those that meet a cut link then are lost."""
+        await self._wait_while(lambda shape: shape.holds)
+
+    def is_cut(self) -> bool:
+        """Whether nothing gets through at present."""
+        return any(shape.cuts or shape.swallows for shape in self.shapes.values())
 
     def doubles(self) -> bool:
         """Whether a packet arrives twice."""
