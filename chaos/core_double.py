@@ -16,7 +16,7 @@ class CoreDouble:
     def capabilities(self) -> Capabilities:
         return self.inner.capabilities()
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
         return self.inner.tokenize(model, prompt)
 
     def add(self, request: EngineRequest) -> None:

@@ -16,10 +16,11 @@ from chaos.clock import VirtualClock
 from chaos.entropy import SeededEntropy
 from chaos.founding import found
 from chaos.network import Network, SimDiscovery, SimTransport
+from chaos.remote_toy import core_of
 from chaos.storage import SimStorage
 from chaos.trace import Trace
 from inference.none import no_engine
-from inference.toy import ToyConfig, ToyEngine
+from inference.toy import ToyConfig
 from inference.worker import EngineWorker
 from overlay.address import Address
 from overlay.body import parse_chat
@@ -135,7 +136,7 @@ class World:
             engine=(
                 no_engine()
                 if host.engine is None
-                else EngineWorker(ToyEngine(host.engine), in_thread=False)
+                else EngineWorker(core_of(host.engine), in_thread=False)
             ),
         )
         config = NodeConfig(

@@ -34,14 +34,14 @@ class EngineCore(Protocol):
     ``add`` raises ``InvalidRequest``, ``ContextOverflow``, ``UnknownModel`` or
     ``EngineOverloaded``, and then nothing is kept. ``cancel`` is idempotent, frees the slot and
     the blocks at once, and no event of that request follows. ``cache_events`` drains, in order.
-    ``step`` may run in another thread; while it does, only ``capabilities``, ``tokenize``, ``add``
+    ``tokenize`` gives None for a ``BodyPrompt`` that its tokenizer cannot read. ``step`` may run in another thread; while it does, only ``capabilities``, ``tokenize``, ``add``
     and ``load`` may be called. ``reset`` drops every request and the whole cache after a step that
     raised; it leaves a ``Cleared`` among the events.
     """
 
     def capabilities(self) -> Capabilities: ...
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]: ...
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None: ...
 
     def add(self, request: EngineRequest) -> None: ...
 

@@ -35,7 +35,7 @@ class NoCore:
             description="none (ingress only)",
         )
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:  # noqa: ARG002 - nothing to read
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:  # noqa: ARG002 - nothing to read
         """Raises ``UnknownModel``: there is no tokenizer here."""
         raise UnknownModel(NOTHING)
 

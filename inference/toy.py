@@ -20,6 +20,7 @@ from inference.errors import ContextOverflow, EngineOverloaded, InvalidRequest, 
 from inference.events import BlockHash, CacheEvent
 from inference.request import (
     BLOCK_TOKENS,
+    BodyPrompt,
     Capabilities,
     EngineLoad,
     EngineRequest,
@@ -125,11 +126,11 @@ class ToyEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
         """The prompt's token ids; raises ``InvalidRequest`` or ``UnknownModel``."""
         if model != self._model.name:
             raise UnknownModel("this engine serves no such model")
-        return toy_language.encode(prompt)
+        return None if isinstance(prompt, BodyPrompt) else toy_language.encode(prompt)
 
     def add(self, request: EngineRequest) -> None:
         """Queues a request; the errors are those of ``inference.core.EngineCore``."""

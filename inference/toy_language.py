@@ -17,7 +17,7 @@ from typing import cast
 
 from inference.blocks import token_bytes
 from inference.errors import InvalidRequest
-from inference.request import ChatPrompt, Prompt
+from inference.request import ChatPrompt, TextPrompt
 
 _COMMON_WORDS = (
     "a about after again all also an and any are as at back be because been before being but by "
@@ -74,7 +74,7 @@ _WORDS_KEPT = 4096
 
 
 def encode(
-    prompt: Prompt, encode_text: Callable[[str], Sequence[int]] | None = None
+    prompt: ChatPrompt | TextPrompt, encode_text: Callable[[str], Sequence[int]] | None = None
 ) -> tuple[int, ...]:
     """The tokens of a prompt; messages are put between marks, ready for the assistant's answer.
 

@@ -1,4 +1,4 @@
-"""Drives an engine core under trio: the only file of this package that knows trio.
+"""Drives an engine core under trio.
 
 Rules:
 
@@ -174,12 +174,19 @@ class EngineWorker:
     def capabilities(self) -> Capabilities:
         return self._core.capabilities()
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt's token ids; raises ``InvalidRequest`` or ``UnknownModel``."""
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
+        """The prompt's token ids; raises ``InvalidRequest`` or ``UnknownModel``.
+
+        None for a ``BodyPrompt`` that the core's tokenizer cannot read.
+        """
         return self._core.tokenize(model, prompt)
 
     def load(self) -> EngineLoad:
         return self._core.load()
+
+    def posture(self) -> Sequence[tuple[str, str]]:
+        """Nothing beyond what its capabilities say."""
+        return ()
 
     def stalled(self) -> bool:
         """Whether the step in flight takes far longer than any should."""

@@ -1,7 +1,8 @@
 """A client's completion body: from JSON to a validated ``Call``, or one error that names the field.
 
-Every field is honoured, accepted because it changes nothing here, or refused by name; none is
-dropped in silence. The whole body is kept in ``Call.raw`` for engines that pass it on.
+Every field is honoured, accepted because it changes nothing here, or listed in ``Call.beyond``:
+those need an engine that is given the whole body, and are refused by name where no peer has one.
+None is dropped in silence. The body itself is kept in ``Call.raw``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from inference.request import ChatPrompt, Message, Prompt, TextPrompt
+from inference.request import BodyPrompt, ChatPrompt, Message, Prompt, TextPrompt, canonical_json
 from overlay.errors import RequestError
 from overlay.request import Call
 
@@ -22,6 +23,9 @@ MODEL_CHARS_MAX = 256
 MAX_TOKENS_MAX = 1 << 20
 SEED_MAX = (1 << 63) - 1
 ROLES = ("system", "developer", "user", "assistant")
+TOOL_ROLES = ("tool", "function")
+ANSWERS_MAX = 128
+TOP_K_MAX = 1 << 20
 
 HARMLESS = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Accepted and passed on in the body; they change nothing in an answer."""
@@ -48,12 +52,28 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-"""Fields of OpenAI's API that are not built, and the values of them that ask for nothing."""
+"""Fields of OpenAI's API that the own engines do not have, and values that ask for nothing."""
+
+PROMPT_FIELDS = (
+    "messages", "prompt", "suffix", "tools", "functions", "documents", "chat_template",
+    "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
+    "add_special_tokens", "reasoning_effort", "enable_thinking", "think", "mm_processor_kwargs",
+)  # fmt: skip
+"""Fields that a server makes its prompt of: two prompts are the same where all of these are."""
 
 SAMPLING = {
-    "model", "temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens",
-    "stream", "stream_options",
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "max_tokens",
+    "max_completion_tokens", "stream", "stream_options",
 }  # fmt: skip
+
+
+class Beyond(str):
+    """Name of a part of the body that only an engine that is given all of it can read."""
+
+    __slots__ = ()
+
+
+PromptReader = Callable[[object], Prompt | Beyond]
 
 
 def parse_chat(raw: bytes) -> Call:
@@ -80,24 +100,55 @@ def refuse(param: str | None, message: str, *, code: str = "invalid_value") -> N
     raise RequestError(message, code=code, status=400, param=param)
 
 
-def _parse(raw: bytes, prompt_field: str, read: Callable[[object], Prompt], *, chat: bool) -> Call:
+def check_engines_can(call: Call, *, beyond: bool) -> None:
+    """Refuses a body with fields that no engine of its model knows.
+
+    Args:
+        call: The validated body.
+        beyond: Whether some engine is given whole bodies.
+
+    Raises:
+        RequestError: 400, naming the first such field.
+    """
+    if beyond or not call.beyond:
+        return
+    name = call.beyond[0]
+    if name in NEUTRAL or isinstance(name, Beyond):
+        refuse(
+            name,
+            f"{name} is not supported by the engines that serve this model",
+            code="unsupported_parameter",
+        )
+    refuse(name, f"unknown field: {name}", code="unknown_parameter")
+
+
+def _parse(raw: bytes, prompt_field: str, read: PromptReader, *, chat: bool) -> Call:
     body = _decode(raw, prompt_field)
-    _check_fields(body, prompt_field)
+    beyond = _fields_beyond(body, prompt_field)
     if prompt_field not in body:
         refuse(prompt_field, f"{prompt_field} is missing", code="missing_required_parameter")
     stream = _boolean(body, "stream")
+    include_usage, option = _include_usage(body, stream=stream)
+    prompt = read(body[prompt_field])
+    beyond = (*beyond, *(each for each in (prompt, option) if isinstance(each, Beyond)))
+    if isinstance(prompt, Beyond) or any(name in beyond for name in PROMPT_FIELDS):
+        prompt = _body_prompt(body, prompt_field, chat=chat)
     return Call(
         chat=chat,
         model=_model(body),
-        prompt=read(body[prompt_field]),
+        prompt=prompt,
         temperature=_number(body, "temperature", 0, 2),
         top_p=_top_p(body),
+        top_k=_top_k(body),
+        min_p=_number(body, "min_p", 0, 1),
         seed=_integer(body, "seed", -SEED_MAX, SEED_MAX, fold=True),
         stop=_stop(body),
         max_tokens=_max_tokens(body),
         stream=stream,
-        include_usage=_include_usage(body, stream=stream),
+        include_usage=include_usage,
         raw=raw,
+        beyond=beyond,
+        answers=_integer(body, "n", 1, ANSWERS_MAX) or 1,
     )
 
 
@@ -135,15 +186,36 @@ def _constant(name: str) -> NoReturn:
     refuse(None, f"{name} is not JSON", code="invalid_json")
 
 
-def _check_fields(body: Mapping[str, Any], prompt_field: str) -> None:
+def _fields_beyond(body: Mapping[str, Any], prompt_field: str) -> tuple[str, ...]:
+    """Fields, as an error may name them, that only an engine with the whole body can honour."""
+    found = []
     for name, value in body.items():
         if name in SAMPLING or name in HARMLESS or name == prompt_field or value is None:
             continue
-        shown = _shown(name)
-        if name not in NEUTRAL:
-            refuse(shown, f"unknown field: {shown}", code="unknown_parameter")
-        if not any(_same(value, neutral) for neutral in NEUTRAL[name]):
-            refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
+        if not any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
+            found.append(_shown(name))
+    return tuple(found)
+
+
+def _body_prompt(body: Mapping[str, Any], prompt_field: str, *, chat: bool) -> BodyPrompt:
+    fields = {name: body[name] for name in PROMPT_FIELDS if body.get(name) is not None}
+    text = canonical_json(fields)
+    _checked(text, prompt_field)
+    parts = fields.get("messages", ()) if chat else fields.get("prompt", ())
+    opaque = any(map(_is_opaque, parts)) if isinstance(parts, list) else False
+    return BodyPrompt(chat=chat, fields=text, opaque=opaque)
+
+
+def _is_opaque(value: object) -> bool:
+    """Whether a message (or one of several prompts) holds something that is no text."""
+    if isinstance(value, int):
+        return False  # a token id
+    if not isinstance(value, dict):
+        return True  # several prompts at once
+    content = value.get("content")
+    return isinstance(content, list) and not all(
+        isinstance(part, dict) and part.get("type") == "text" for part in content
+    )
 
 
 def _shown(name: str) -> str:
@@ -165,50 +237,70 @@ def _model(body: Mapping[str, Any]) -> str:
     return model
 
 
-def _chat_prompt(value: object) -> Prompt:
+def _chat_prompt(value: object) -> Prompt | Beyond:
     if not isinstance(value, list) or not value:
         refuse("messages", "messages must be a list with at least one message")
     if len(value) > MESSAGES_MAX:
         refuse("messages", f"more than {MESSAGES_MAX} messages")
-    messages = tuple(_message(each, f"messages.{index}") for index, each in enumerate(value))
+    messages: list[Message] = []
+    beyond: Beyond | None = None
+    for index, each in enumerate(value):
+        read = _message(each, f"messages.{index}")
+        if isinstance(read, Message):
+            messages.append(read)
+        else:
+            beyond = beyond or read
+    if beyond is not None:
+        return beyond
     if not any(message.content.strip() for message in messages):
         refuse("messages", "the prompt is empty")
-    return ChatPrompt(messages=messages)
+    return ChatPrompt(messages=tuple(messages))
 
 
-def _message(value: object, where: str) -> Message:
+def _message(value: object, where: str) -> Message | Beyond:
+    """A message of role and text, or the name of what else it has."""
     if not isinstance(value, dict):
         refuse(where, f"{where} must be an object", code="invalid_type")
     role = value.get("role")
-    if role not in ROLES:
+    if role not in (*ROLES, *TOOL_ROLES):
         refuse(f"{where}.role", f"{where}.role must be one of {', '.join(ROLES)}")
+    content = _content(value.get("content"), f"{where}.content")
     for name, given in value.items():
         if name not in {"role", "content", "name"} and given not in (None, []):
-            shown = f"{where}.{_shown(name)}"
-            refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
-    return Message(role=role, content=_content(value.get("content"), f"{where}.content"))
+            return Beyond(f"{where}.{_shown(name)}")
+    if role in TOOL_ROLES:
+        return Beyond(f"{where}.role")
+    return content if isinstance(content, Beyond) else Message(role=role, content=content)
 
 
-def _content(value: object, where: str) -> str:
-    """Text, or a list of text parts, which are joined as they stand."""
+def _content(value: object, where: str) -> str | Beyond:
+    """Text, or a list of text parts, which are joined as they stand; the name of anything else."""
     if isinstance(value, str):
         return _checked(value, where)
+    if value is None:
+        return Beyond(where)
     if not isinstance(value, list):
-        refuse(where, f"{where} must be a string or a list of text parts", code="invalid_type")
+        refuse(where, f"{where} must be a string or a list of parts", code="invalid_type")
     parts = []
     for index, part in enumerate(value):
         here = f"{where}.{index}"
-        if not isinstance(part, dict) or part.get("type") != "text":
-            refuse(here, f"{here}: only text parts are supported", code="unsupported_parameter")
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            refuse(here, f"{here} must be an object with a type", code="invalid_type")
+        if part["type"] != "text":
+            return Beyond(here)
         if not isinstance(part.get("text"), str):
             refuse(f"{here}.text", f"{here}.text must be a string", code="invalid_type")
         parts.append(_checked(part["text"], f"{here}.text"))
     return "".join(parts)
 
 
-def _text_prompt(value: object) -> Prompt:
-    if isinstance(value, list) and len(value) == 1:
+def _text_prompt(value: object) -> Prompt | Beyond:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
+    if isinstance(value, list) and value:
+        if not all(isinstance(each, str | int | list) for each in value):
+            refuse("prompt", "prompt must be text, or token ids", code="invalid_type")
+        return Beyond("prompt")
     if not isinstance(value, str):
         refuse("prompt", "prompt must be one string", code="invalid_type")
     if not value:
@@ -247,6 +339,11 @@ def _top_p(body: Mapping[str, Any]) -> float | None:
     if value == 0:
         refuse("top_p", "top_p must be above 0")
     return value
+
+
+def _top_k(body: Mapping[str, Any]) -> int | None:
+    value = _integer(body, "top_k", -1, TOP_K_MAX)
+    return None if value is None else max(0, value)  # -1 is no limit to most servers
 
 
 def _integer(
@@ -291,19 +388,21 @@ def _boolean(body: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _include_usage(body: Mapping[str, Any], *, stream: bool) -> bool:
+def _include_usage(body: Mapping[str, Any], *, stream: bool) -> tuple[bool, Beyond | None]:
+    """Whether a stream ends with token counts, and the first option that is not known here."""
     options = body.get("stream_options")
     if options is None:
-        return False
+        return False, None
     if not stream:
         refuse("stream_options", "stream_options needs stream: true")
     if not isinstance(options, dict):
         refuse("stream_options", "stream_options must be an object", code="invalid_type")
+    beyond: Beyond | None = None
     for name, value in options.items():
-        if name not in {"include_usage", "include_obfuscation"} or not isinstance(value, bool):
-            shown = f"stream_options.{_shown(name)}"
-            refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
-    if options.get("include_obfuscation"):
-        shown = "stream_options.include_obfuscation"
-        refuse(shown, f"{shown} is not supported by this server", code="unsupported_parameter")
-    return bool(options.get("include_usage"))
+        shown = f"stream_options.{_shown(name)}"
+        if name == "include_usage":
+            if not isinstance(value, bool):
+                refuse(shown, f"{shown} must be true or false", code="invalid_type")
+        elif not (name == "include_obfuscation" and value is False) and value is not None:
+            beyond = beyond or Beyond(shown)
+    return bool(options.get("include_usage")), beyond

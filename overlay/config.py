@@ -53,8 +53,18 @@ class EngineKind(enum.Enum):
     """Which engine a peer runs."""
 
     EMBEDDED = "embedded"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMACPP = "llamacpp"
+    OLLAMA = "ollama"
+    OPENAI = "openai"
     TOY = "toy"
     NONE = "none"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a server that runs beside the peer."""
+        return self not in {EngineKind.EMBEDDED, EngineKind.TOY, EngineKind.NONE}
 
 
 class Device(enum.Enum):
@@ -136,6 +146,7 @@ _ZONE_RULES = Kind(metavar="RULES", read=read_zone_rules, show=lambda _: "[]", m
 _PORT = integer(0, 65535)
 _BOOTSTRAP = texts("ADDR[:PORT]", lambda each: Address.parse(each, default_port=OVERLAY_PORT))
 _NET, _HTTP, _DISCOVERY = "Network", "HTTP", "Discovery and zones"
+_REMOTE = "Engine: a server that runs already"
 _ENGINE, _TOY, _ROUTING, _RUN = "Engine", "Toy engine", "Routing and gossip", "Running"
 
 
@@ -230,14 +241,27 @@ class PeerConfig:
         choice(EngineKind),
         EngineKind.EMBEDDED,
         section=_ENGINE,
-        text="What runs requests here; 'none' forwards all of them to other peers.",
+        text="What runs requests here: a model in this process, or a server that runs already "
+        "(--engine-url); 'none' forwards all of them to other peers.",
+    )
+    slots: int = setting(
+        integer(0, 4096),
+        0,
+        section=_ENGINE,
+        text="Requests that run at once; 0: 8 in this process, as a server tells elsewhere.",
     )
     model: str | None = setting(
         optional_text("PATH|ID"),
         None,
         section=_ENGINE,
-        text="Model folder or hub id of the embedded engine.",
+        text="Model folder, .gguf file or hub id of the embedded engine.",
         shown="the installed SmolLM2-135M-Instruct",
+    )
+    allow_variants: bool = setting(
+        boolean(),
+        False,
+        section=_ENGINE,
+        text="Send requests also to peers with other weights or quantisation under the same name.",
     )
     device: Device = setting(
         choice(Device), Device.AUTO, section=_ENGINE, text="Where the model is computed."
@@ -271,6 +295,75 @@ class PeerConfig:
         64,
         section=_ENGINE,
         text="Requests that may wait here; more are refused with 503.",
+    )
+    engine_url: str | None = setting(
+        optional_text("URL"),
+        None,
+        section=_REMOTE,
+        text="Where the inference server answers, as in http://127.0.0.1:8000.",
+        shown="none",
+    )
+    engine_model: str | None = setting(
+        optional_text("NAME"),
+        None,
+        section=_REMOTE,
+        text="The one of its models to serve.",
+        shown="all that it has",
+    )
+    engine_tokenizer: str | None = setting(
+        optional_text("PATH|ID"),
+        None,
+        section=_REMOTE,
+        text="Folder or hub id with its model's tokenizer, where the server names none that is "
+        "on this host.",
+        shown="as the server tells, else its /tokenize, else prompts are compared as text",
+    )
+    engine_key_file: str | None = setting(
+        optional_text("FILE"),
+        None,
+        section=_REMOTE,
+        text="File with the server's API key.",
+        shown="none",
+    )
+    engine_events: str | None = setting(
+        optional_text("ENDPOINT"),
+        None,
+        section=_REMOTE,
+        text="ZeroMQ endpoint of its KV cache events, as in tcp://127.0.0.1:5557 or ipc:///run/kv.",
+        shown="none: its cache is estimated",
+    )
+    engine_replay: str | None = setting(
+        optional_text("ENDPOINT"),
+        None,
+        section=_REMOTE,
+        text="ZeroMQ endpoint where lost events are asked for again.",
+        shown="none: a gap makes what is known of its cache an estimate",
+    )
+    engine_events_bind: bool = setting(
+        boolean(),
+        False,
+        section=_REMOTE,
+        text="Listen at the events' endpoint: for a server that connects to it.",
+    )
+    engine_ranks: int = setting(
+        integer(1, 64),
+        1,
+        section=_REMOTE,
+        text="Data-parallel ranks of the server; each has events of its own.",
+    )
+    engine_tenant: str | None = setting(
+        optional_text("NAME"),
+        None,
+        section=_REMOTE,
+        text="The tenant that a server without cache salts serves.",
+        shown="the only one of this host",
+    )
+    engine_shared_by_tenants: bool = setting(
+        boolean(),
+        False,
+        section=_REMOTE,
+        text="Let all tenants share a server without cache salts: they can tell by its speed what "
+        "others have asked.",
     )
     toy_slots: int = setting(
         integer(1, 1024), 4, section=_TOY, text="Requests that the toy engine serves at once."
@@ -344,6 +437,18 @@ class PeerConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.engine.is_remote and self.engine_url is None:
+            raise ConfigError(
+                f"engine {self.engine.value} needs the server's address: "
+                "--engine-url http://127.0.0.1:8000"
+            )
+        if not self.engine.is_remote and self.engine_url is not None:
+            raise ConfigError(
+                f"engine_url goes with --engine vllm, sglang, llamacpp, ollama or openai, "
+                f"not with {self.engine.value}"
+            )
+        if self.engine_tenant is not None and self.engine_shared_by_tenants:
+            raise ConfigError("engine_tenant contradicts engine_shared_by_tenants: drop one")
         if (self.http_cert is None) != (self.http_key is None):
             raise ConfigError("http_cert and http_key go together: give both or neither")
         if self.http_cert is not None and self.http_insecure:

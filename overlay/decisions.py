@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from overlay.request import Usage
-from overlay.router import Route
+from overlay.route import Route
 from security.peer_id import PeerId
 from security.tenant import TenantId
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from overlay.wire import read
 
@@ -24,6 +24,9 @@ VERSION = 1
 
 BODY_BYTES_MAX = 1 << 20
 """The HTTP face takes no larger body either."""
+
+CHUNK_BYTES_MAX = (1 << 20) - (1 << 14)
+"""One piece of an engine's answer as JSON: what a message holds, less what else is in it."""
 
 TOKENS_MAX = 1 << 18
 """Longest prompt or answer in tokens that a forward carries: the largest context in use."""
@@ -81,11 +84,16 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tokens"):
-    """More of the answer; ``cached_tokens`` with the first one."""
+    """More of the answer; ``cached_tokens`` with the first one.
+
+    ``chunk`` is the engine's own JSON of it; only peers whose record says that their engine is
+    given whole bodies send any.
+    """
 
     token_ids: TokenIds | None
     text: str
     cached_tokens: Count | None = None
+    chunk: Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)] | UnsetType = UNSET
 
 
 class Progress(
@@ -97,7 +105,7 @@ class Progress(
 class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="end"):
     """The answer is complete."""
 
-    finish_reason: Annotated[str, Meta(pattern="^(stop|length)$")]
+    finish_reason: Annotated[str, Meta(pattern="^(stop|length|tool_calls|content_filter)$")]
     prompt_tokens: Count
     completion_tokens: Count
     cached_tokens: Count
@@ -127,6 +135,7 @@ REFUSALS = (
     "cannot_read",
     "deadline",
     "stalled",
+    "not_isolated",
 )
 
 _encoder = msgspec.msgpack.Encoder()

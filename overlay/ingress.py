@@ -15,9 +15,9 @@ from typing import Protocol
 
 import trio
 
-from inference.errors import ContextOverflow, InvalidRequest, UnknownModel
+from inference.errors import ContextOverflow, EngineFailed, InvalidRequest, UnknownModel
 from inference.request import FinishReason
-from overlay.body import field_of
+from overlay.body import check_engines_can, field_of
 from overlay.decisions import DecisionLog, Outcome
 from overlay.errors import RequestError
 from overlay.forward import End, Tokens
@@ -28,7 +28,8 @@ from overlay.ports import Clock, Engine, Entropy
 from overlay.remote_run import Patience, RemoteRun, run_there
 from overlay.request import AnswerEvent, Delta, Finished, Started, Submission, Usage
 from overlay.retry import RetryBudget
-from overlay.router import Route, Router
+from overlay.route import Basis, Route
+from overlay.router import Router
 from overlay.routing.booking import BookingId
 from overlay.tenants import TenantBook
 from overlay.work import (
@@ -154,7 +155,7 @@ class PeerIngress:
         self._retries.on_request(began_s)
         state = "cancelled"
         try:
-            request = self._prepare(submission, began_s)
+            request = await self._prepare(submission, began_s)
             while state == "cancelled":  # until an attempt ends it; each failure leaves a peer out
                 route = await self._next_route(request)
                 try:
@@ -176,8 +177,8 @@ class PeerIngress:
             self._metrics.ended(state)
             log.debug("request ended: %s", state)
 
-    def _prepare(self, submission: Submission, began_s: float) -> Progressed:
-        """Checks the tenant, tokenises where this host can, and draws the seed."""
+    async def _prepare(self, submission: Submission, began_s: float) -> Progressed:
+        """Checks tenant and body, tokenises where this host can, and draws the seed."""
         tenant = self._tenants.get(submission.principal.tenant)
         if tenant is None:
             raise request_error(
@@ -187,6 +188,7 @@ class PeerIngress:
             )
         call = submission.call
         model = self._router.model_of(call.model)
+        check_engines_can(call, beyond=self._router.passes_bodies(model.name))
         return Progressed(
             submission=submission,
             tenant=tenant,
@@ -196,19 +198,21 @@ class PeerIngress:
                 tenant=tenant.tenant_id,
                 model=model.name,
                 prompt=call.prompt,
-                token_ids=self._tokenize(submission, model.name),
+                token_ids=await self._tokenize(submission, model.name),
                 sampling=sampling_of(call, self._entropy.rng.getrandbits(63)),
                 emitted=(),
                 body=call.raw,
+                chat=call.chat,
+                beyond=bool(call.beyond),
             ),
         )
 
-    def _tokenize(self, submission: Submission, model: str) -> tuple[int, ...] | None:
+    async def _tokenize(self, submission: Submission, model: str) -> tuple[int, ...] | None:
         if not self._engine.capabilities().tokenizes:
             return None
         try:
-            return self._engine.tokenize(model, submission.call.prompt)
-        except UnknownModel:
+            return await self._engine.tokenize(model, submission.call.prompt)
+        except (UnknownModel, EngineFailed):
             return None
         except ContextOverflow as error:
             raise request_error("context_length_exceeded", str(error), param=error.param) from error
@@ -240,6 +244,8 @@ class PeerIngress:
         peer_id = route.peer_id
         log.info("attempt %d at %s ended: %s", request.attempts, peer_id, error.code)
         request.excluded.add(peer_id)
+        if isinstance(error, Refused) and error.code == "not_isolated":
+            self._router.not_for(request.work, peer_id)
         request.hung_here = request.hung_here or isinstance(error, Hung)
         request.prefer_here = True
         self._metrics.fell_back(error.code)
@@ -285,6 +291,7 @@ class PeerIngress:
         request.attempt_first_s = began_s
         most = max(route.view.context_tokens, len(request.emitted))
         request.tokens_max = request.work.sampling.max_tokens or most
+        request.tokens_max *= request.submission.call.answers
         try:
             async with self._run(request, route) as run:
                 if isinstance(run, RemoteRun):
@@ -292,7 +299,7 @@ class PeerIngress:
                 request.expected_start_s = run.expected_start_s
                 if not request.started:
                     request.started = True
-                    yield Started(model=request.work.model, served_by=route.peer_id)
+                    yield started_of(request, route)
                 while True:
                     piece = await self._next_piece(request, run)
                     if isinstance(piece, End):
@@ -333,10 +340,16 @@ class PeerIngress:
             budget_s=2 * route.rtt_s + self._limits.budget_s,
             patience=Patience(
                 silence_s=self._limits.silence_s,
-                first_s=route.first_token_s,
+                first_s=self._first_piece_s(request, route),
                 next_s=route.view.output_factor_s,
             ),
         )
+
+    def _first_piece_s(self, request: Progressed, route: Route) -> float:
+        """Expected time to the first piece, which is the whole answer where it is not streamed."""
+        if route.view.passes_bodies and not request.submission.call.stream:
+            return request.submission.deadline_s - self._clock.now_s()
+        return route.first_token_s
 
     def _check_start(self, request: Progressed, route: Route, run: RemoteRun) -> None:
         """Raises ``Late`` where this host would begin much sooner than the peer says it will."""
@@ -361,14 +374,14 @@ class PeerIngress:
     def _delta(
         self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
     ) -> Delta:
-        now_s = self._clock.now_s()
         request.attempt_pieces += 1
         tokens = len(request.emitted) + len(piece.token_ids or ())
         pieces_max = request.tokens_max + PIECES_EXTRA
         if tokens > request.tokens_max or request.attempt_pieces > pieces_max:
             raise Broken("too_many_tokens")
         if piece.token_ids is None:
-            request.resumable = request.resumable and not piece.text
+            nothing = not piece.text and not piece.chunk
+            request.resumable = request.resumable and nothing
         elif piece.token_ids:
             request.emitted += piece.token_ids
             request.variant = request.variant or route.view.variant
@@ -376,34 +389,52 @@ class PeerIngress:
             request.attempt_cached = piece.cached_tokens
             if request.cached_tokens is None:
                 request.cached_tokens = piece.cached_tokens
-        if request.first_token_s is None and (piece.token_ids or piece.text):
-            request.first_token_s = now_s
-            self._metrics.first_token(now_s - request.began_s)
-        if not request.attempt_answered and (piece.token_ids or piece.text):
-            request.attempt_answered = True
-            request.attempt_first_s = now_s
-            self._router.first_token(
-                request.work,
-                route,
-                booking,
-                elapsed_s=now_s - began_s,
-                start_s=request.expected_start_s,
-                cached=request.attempt_cached,
-            )
-        request.attempt_tokens += len(piece.token_ids or ())
+        if piece.token_ids or piece.text:
+            whole = bool(piece.chunk) and not request.submission.call.stream
+            self._on_answered(request, route, booking, began_s, whole=whole)
+        request.attempt_tokens += len(piece.token_ids or ()) or bool(piece.text)
         return Delta(
             text=piece.text,
             token_ids=None if piece.token_ids is None else tuple(piece.token_ids),
+            chunk=piece.chunk or None,
+        )
+
+    def _on_answered(
+        self, request: Progressed, route: Route, booking: BookingId, began_s: float, *, whole: bool
+    ) -> None:
+        """Some of the answer has come: learns from when the first of it did."""
+        now_s = self._clock.now_s()
+        if request.first_token_s is None:
+            request.first_token_s = now_s
+            if not whole:
+                self._metrics.first_token(now_s - request.began_s)
+        if request.attempt_answered:
+            return
+        request.attempt_answered = True
+        request.attempt_first_s = now_s
+        if whole:
+            self._router.answered_whole(request.work, route, booking, request.attempt_cached)
+            return
+        self._router.first_token(
+            request.work,
+            route,
+            booking,
+            elapsed_s=now_s - began_s,
+            start_s=request.expected_start_s,
+            cached=request.attempt_cached,
         )
 
     def _finish(self, request: Progressed, route: Route, end: End) -> Finished:
         now_s = self._clock.now_s()
         cached_tokens = request.cached_tokens if request.cached_tokens is not None else 0
+        if route.view.passes_bodies and not request.resumes:
+            cached_tokens = end.cached_tokens  # such an engine tells only at the end
         first_s = now_s if request.first_token_s is None else request.first_token_s
-        ids = request.work.token_ids
         # Where we can count ourselves we do; a peer's word is for what we cannot see.
+        ids = request.work.token_ids if route.basis is Basis.TOKENS else None
         prompt_tokens = end.prompt_tokens if ids is None else len(ids)
-        completion_tokens = len(request.emitted) if request.resumable else end.completion_tokens
+        counted = request.resumable and (bool(request.emitted) or not route.view.passes_bodies)
+        completion_tokens = len(request.emitted) if counted else end.completion_tokens
         usage = Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=min(completion_tokens, request.tokens_max),
@@ -416,7 +447,7 @@ class PeerIngress:
             tokens=request.attempt_tokens - 1,
             decode_s=now_s - request.attempt_first_s,
         )
-        if ids is not None:
+        if ids is not None and not request.work.beyond:
             for peer_id in request.denied:  # what they said of the request was not true
                 self._router.failed(peer_id, now_s)
         self._metrics.answered(usage, decode_s=now_s - first_s)
@@ -439,6 +470,18 @@ class PeerIngress:
             hops=0 if route.peer_id == self._me else 1,
             resumes=request.resumes,
         )
+
+
+def started_of(request: Progressed, route: Route) -> Started:
+    """The first event of an answer."""
+    view = route.view
+    weights = view.variant.rpartition(" ")[2]
+    return Started(
+        model=request.work.model,
+        served_by=route.peer_id,
+        variant=f"{weights}/{view.dtype}",
+        passes_chunks=view.passes_bodies,
+    )
 
 
 def exhausted(request: Progressed, error: RequestError) -> RequestError:

@@ -33,7 +33,7 @@ from overlay.gossip.messages import LoadHint
 from overlay.identity import Identity
 from overlay.peers import Peers, first_addresses
 from overlay.ports import PeerHint, Ports
-from overlay.served import Advertised, line_of, read_line
+from overlay.served import Advertised, advertised, line_of, read_line
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
 from overlay.transport.frame import GoawayCode
@@ -53,6 +53,9 @@ OUTBOX_MESSAGES = 32
 REOPEN_FIRST_S = 1.0
 REOPEN_MAX_S = 30.0
 """A peer that gives our stream up is offered another one after pauses between these."""
+
+UNLIKE_MAX = 4096
+"""Pairs of peer and model of which it was said that they differ from ours."""
 
 TOKENS_ROUNDED_TO = 64
 """Load hints are rounded, so that they tell less of single requests."""
@@ -117,6 +120,8 @@ class Knowledge:
         self._heard: set[Connection] = set()
         self._models: dict[PeerId, tuple[Advertised, ...]] = {}
         self._nursery: trio.Nursery | None = None
+        self._described: Capabilities | None = None
+        self._unlike: set[tuple[PeerId, str]] = set()
         self._unstored: dict[str, dict[bytes, bytes | None]] = {}
         self.sent_bytes = 0
         self.dropped = 0
@@ -140,7 +145,8 @@ class Knowledge:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Tells and asks until cancelled; ``addresses`` are where this peer can be reached."""
-        self._describe(beyond_link(addresses))
+        addresses = beyond_link(addresses)
+        self._describe(addresses)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             # A peer that was faster than this task was passed over when it came up.
@@ -152,13 +158,16 @@ class Knowledge:
             while True:
                 await trio.sleep_until(self.gossip.next_deadline_s())
                 self.fold()
+                if self._ports.engine.capabilities() is not self._described:
+                    self._describe(addresses)  # a remote engine has come or gone
                 self.gossip.set_load(self._load_here())
                 self._do(self.gossip.on_timer(self._now_s(), self._now_unix_s()))
                 for table in list(self._unstored):
                     self._persist(Persist(table, {}))
 
     def _describe(self, addresses: Sequence[Address]) -> None:
-        models = self._ports.engine.capabilities().models
+        self._described = self._ports.engine.capabilities()
+        models = self._described.models
         told = [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)]
         lines = [line_of(model) for model in models[:MODELS_MAX]]
         if len(told) < len(addresses):
@@ -334,6 +343,7 @@ class Knowledge:
 
     def _on_record(self, record: Record) -> None:
         self._models[record.peer_id] = models_of(record)
+        self._warn_of_others(record.peer_id)
         addresses = []
         for text in record.addresses:
             try:
@@ -342,6 +352,22 @@ class Knowledge:
                 log.debug("a record of %s has an address that is none", record.peer_id)
         hint = PeerHint(peer_id=record.peer_id, addresses=tuple(addresses))
         self._peers.hint(hint, vouched=True)
+
+    def _warn_of_others(self, peer_id: PeerId) -> None:
+        """Says once where a peer has another tokenizer or template under the name of our model."""
+        ours = {model.name: advertised(model) for model in self._ports.engine.capabilities().models}
+        for theirs in self._models[peer_id]:
+            mine, key = ours.get(theirs.name), (peer_id, theirs.name)
+            if mine is None or mine.prefix == theirs.prefix or key in self._unlike:
+                continue
+            if len(self._unlike) < UNLIKE_MAX:
+                self._unlike.add(key)
+            log.warning(
+                "%s serves %s with another tokenizer or chat template than this host: "
+                "neither will send the other requests for it",
+                peer_id,
+                theirs.name,
+            )
 
     def _load_here(self) -> LoadHint:
         engine = self._ports.engine

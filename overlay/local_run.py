@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
+from msgspec import UNSET
 
 from inference.errors import (
     ContextOverflow,
@@ -14,8 +15,8 @@ from inference.errors import (
     InvalidRequest,
     UnknownModel,
 )
-from inference.request import EngineRequest, Namespace, TokenEvent
-from overlay.forward import End, Tokens
+from inference.request import EngineRequest, FinishReason, Namespace, TokenEvent
+from overlay.forward import TOKENS_MAX, End, Tokens
 from overlay.ports import Engine, TokenStream
 from overlay.work import Broken, Hung, Refused, Work, request_error
 from security.epoch import TenantEpoch
@@ -25,9 +26,10 @@ STALLED_LOOK_S = 0.5
 
 
 class LocalRun:
-    """An answer under way here. ``prompt_tokens`` counts the rendered prompt.
+    """An answer under way here.
 
-    ``hopeless`` says whether the engine hangs and it is better not to wait for it.
+    ``prompt_tokens`` counts the rendered prompt, 0 where only the engine can tell. ``hopeless``
+    says whether the engine hangs and it is better not to wait for it.
     """
 
     expected_start_s = 0.0
@@ -80,18 +82,31 @@ class LocalRun:
             self._cached_tokens = min(event.cached_tokens, self.prompt_tokens)
         self._completion_tokens += len(event.token_ids or ())
         if event.finish_reason is not None:
-            self._end = End(
-                finish_reason=event.finish_reason.value,
-                prompt_tokens=self.prompt_tokens,
-                completion_tokens=self._completion_tokens,
-                cached_tokens=self._cached_tokens,
-            )
-            if not event.token_ids and not event.text and event.cached_tokens is None:
+            self._end = self._end_of(event, event.finish_reason)
+            nothing = not event.token_ids and not event.text and event.chunk is None
+            if nothing and event.cached_tokens is None:
                 return self._end
         return Tokens(
             token_ids=None if event.token_ids is None else list(event.token_ids),
             text=event.text,
             cached_tokens=None if event.cached_tokens is None else self._cached_tokens,
+            chunk=UNSET if event.chunk is None else event.chunk,
+        )
+
+    def _end_of(self, event: TokenEvent, reason: FinishReason) -> End:
+        """The end as the engine counts, where it counts itself."""
+        usage = event.usage
+        if usage is None:
+            prompt, completion = self.prompt_tokens, self._completion_tokens
+            cached = self._cached_tokens
+        else:
+            prompt, completion = usage.prompt_tokens, usage.completion_tokens
+            cached = self._cached_tokens if usage.cached_tokens is None else usage.cached_tokens
+        return End(
+            finish_reason=reason.value,
+            prompt_tokens=min(prompt, TOKENS_MAX),
+            completion_tokens=min(completion, TOKENS_MAX),
+            cached_tokens=max(0, min(cached, prompt, TOKENS_MAX)),
         )
 
 
@@ -109,11 +124,18 @@ async def run_here(
         Broken: When the engine fails.
     """
     try:
+        served = next((m for m in engine.capabilities().models if m.name == work.model), None)
+        if served is None:
+            raise Refused("unknown_model")
+        if work.beyond and not served.passes_bodies:
+            raise Refused("cannot_read")
         token_ids = work.token_ids
+        if token_ids is None and engine.capabilities().tokenizes:
+            token_ids = await engine.tokenize(work.model, work.prompt)
         if token_ids is None:
-            if not engine.capabilities().tokenizes:
+            if not served.passes_bodies:
                 raise Refused("cannot_tokenize")
-            token_ids = engine.tokenize(work.model, work.prompt)
+            token_ids = ()  # the engine reads the body itself
         request = EngineRequest(
             request_id=work.request_id,
             namespace=Namespace(work.tenant),
@@ -123,6 +145,7 @@ async def run_here(
             sampling=work.sampling,
             emitted=work.emitted,
             body=work.body,
+            chat=work.chat,
             cache_salt=tenant.keys.salt.hex(),
         )
         async with engine.submit(request) as tokens:

@@ -17,6 +17,7 @@ from overlay.generation import is_plausible, next_generation
 from overlay.gossip.gossip import GossipConfig
 from overlay.identity import Identity
 from overlay.ingress import IngressLimits, PeerIngress
+from overlay.isolation import EngineTenants
 from overlay.knowledge import PROTOCOL as GOSSIP_PROTOCOL
 from overlay.knowledge import Knowledge
 from overlay.metrics import Metrics
@@ -64,6 +65,9 @@ class NodeConfig:
     gossip: GossipConfig = field(default_factory=GossipConfig)
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 30.0
+    engine_tenant: str | None = None
+    engine_shared: bool = False
+    allow_variants: bool = False
 
 
 class Node:
@@ -86,6 +90,12 @@ class Node:
         self.decisions = DecisionLog()
         self.principals = Principals(
             config.identity.trust, self.tenants, ports.clock, lambda: self.revocations
+        )
+        self.engine_tenants = EngineTenants(
+            engine=ports.engine,
+            tenants=self.tenants,
+            named=config.engine_tenant,
+            shared=config.engine_shared,
         )
         self.peers = self._make_peers()
         self.knowledge = Knowledge(
@@ -113,6 +123,8 @@ class Node:
             policy=policy_named(config.policy),
             zone=config.zone,
             zone_rules=config.zone_rules,
+            serves=self.engine_tenants.serves,
+            allow_variants=config.allow_variants,
         )
         self.ingress = PeerIngress(
             me=self.peer_id,
@@ -131,6 +143,7 @@ class Node:
             draining=lambda: self.draining,
             expected_cached_tokens=self.router.expected_cached_tokens,
             expected_start_s=self.router.expected_start_s,
+            serves=self.engine_tenants.serves,
         )
         self._show_gauges()
 

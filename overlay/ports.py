@@ -153,20 +153,25 @@ class Engine(Protocol):
     full, ``EngineFailed`` at any time. ``cancel`` ends a request from elsewhere; its stream then
     raises ``EngineFailed``. ``cache_events`` drains what happened since the last call, in order,
     bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
-    raises ``InvalidRequest``; it is the same function on every peer of one prefix identity.
-    ``stalled`` says whether it works on something and has finished no step for far longer than a
-    step should take; a slow engine is not stalled.
+    raises ``InvalidRequest``; it is the same function on every peer of one prefix identity, and
+    gives None where only the engine itself knows how it reads a prompt. What ``capabilities`` says
+    may change while it runs, as a remote server comes and goes. ``posture`` has lines (name, words)
+    for the host's owner: what was found, and what is degraded. ``stalled`` says whether it works on
+    something and has finished no step for far longer than a step should take; a slow engine is not
+    stalled.
     """
 
     def capabilities(self) -> Capabilities: ...
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]: ...
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None: ...
 
     def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[TokenStream]: ...
 
     def cancel(self, request_id: str) -> None: ...
 
     def load(self) -> EngineLoad: ...
+
+    def posture(self) -> Sequence[tuple[str, str]]: ...
 
     def stalled(self) -> bool: ...
 

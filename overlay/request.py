@@ -41,7 +41,9 @@ class Principal:
 class Call:
     """A validated completion body (``overlay/body.py``); ``raw`` is the client's whole JSON.
 
-    ``model`` is empty when the client named none (then the only model served is meant).
+    ``model`` is empty when the client named none (then the only model served is meant). ``beyond``
+    names the fields that only an engine that is given the whole body can honour, in order;
+    ``answers`` is how many answers are asked for at once (``n``).
     """
 
     chat: bool
@@ -49,12 +51,16 @@ class Call:
     prompt: Prompt
     temperature: float | None
     top_p: float | None
+    top_k: int | None
+    min_p: float | None
     seed: int | None
     stop: tuple[str, ...]
     max_tokens: int | None
     stream: bool
     include_usage: bool
     raw: bytes
+    beyond: tuple[str, ...] = ()
+    answers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +84,28 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The request runs at ``served_by``; sent before the first token."""
+    """The request runs at ``served_by``; sent before the first token.
+
+    ``variant`` names the weights and the dtype that answer, for people. ``passes_chunks`` says that
+    what comes are most likely the engine's own chunks.
+    """
 
     model: str
     served_by: PeerId
+    variant: str = ""
+    passes_chunks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """More of the answer. ``token_ids`` is None where the engine reports none."""
+    """More of the answer. ``token_ids`` is None where the engine reports none.
+
+    ``chunk`` is the engine's own JSON of it, for clients that are to get it as it is.
+    """
 
     text: str
     token_ids: tuple[int, ...] | None
+    chunk: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ the connections that are up.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from inference.events import BlockHash
 from inference.request import BLOCK_TOKENS
@@ -18,13 +18,14 @@ from overlay.knowledge import Knowledge
 from overlay.peers import Peers
 from overlay.ports import Clock, Engine, Entropy
 from overlay.request import Usage
+from overlay.route import Basis, Route
 from overlay.routing.booking import BookingId, Bookings
-from overlay.routing.candidate import Candidate, Exclusion, PeerView, Query, candidates_of
+from overlay.routing.candidate import Exclusion, PeerView, Query, candidates_of
 from overlay.routing.cost import cost_all
 from overlay.routing.decide import Decision, decide
 from overlay.routing.expected_output import ExpectedOutput
 from overlay.routing.measured import FirstToken, Measured
-from overlay.routing.memory import Memory, Recall, Sent
+from overlay.routing.memory import Memory, Recall
 from overlay.routing.policies import Policy, Reason
 from overlay.routing.probation import Probation
 from overlay.routing.ring import EMPTY_RING, Ring
@@ -45,59 +46,6 @@ MEMORIES_MAX = 32
 """Pairs of tenant and model whose prompts are remembered, the last used ones; 4 MB each at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """Where a request goes, the decision behind it, and what is expected there."""
-
-    peer_id: PeerId
-    decision: Decision
-    candidate: Candidate
-    promised_tokens: float
-    found_idle: bool
-    sent: Sent
-
-    @property
-    def view(self) -> PeerView:
-        """What was seen of the peer."""
-        return self.candidate.view
-
-    @property
-    def rtt_s(self) -> float:
-        return self.candidate.view.rtt_s
-
-    @property
-    def first_token_s(self) -> float:
-        """Seconds to the first token there, as expected (``overlay/routing/cost.py``)."""
-        view, sent = self.candidate.view, self.sent
-        start_s = view.start_s(self.decision.query.expected_output_tokens)
-        return start_s + view.prefill_s_per_token * (sent.prompt_tokens - sent.counted_tokens)
-
-    def is_late(self, start_s: float, cached_tokens: int) -> bool:
-        """Whether the peer, by what it says on accepting, is later than was expected and than here.
-
-        What was known of it was old, then: others have sent it requests, or it has evicted the
-        prefix. It is one hop that this costs, as of any false claim, since this host runs the
-        request next. Where it cannot, there is no telling what would come, and nobody is late.
-
-        Args:
-            start_s: Seconds until it expects to start on the request.
-            cached_tokens: Tokens of the prompt that it has cached.
-        """
-        decision, view = self.decision, self.view
-        if decision.surprise is None:
-            return False
-        here = cost_all([each for each in decision.candidates if each.local], decision.query)
-        if not here:
-            return False
-        # The way there is behind it.
-        uncached = max(1, self.sent.prompt_tokens - cached_tokens)
-        first_s = start_s + view.prefill_s_per_token * uncached
-        done_s = first_s + view.decode_s_per_token * decision.query.expected_output_tokens
-        if first_s <= self.first_token_s:
-            return False  # as was expected when it was chosen
-        return decision.surprise.is_late(first_s, done_s, here[0])
-
-
 class Router:
     """This peer's router: decides, books, and learns from what came true."""
 
@@ -114,7 +62,10 @@ class Router:
         policy: Policy,
         zone: str | None,
         zone_rules: Sequence[ZoneRule],
+        serves: Callable[[TenantId], bool],
+        allow_variants: bool = False,
     ) -> None:
+        self._serves = serves
         self._me = me
         self._clock = clock
         self._entropy = entropy
@@ -136,6 +87,8 @@ class Router:
             probation=self.probation,
             zone=zone,
             zone_rules=zone_rules,
+            serves=serves,
+            allow_variants=allow_variants,
         )
         self._expected = ExpectedOutput()
         self._memories: OrderedDict[tuple[TenantId, str], Memory] = OrderedDict()
@@ -178,8 +131,26 @@ class Router:
         )
 
     def serves_here(self, work: Work) -> bool:
-        """Whether this host's own engine serves the model."""
-        return self._views.served_here(work.model) is not None
+        """Whether this host's own engine serves the model, and the tenant."""
+        return self._views.served_here(work.model) is not None and self._serves(work.tenant)
+
+    def passes_bodies(self, model: str) -> bool:
+        """Whether any engine of that model, here or at a peer that is up, is given whole bodies."""
+        told = self._views.told_here().get(model)
+        if told is not None and told.passes_bodies:
+            return True
+        return any(
+            each.name == model and each.passes_bodies
+            for peer_id in self._peers.up()
+            for each in self._knowledge.models(peer_id)
+        )
+
+    def basis(self, work: Work) -> Basis:
+        """What of a prompt can be compared with what caches hold."""
+        served = self._views.served_here(work.model)
+        if served is None or not work.token_ids:
+            return Basis.LOAD
+        return Basis.TEXT if served.by_text else Basis.TOKENS
 
     def connection(self, peer_id: PeerId) -> Connection | None:
         """The connection to a peer that is up."""
@@ -222,7 +193,7 @@ class Router:
         decision = decide(query, candidates, self.policy, self._entropy.rng)
         if decision.chosen is None and work.emitted and work.sampling.max_tokens is None:
             # An engine whose context is full with what was answered already says that it has ended.
-            query = replace(query, context_tokens=tokens_at_least(work) + 1)
+            query = replace(query, context_tokens=self._tokens_at_least(work) + 1)
             decision = decide(query, candidates, self.policy, self._entropy.rng)
         chosen = decision.chosen
         if chosen is None:
@@ -233,6 +204,7 @@ class Router:
         view = candidate.view
         return Route(
             peer_id=chosen,
+            basis=self.basis(work),
             decision=decision,
             candidate=candidate,
             promised_tokens=candidate.matched_tokens * view.freshness,
@@ -255,6 +227,7 @@ class Router:
             tried=excluded | {self._me},
             context_tokens=self._context_needed(work),
             variant=variant,
+            beyond=work.beyond,
         )
         return bool(cost_all(candidates_of(views, {}, {}), query))
 
@@ -266,7 +239,7 @@ class Router:
             for each in decision.candidates
             if excluded.get(each.peer_id) is Exclusion.CONTEXT
         ]
-        prompt, most = tokens_at_least(work), max(contexts, default=0)
+        prompt, most = self._tokens_at_least(work), max(contexts, default=0)
         if contexts and prompt + (work.sampling.max_tokens or 1) > most:
             return request_error(
                 "context_length_exceeded",
@@ -281,12 +254,16 @@ class Router:
         Without ``max_tokens`` an answer may go on to the end of the context that this host's own
         model has. Where it has none it promises none: then each peer's own context ends an answer.
         """
-        prompt = tokens_at_least(work)
+        prompt = self._tokens_at_least(work)
         if work.sampling.max_tokens is not None:
             return prompt + work.sampling.max_tokens
         ours = self._views.told_here().get(work.model)
         least = prompt + len(work.emitted) + 1
         return least if ours is None else max(ours.context_tokens, least)
+
+    def _tokens_at_least(self, work: Work) -> int:
+        """Tokens of the prompt; where they are not known, one: a guess rules nobody out."""
+        return len(work.token_ids or ()) if self.basis(work) is Basis.TOKENS else 1
 
     def _memory(self, work: Work) -> Memory:
         key = (work.tenant, work.model)
@@ -309,7 +286,7 @@ class Router:
 
     def _hashes(self, work: Work, tenant: TenantEpoch) -> Sequence[BlockHash]:
         model = self._views.served_here(work.model)
-        if work.token_ids is None or model is None:
+        if not work.token_ids or model is None:
             return ()
         return self._tenants.chain(tenant, model.prefix).hashes(work.token_ids)
 
@@ -329,9 +306,7 @@ class Router:
         variant: str | None,
     ) -> Query:
         self._turn += 1
-        tokens = (
-            len(work.body) // CHARS_PER_TOKEN if work.token_ids is None else len(work.token_ids)
-        )
+        tokens = len(work.token_ids) if work.token_ids else len(work.body) // CHARS_PER_TOKEN
         slots = tuple(sorted((view.peer_id, view.slots) for view in views if view.capable))
         if self._ring_slots != slots:
             self._ring_slots, self._ring = slots, Ring(dict(slots))
@@ -346,6 +321,7 @@ class Router:
             home_share=recall.home_share,
             context_tokens=self._context_needed(work),
             variant=variant,
+            beyond=work.beyond,
         )
 
     # -- what came true
@@ -382,6 +358,17 @@ class Router:
         )
         self.measured.on_first_token(route.peer_id, seen, now_s)
         self._views.changed(route.peer_id)
+
+    def answered_whole(self, work: Work, route: Route, booking: BookingId, cached: int) -> None:
+        """Its answer came in one piece: when the first token was made is not known."""
+        self.bookings.first_token(booking, self._clock.now_s())
+        self._memory(work).found(route.sent, cached)
+        self.probation.on_success(route.peer_id)
+        self._views.changed(route.peer_id)
+
+    def not_for(self, work: Work, peer_id: PeerId) -> None:
+        """A peer says that its engine does not serve the tenant, as it cannot isolate it."""
+        self._views.not_for(work.tenant, peer_id, self._clock.now_s())
 
     def finished(
         self, work: Work, route: Route, usage: Usage, *, tokens: int, decode_s: float
@@ -452,8 +439,3 @@ class Router:
         """A peer's connection ended."""
         self.bookings.forget(peer_id)
         self._views.changed(peer_id)
-
-
-def tokens_at_least(work: Work) -> int:
-    """Tokens of the prompt; where they are not known, one: a guess rules nobody out."""
-    return 1 if work.token_ids is None else len(work.token_ids)

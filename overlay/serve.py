@@ -61,7 +61,9 @@ class ForwardHandler:
         draining: Callable[[], bool],
         expected_cached_tokens: Callable[[TenantEpoch, Work], int],
         expected_start_s: Callable[[Work], float],
+        serves: Callable[[TenantId], bool],
     ) -> None:
+        self._serves = serves
         self._engine = engine
         self._tenants = tenants
         self._draining = draining
@@ -100,7 +102,7 @@ class ForwardHandler:
             return "deadline"
         if self._engine.stalled():
             return "stalled"
-        return None
+        return None if self._serves(tenant.tenant_id) else "not_isolated"
 
     async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
         try:
@@ -175,6 +177,8 @@ def work_of(tenant: TenantEpoch, request: ForwardRequest) -> Work:
         sampling=sampling_of(call, request.seed),
         emitted=tuple(request.emitted),
         body=request.body,
+        chat=request.chat,
+        beyond=bool(call.beyond),
     )
 
 

@@ -1,8 +1,10 @@
 """A served model as a peer's record tells it: one short line of text, the same for everybody.
 
 Name, context in tokens, digest of the prefix identity, digest of weights and quantisation, and
-dtype, separated by tabs. Peers compare digests; only the engine's own host knows what is behind
-them.
+dtype, separated by tabs; then, where there are any, letters for what is unlike the own engines
+(:data:`PASSES_BODIES`, :data:`ESTIMATED`). Peers of a version that does not know the letters skip
+such a line, as they would not know what its engine sends. Peers compare digests; only the engine's
+own host knows what is behind them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,12 @@ from inference.request import ServedModel
 
 LINE_CHARS_MAX = 128
 DIGEST_HEX = 16
+
+PASSES_BODIES = "b"
+"""The engine is given whole bodies, and its own chunks come back."""
+
+ESTIMATED = "e"
+"""What the engine has cached is inferred."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,15 @@ class Advertised:
     prefix: str
     weights: str
     dtype: str
+    traits: str = ""
+
+    @property
+    def passes_bodies(self) -> bool:
+        return PASSES_BODIES in self.traits
+
+    @property
+    def estimated(self) -> bool:
+        return ESTIMATED in self.traits
 
     @property
     def variant(self) -> str:
@@ -45,6 +62,7 @@ def advertised(model: ServedModel) -> Advertised:
         prefix=_digest(prefix.served_model, prefix.tokenizer, prefix.template),
         weights=_digest(output.weights, output.quantisation),
         dtype=output.dtype,
+        traits=PASSES_BODIES * model.passes_bodies + ESTIMATED * model.estimated,
     )
 
 
@@ -52,17 +70,24 @@ def line_of(model: ServedModel) -> str:
     """The line of a record; a name that is too long for it is cut, and then never matches."""
     told = advertised(model)
     rest = f"\t{told.context_tokens}\t{told.prefix}\t{told.weights}\t{told.dtype}"
+    if told.traits:
+        rest += f"\t{told.traits}"
     return told.name[: LINE_CHARS_MAX - len(rest)] + rest
 
 
 def read_line(line: str) -> Advertised | None:
     """What a peer's line says; None where it is of another form, which is no reason to fail."""
     parts = line.split("\t")
-    if len(parts) != 5 or not parts[1].isascii() or not parts[1].isdigit():
+    if len(parts) not in {5, 6} or not parts[1].isascii() or not parts[1].isdigit():
         return None
-    name, context, prefix, weights, dtype = parts
+    name, context, prefix, weights, dtype, *traits = parts
     return Advertised(
-        name=name, context_tokens=int(context), prefix=prefix, weights=weights, dtype=dtype
+        name=name,
+        context_tokens=int(context),
+        prefix=prefix,
+        weights=weights,
+        dtype=dtype,
+        traits="".join(traits),
     )
 
 

@@ -7,7 +7,7 @@ peer, and for :data:`KEPT_S` at most, since everything in it fades.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from inference.request import Capabilities, ServedModel
 from overlay.knowledge import Knowledge, LoadPicture
@@ -33,6 +33,11 @@ STALLED_WAIT_S = 30.0
 KEPT_S = 0.05
 """The shortest half-life that goes into a view is of some seconds."""
 
+REFUSAL_S = 60.0
+"""How long a peer is left out for a tenant that its engine does not serve: rosters change."""
+
+REFUSALS_MAX = 4096
+
 KINDS_MAX = 64
 """Pairs of tenant and model whose views are kept."""
 
@@ -52,7 +57,12 @@ class Views:
         probation: Probation,
         zone: str | None,
         zone_rules: Sequence[ZoneRule],
+        serves: Callable[[TenantId], bool],
+        allow_variants: bool,
     ) -> None:
+        self._serves = serves
+        self._allow_variants = allow_variants
+        self._refusals: dict[tuple[TenantId, PeerId], float] = {}
         self._me = me
         self._engine = engine
         self._knowledge = knowledge
@@ -74,14 +84,30 @@ class Views:
         for peer_id in self._peers.up():
             if peer_id not in tenant.members:
                 continue
+            if self._refused((tenant.tenant_id, peer_id), now_s):
+                continue
             until_s, view = kept.get(peer_id, (0.0, None))
             if view is None or now_s >= until_s:
                 view = self._there(peer_id, model, memory, now_s)
                 kept[peer_id] = (now_s + KEPT_S, view)
             views.append(view)
-        if self.served_here(model) is not None:
+        if self.served_here(model) is not None and self._serves(tenant.tenant_id):
             views.append(self.here(model, now_s))
         return views
+
+    def not_for(self, tenant: TenantId, peer_id: PeerId, now_s: float) -> None:
+        """A peer's engine keeps no tenants apart and is another's: it is left out for a while."""
+        if len(self._refusals) >= REFUSALS_MAX:
+            self._refusals.clear()
+        self._refusals[tenant, peer_id] = now_s + REFUSAL_S
+
+    def _refused(self, key: tuple[TenantId, PeerId], now_s: float) -> bool:
+        if key not in self._refusals:
+            return False
+        if now_s >= self._refusals[key]:
+            del self._refusals[key]
+            return False
+        return True
 
     def _kept_of(self, kind: tuple[TenantId, str]) -> dict[PeerId, tuple[float, PeerView]]:
         if kind not in self._kept and len(self._kept) >= KINDS_MAX:
@@ -117,7 +143,7 @@ class Views:
         ours = self.told_here().get(name)
         if theirs is None or ours is None or theirs.variant == ours.variant:
             return theirs
-        return None
+        return theirs if self._allow_variants and theirs.prefix == ours.prefix else None
 
     def here(self, model: str, now_s: float) -> PeerView:
         """This host, for a model that it serves."""
@@ -148,6 +174,8 @@ class Views:
             context_tokens=told.context_tokens,
             variant=told.variant,
             dtype=told.dtype,
+            passes_bodies=told.passes_bodies,
+            estimated=told.estimated,
             standing=self._probation.standing(self._me, now_s),
         )
 
@@ -194,5 +222,7 @@ class Views:
             context_tokens=0 if served is None else served.context_tokens,
             variant="" if served is None else served.variant,
             dtype="" if served is None else served.dtype,
+            passes_bodies=served is not None and served.passes_bodies,
+            estimated=served is not None and served.estimated,
             standing=self._probation.standing(peer_id, now_s, heard_s),
         )

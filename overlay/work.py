@@ -29,7 +29,8 @@ class Work:
     """A request with everything an engine needs.
 
     ``token_ids`` is None where the ingress could not tokenise ``prompt``. ``emitted`` are tokens of
-    the answer that the client has already.
+    the answer that the client has already. ``chat`` says of which kind ``body`` is, and ``beyond``
+    that only an engine that is given the whole of it can honour it.
     """
 
     request_id: str
@@ -40,6 +41,8 @@ class Work:
     sampling: Sampling
     emitted: tuple[int, ...]
     body: bytes
+    chat: bool = False
+    beyond: bool = False
 
     def resumed(self, emitted: tuple[int, ...]) -> Work:
         """The same request, to be continued after ``emitted``."""
@@ -52,6 +55,8 @@ def sampling_of(call: Call, seed: int) -> Sampling:
         seed=seed if call.seed is None else call.seed,
         temperature=call.temperature,
         top_p=call.top_p,
+        top_k=call.top_k,
+        min_p=call.min_p,
         stop=call.stop,
         max_tokens=call.max_tokens,
     )

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from chaos.scenario.schedule import Schedule
 from inference import toy_language
-from inference.request import Prompt
+from inference.request import BodyPrompt, ChatPrompt, Prompt, TextPrompt
 from inference.toy import ToyConfig, ToyEngine
 
 _MARK = " canary"
@@ -15,14 +15,14 @@ _MARK = " canary"
 class SimToy(ToyEngine):
     """The toy engine, which reads a prompt once for all engines of a process."""
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        if model != self.capabilities().models[0].name:
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
+        if isinstance(prompt, BodyPrompt) or model != self.capabilities().models[0].name:
             return super().tokenize(model, prompt)
         return toy_ids(prompt)
 
 
 @lru_cache(maxsize=1024)
-def toy_ids(prompt: Prompt) -> tuple[int, ...]:
+def toy_ids(prompt: ChatPrompt | TextPrompt) -> tuple[int, ...]:
     """The toy tokenizer's ids of a prompt. Raises ``InvalidRequest``."""
     return toy_language.encode(prompt, _text_ids)
 

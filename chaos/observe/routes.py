@@ -10,7 +10,7 @@ from chaos.observe.watching import Watching
 from inference.events import BlockHash
 from inference.request import BLOCK_TOKENS, Namespace
 from overlay.node import Node
-from overlay.router import Route
+from overlay.route import Route
 from overlay.work import Work
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId

@@ -6,7 +6,7 @@ from chaos.invariants.invariant import Id
 from chaos.plants.plant import Plant, become
 from overlay.ingress import PeerIngress, Progressed
 from overlay.node import Node
-from overlay.router import Route
+from overlay.route import Route
 from overlay.work import AttemptEnded, request_error
 
 

@@ -10,7 +10,7 @@ from overlay.forward import Tokens
 from overlay.ingress import PeerIngress, Progressed
 from overlay.node import Node
 from overlay.request import Delta
-from overlay.router import Route
+from overlay.route import Route
 from overlay.routing.booking import BookingId
 
 

@@ -136,7 +136,7 @@ class Answer:
                 return Started(model=began.model, served_by=PeerId(began.served_by))
             case Piece() as piece:
                 ids = None if piece.token_ids is None else tuple(piece.token_ids)
-                return Delta(text=piece.text, token_ids=ids)
+                return Delta(text=piece.text, token_ids=ids, chunk=piece.chunk)
             case Done() as done:
                 self._finished = True
                 return finished_of(done)
@@ -256,25 +256,38 @@ class PeerClient:
         messages: Sequence[ClientMessage],
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        chunks: bool = False,
         **fields: Any,
     ) -> Answer:
-        """A chat completion; ``fields`` are those of OpenAI's body (``model``, ``max_tokens``…)."""
-        return self._ask(
-            chat=True, body={"messages": list(messages), **fields}, timeout_s=timeout_s
-        )
+        """A chat completion; ``fields`` are those of OpenAI's body (``model``, ``tools``…).
+
+        With ``chunks`` each ``Delta.chunk`` is the engine's own JSON, where it has any: calls of
+        tools stand there.
+        """
+        body = {"messages": list(messages), **fields}
+        return self._ask(chat=True, body=body, timeout_s=timeout_s, chunks=chunks)
 
     def complete(
-        self, prompt: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **fields: Any
+        self,
+        prompt: str,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        chunks: bool = False,
+        **fields: Any,
     ) -> Answer:
-        """A plain completion of ``prompt``."""
-        return self._ask(chat=False, body={"prompt": prompt, **fields}, timeout_s=timeout_s)
+        """A plain completion of ``prompt``; the rest as of :meth:`chat`."""
+        body = {"prompt": prompt, **fields}
+        return self._ask(chat=False, body=body, timeout_s=timeout_s, chunks=chunks)
 
-    def _ask(self, *, chat: bool, body: Mapping[str, Any], timeout_s: float) -> Answer:
+    def _ask(
+        self, *, chat: bool, body: Mapping[str, Any], timeout_s: float, chunks: bool
+    ) -> Answer:
         ask = Ask(
             v=VERSION,
             credential=self._credential,
             chat=chat,
-            body=json.dumps(body).encode(),
+            body=json.dumps({"stream": True, **body}).encode(),
             deadline_ms=max(1, min(DEADLINE_MS_MAX, int(timeout_s * 1000))),
+            chunks=chunks,
         )
         return Answer(self._line, ask)

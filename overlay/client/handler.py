@@ -59,20 +59,20 @@ class ClientHandler:
             )
             async with self._ingress.open(submission) as events:
                 async for event in events:
-                    await stream.send(encode(reply_of(request_id, event)))
+                    await stream.send(encode(reply_of(request_id, event, chunks=ask.chunks)))
         except RequestError as error:
             await stream.send(encode(refusal_of(request_id, error)))
         await stream.finish()
 
 
-def reply_of(request_id: str, event: AnswerEvent) -> Reply:
-    """The wire form of an answer event."""
+def reply_of(request_id: str, event: AnswerEvent, *, chunks: bool) -> Reply:
+    """The wire form of an answer event; with ``chunks`` the engine's own JSON goes along."""
     match event:
         case Started():
             return Began(request_id=request_id, model=event.model, served_by=event.served_by)
         case Delta():
             ids = None if event.token_ids is None else list(event.token_ids)
-            return Piece(text=event.text, token_ids=ids)
+            return Piece(text=event.text, token_ids=ids, chunk=event.chunk if chunks else None)
         case Finished():
             return Done(
                 finish_reason=event.reason.value,

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from overlay.forward import BODY_BYTES_MAX, TokenIds
+from overlay.forward import BODY_BYTES_MAX, CHUNK_BYTES_MAX, TokenIds
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/client/1"
@@ -25,14 +25,25 @@ Text = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0)]
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ask"):
-    """A completion body in OpenAI's form, and what it may cost in time."""
+class Ask(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="ask",
+):
+    """A completion body in OpenAI's form, and what it may cost in time.
+
+    ``chunks`` asks for the engine's own JSON too, where there is any.
+    """
 
     v: Annotated[int, Meta(ge=1, le=255)]
     credential: Annotated[str, Meta(max_length=CREDENTIAL_CHARS_MAX)]
     chat: bool
     body: Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]
     deadline_ms: Annotated[int, Meta(ge=1, le=DEADLINE_MS_MAX)]
+    chunks: bool = False
 
 
 class Began(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="began"):
@@ -43,11 +54,19 @@ class Began(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     served_by: Text
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="piece"):
-    """More of the answer."""
+class Piece(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="piece",
+):
+    """More of the answer; ``chunk`` is the engine's own JSON, for an :class:`Ask` that wants it."""
 
     text: str
     token_ids: TokenIds | None
+    chunk: Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)] | None = None
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="done"):

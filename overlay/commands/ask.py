@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 import trio
@@ -67,7 +68,7 @@ def command(
     Example: rhizome ask "What is a prefix cache?"
     """  # noqa: D301 - click's mark
     content = read_stdin() if text == "-" else text
-    fields: dict[str, object] = {"max_tokens": max_tokens, "model": model}
+    fields: dict[str, Any] = {"max_tokens": max_tokens, "model": model}
     fields |= {} if temperature is None else {"temperature": temperature}
     fields |= {} if seed is None else {"seed": seed}
     timeout_s = duration_of("--timeout", timeout)

@@ -57,6 +57,13 @@ def command(request_id: str, tenant: str, home: str | None, as_json: bool) -> No
         show(reply)
 
 
+BASES = {
+    "text": "; compared with caches as text: the engine's tokenizer is not to be had here",
+    "load alone": "; by load alone: it cannot be known here what caches hold of this prompt",
+}
+"""What is said of a decision that was not made by tokens."""
+
+
 def show(explained: ExplainReply) -> None:
     """Prints an explanation for people."""
     console = Console(highlight=False)
@@ -89,7 +96,7 @@ def heading(number: int, route: RouteReply) -> str:
     return (
         f"decision {number} ({route.policy}): {route.chosen[-8:]}, {route.reason}; "
         f"{route.prompt_tokens} prompt tokens, "
-        f"{route.expected_output_tokens:.0f} answer tokens expected"
+        f"{route.expected_output_tokens:.0f} answer tokens expected{BASES.get(route.basis, '')}"
     )
 
 
@@ -117,5 +124,6 @@ def cells(candidate: CandidateReply) -> tuple[str, ...]:
         candidate.total_ms,
         candidate.score_ms,
     )
-    tokens = str(candidate.matched_tokens), f"{candidate.counted_tokens:.0f}"
+    matched = str(candidate.matched_tokens) + (" (estimated)" if candidate.estimated else "")
+    tokens = matched, f"{candidate.counted_tokens:.0f}"
     return name, *tokens, *(f"{term:.1f} ms" for term in terms), candidate.dtype or "-"

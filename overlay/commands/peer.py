@@ -118,6 +118,9 @@ def make_node_config(
         ingress=IngressLimits(budget_s=config.forward_budget_s, silence_s=config.silence_s),
         gossip=GossipConfig(period_s=config.gossip_period_s, anti_entropy_s=config.anti_entropy_s),
         limits=replace(Limits(), ping_every_s=config.ping_s),
+        engine_tenant=config.engine_tenant,
+        engine_shared=config.engine_shared_by_tenants,
+        allow_variants=config.allow_variants,
         drain_s=config.drain_s,
     )
 

@@ -49,6 +49,8 @@ def show(status: StatusReply) -> None:
     device = f" on {status.device}" if status.device else ""
     console.print(f"engine    {status.engine}{device}, policy {status.policy}", soft_wrap=True)
     console.print(f"models    {models_of(status) or 'none yet'}", soft_wrap=True)
+    for name, words in status.posture:
+        console.print(f"{name:<9} {words}", soft_wrap=True, markup=False)
     console.print(
         f"load      {status.running} of {status.slots} slots, {status.queued} waiting, "
         f"cache {used:.0f} % of {status.total_blocks} blocks"

@@ -28,7 +28,8 @@ from overlay.decisions import Explained, Outcome
 from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
-from overlay.router import Route
+from overlay.route import Route
+from overlay.served import advertised
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from security.epoch import TenantEpoch
@@ -165,6 +166,8 @@ def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = No
             if tenant is None or peer_id in tenant.members
         ],
         dtypes={model.name: model.output.dtype for model in capabilities.models},
+        posture=[*node.ports.engine.posture(), *node.engine_tenants.posture()],
+        variants={model.name: advertised(model).weights for model in capabilities.models},
     )
 
 
@@ -188,6 +191,7 @@ def peer_status(node: Node, peer_id: PeerId, tenant: TenantEpoch | None = None) 
         queued=None if picture is None else picture.queued,
         suspected=node.router.probation.suspected(peer_id),
         dtypes=sorted({model.dtype for model in node.knowledge.models(peer_id)}),
+        variants={model.name: model.weights for model in node.knowledge.models(peer_id)},
     )
 
 
@@ -228,6 +232,7 @@ def route_of(route: Route) -> RouteReply:
         reason=decision.reason.value,
         prompt_tokens=decision.query.prompt_tokens,
         expected_output_tokens=decision.query.expected_output_tokens,
+        basis=route.basis.value,
         candidates=[
             CandidateReply(
                 peer_id=candidate.peer_id,
@@ -244,6 +249,8 @@ def route_of(route: Route) -> RouteReply:
                 if candidate.peer_id not in excluded
                 else excluded[candidate.peer_id].value,
                 dtype=candidate.view.dtype,
+                variant=candidate.view.variant.rpartition(" ")[2],
+                estimated=candidate.view.estimated,
             )
             for candidate in decision.candidates
         ],

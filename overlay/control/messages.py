@@ -84,10 +84,15 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     queued: int | None
     suspected: bool
     dtypes: list[str] = []
+    variants: dict[str, str] = {}
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
-    """This peer. ``dtypes`` by model, of its own engine."""
+    """This peer.
+
+    ``dtypes`` and ``variants`` (of weights) are those of its own engine, by model; ``posture`` says
+    what was found of that engine, and what is degraded.
+    """
 
     peer_id: str
     overlay_id: str
@@ -109,6 +114,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     sent_bytes: int
     peers: list[PeerStatus]
     dtypes: dict[str, str] = {}
+    posture: list[tuple[str, str]] = []
+    variants: dict[str, str] = {}
 
 
 class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +124,8 @@ class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
     ``matched_tokens`` is what its digest (or this host's cache) has, ``counted_tokens`` what was
     counted on after age, trust and our own placements. ``score_ms`` is what the policy compared.
     Peers that differ in ``dtype`` alone serve the same model; answers may differ at near-ties.
+    ``variant`` names the weights. ``estimated``: what it has cached is inferred by its host, as its
+    engine does not tell.
     """
 
     peer_id: str
@@ -131,10 +140,16 @@ class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
     score_ms: float
     excluded: str | None
     dtype: str = ""
+    variant: str = ""
+    estimated: bool = False
 
 
 class RouteReply(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision; ``prompt_tokens`` is a guess where this host has no tokenizer."""
+    """One decision; ``prompt_tokens`` is a guess where this host has no tokenizer.
+
+    ``basis`` says by what prompts were compared with caches: ``tokens``; ``text``, where the
+    engine's tokenizer is not to be had; or ``load alone``, where nothing of it can be compared.
+    """
 
     chosen: str
     policy: str
@@ -142,6 +157,7 @@ class RouteReply(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     expected_output_tokens: float
     candidates: list[CandidateReply]
+    basis: str = "tokens"
 
 
 class OutcomeReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,12 +50,15 @@ class Reference:
         assert self._engine is not None, "load() comes first"
         return self._engine
 
-    def tokenize(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+    async def tokenize(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         """The token ids of a chat prompt, as every peer makes them."""
         prompt = ChatPrompt(
             messages=tuple(Message(role=m["role"], content=m["content"]) for m in messages)
         )
-        return self.engine.tokenize(self.engine.capabilities().models[0].name, prompt)
+        model = self.engine.capabilities().models[0].name
+        token_ids = await self.engine.tokenize(model, prompt)
+        assert token_ids is not None, "roles and text can be read"
+        return token_ids
 
     async def answers(
         self, prompts: Sequence[Tokens], fields: Mapping[str, Any], say: Callable[[int], None]

@@ -238,7 +238,7 @@ async def judge(
     say: Say,
 ) -> None:
     """The checks that need every question answered once more with nothing cached."""
-    prompts = {(q.tenant, q.number): reference.tokenize(q.messages) for q in questions}
+    prompts = {(q.tenant, q.number): await reference.tokenize(q.messages) for q in questions}
     different = list(dict.fromkeys(prompts.values()))
     answers = await reference.answers(
         different,

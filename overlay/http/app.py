@@ -36,6 +36,7 @@ from overlay.request import (
 log = logging.getLogger(__name__)
 
 SERVED_BY = "x-rhizome-served-by"
+VARIANT = "x-rhizome-variant"
 SERVED = f"there are {CHAT_PATH}, {COMPLETION_PATH}, /v1/models, /health and /metrics"
 DONE = b"data: [DONE]\n\n"
 
@@ -166,21 +167,24 @@ class _Face:
                 created_unix_s=int(self._front.clock.unix_s()),
                 include_usage=call.include_usage,
             )
-            headers = {SERVED_BY: started.served_by}
+            headers = {SERVED_BY: started.served_by, VARIANT: started.variant}
             if not call.stream:
                 return JSONResponse(await whole(shape, events), headers=headers)
-            return EventStream(shape, events, stack.pop_all(), headers)
+            lines = lines_of(shape, events, passes_chunks=started.passes_chunks)
+            return EventStream(lines, stack.pop_all(), headers)
         raise AssertionError("the stack swallows no exception")
 
 
 async def whole(shape: Shape, events: AsyncIterator[AnswerEvent]) -> Json:
-    """The answer in one piece."""
+    """The answer in one piece: the engine's own where it has given one."""
     parts: list[str] = []
+    given: Json | None = None
     async for event in events:
         if isinstance(event, Delta):
             parts.append(event.text)
+            given = given if event.chunk is None else shape.passed(event.chunk)
         elif isinstance(event, Finished):
-            return shape.whole("".join(parts), event)
+            return shape.whole("".join(parts), event) if given is None else shape.told(given, event)
     raise AssertionError("an answer ends with Finished")
 
 
@@ -192,13 +196,9 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(
-        self,
-        shape: Shape,
-        events: AsyncIterator[AnswerEvent],
-        stack: AsyncExitStack,
-        headers: Mapping[str, str],
+        self, lines: AsyncGenerator[bytes, None], stack: AsyncExitStack, headers: Mapping[str, str]
     ) -> None:
-        self._lines = lines_of(shape, events)
+        self._lines = lines
         self._stack = stack
         super().__init__(self._lines, media_type="text/event-stream", headers=headers)
 
@@ -215,16 +215,33 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
 
-async def lines_of(shape: Shape, events: AsyncIterator[AnswerEvent]) -> AsyncGenerator[bytes, None]:
-    """The chunks of a streamed answer. The first comes at once, so that the head does."""
-    yield line(shape.first()) if shape.chat else b""
+async def lines_of(
+    shape: Shape, events: AsyncIterator[AnswerEvent], *, passes_chunks: bool
+) -> AsyncGenerator[bytes, None]:
+    """The chunks of a streamed answer: ours, or the engine's own as they are.
+
+    The first line comes at once, so that the head does; where the engine's own are expected it is
+    empty, as theirs say who speaks.
+    """
+    begun = shape.chat and not passes_chunks
+    yield line(shape.first()) if begun else b""
+    own_end = True
     async for event in events:
-        if isinstance(event, Delta) and event.text:
-            yield line(shape.piece(event.text))
+        if isinstance(event, Delta):
+            own_end = event.chunk is None
+            if event.chunk is not None:
+                begun = True
+                yield line(shape.passed(event.chunk))
+            elif event.text:
+                if shape.chat and not begun:
+                    begun = True
+                    yield line(shape.first())
+                yield line(shape.piece(event.text))
         elif isinstance(event, Finished):
-            yield line(shape.last(event))
-            if shape.include_usage:
-                yield line(shape.usage(event))
+            if own_end:
+                yield line(shape.last(event))
+                if shape.include_usage:
+                    yield line(shape.usage(event))
             return
     raise AssertionError("an answer ends with Finished")
 

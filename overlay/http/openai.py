@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from overlay.errors import RequestError
 from overlay.request import Finished, Usage
+from overlay.work import request_error
 
 Json = dict[str, Any]
 """JSON objects hold values of every type."""
@@ -42,12 +44,26 @@ class Shape:
             **self._base(kind),
             "choices": [choice],
             "usage": usage_of(finished.usage),
-            "rhizome": {
-                "served_by": finished.served_by,
-                "hops": finished.hops,
-                "resumes": finished.resumes,
-            },
+            "rhizome": _served(finished),
         }
+
+    def passed(self, chunk: bytes) -> Json:
+        """The engine's own chunk or answer, under this request's id; the rest is as it came.
+
+        Raises:
+            RequestError: When it is no JSON object: a peer has sent what no engine sends.
+        """
+        try:
+            given = json.loads(chunk)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            raise request_error("engine_failed", "the engine's answer is no JSON object")
+        return {**given, "id": self._id}
+
+    def told(self, given: Json, finished: Finished) -> Json:
+        """An engine's own whole answer, and who gave it."""
+        return {**given, "rhizome": _served(finished)}
 
     def first(self) -> Json:
         """The chunk that says who speaks; only chats have one."""
@@ -82,6 +98,14 @@ class Shape:
             "created": self.created_unix_s,
             "model": self.model,
         }
+
+
+def _served(finished: Finished) -> Json:
+    return {
+        "served_by": finished.served_by,
+        "hops": finished.hops,
+        "resumes": finished.resumes,
+    }
 
 
 def usage_of(usage: Usage) -> Json:

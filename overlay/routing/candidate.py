@@ -52,6 +52,7 @@ class Exclusion(enum.Enum):
     TRIED = "tried already"
     CONTEXT = "context too small"
     VARIANT = "other weights than the answer began with"
+    BODY = "its engine does not know what the body asks for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ class PeerView:
         context_tokens: Most tokens of prompt and answer together, for the model of this view.
         variant: Equal for peers that can go on with each other's answers; compared, never read.
         dtype: In which it computes the model; for people, as it decides nothing.
+        passes_bodies: Whether its engine is given whole bodies.
+        estimated: Whether what it has cached is inferred by its host; for people.
         standing: After its latest failures.
 
     Computed:
@@ -122,6 +125,8 @@ class PeerView:
     context_tokens: int = CONTEXT_UNKNOWN_TOKENS
     variant: str = ""
     dtype: str = ""
+    passes_bodies: bool = False
+    estimated: bool = False
     standing: Standing = Standing.CLEAR
 
     exclusion: Exclusion | None = field(init=False)
@@ -226,6 +231,7 @@ class Query:
         tried: Peers that this request has failed at.
         context_tokens: The context that a peer must have for it.
         variant: The one that a peer must have, where an answer has begun; None for any.
+        beyond: Whether it needs an engine that is given whole bodies.
         home_share: Share of a prompt, 0 to 1, that is usually found at its place on the ring
             although nobody claims it (``overlay/routing/memory.py``).
     """
@@ -239,6 +245,7 @@ class Query:
     home_share: float = 0.0
     context_tokens: int = 0
     variant: str | None = None
+    beyond: bool = False
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 0 or self.expected_output_tokens < 0:

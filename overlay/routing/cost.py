@@ -44,7 +44,7 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
     first and equal ones by PeerId: no two have the same, so nothing behind it is ever compared.
     """
     prompt, output, tried = query.prompt_tokens, query.expected_output_tokens, query.tried
-    needed, variant = query.context_tokens, query.variant
+    needed, variant, beyond = query.context_tokens, query.variant, query.beyond
     limit = max(prompt - 1, 0)
     costed: list[Costed] = []
     for each in candidates:
@@ -64,6 +64,8 @@ def cost_all(candidates: Iterable[Candidate], query: Query) -> list[Costed]:
         if needed > most or (tried and peer_id in tried):
             continue
         if variant is not None and each.view.variant != variant:
+            continue
+        if beyond and not each.view.passes_bodies:
             continue
         counted = each.matched_tokens * claim_weight
         inferred = each.inferred_tokens * trusted

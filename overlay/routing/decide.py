@@ -71,6 +71,8 @@ def exclusion_of(candidate: Candidate, query: Query) -> Exclusion | None:
         return view.exclusion
     if query.variant is not None and view.variant != query.variant:
         return Exclusion.VARIANT
+    if query.beyond and not view.passes_bodies:
+        return Exclusion.BODY
     return Exclusion.CONTEXT if view.context_tokens < query.context_tokens else None
 
 

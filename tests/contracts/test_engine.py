@@ -126,7 +126,7 @@ def subject(
     core.close()
 
 
-def request_of(
+async def request_of(
     engine: Engine,
     model: str,
     *,
@@ -137,7 +137,8 @@ def request_of(
     start: int = 0,
 ) -> EngineRequest:
     """A greedy request whose prompt is ``tokens`` long."""
-    token_ids = engine.tokenize(model, TextPrompt(text=TEXT * (8 + tokens // 8)))
+    token_ids = await engine.tokenize(model, TextPrompt(text=TEXT * (8 + tokens // 8)))
+    assert token_ids is not None
     return EngineRequest(
         request_id=request_id,
         namespace=Namespace(namespace),
@@ -185,12 +186,12 @@ def test_it_says_what_it_can_do(subject: Subject) -> None:
 def test_tokenizing_is_a_function_of_model_and_prompt(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
         chat = ChatPrompt(messages=(Message(role="user", content="Why? 語😀"),))
-        tokens = engine.tokenize(model, chat)
-        assert tokens == engine.tokenize(model, chat)
+        tokens = await engine.tokenize(model, chat)
+        assert tokens == await engine.tokenize(model, chat)
         longer = ChatPrompt(messages=(Message(role="user", content="Why? 語😀 Because."),))
-        assert engine.tokenize(model, longer) != tokens
+        assert await engine.tokenize(model, longer) != tokens
         with pytest.raises(UnknownModel):
-            engine.tokenize("another", chat)
+            await engine.tokenize("another", chat)
         await trio.lowlevel.checkpoint()
 
     subject.run(scenario)
@@ -199,7 +200,7 @@ def test_tokenizing_is_a_function_of_model_and_prompt(subject: Subject) -> None:
 def test_an_answer_has_at_most_max_tokens_and_says_why_it_ended(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
         for max_tokens in (1, 8):
-            events = await ask(engine, request_of(engine, model, max_tokens=max_tokens))
+            events = await ask(engine, await request_of(engine, model, max_tokens=max_tokens))
             reason = events[-1].finish_reason
             assert len(ids_of(events)) == max_tokens or reason is FinishReason.STOP
             assert len(ids_of(events)) <= max_tokens
@@ -213,7 +214,7 @@ def test_a_warm_answer_equals_the_cold_one_and_counts_its_cached_tokens(
     subject: Subject, tokens: int
 ) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, tokens=tokens)
+        request = await request_of(engine, model, tokens=tokens)
         cold, warm = await ask(engine, request), await ask(engine, request)
         assert cold[0].cached_tokens == 0
         assert warm[0].cached_tokens == (tokens - 1) // 16 * 16
@@ -225,8 +226,8 @@ def test_a_warm_answer_equals_the_cold_one_and_counts_its_cached_tokens(
 
 def test_tenants_never_hit_each_others_blocks(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        first = await ask(engine, request_of(engine, model, namespace="a"))
-        second = await ask(engine, request_of(engine, model, namespace="b"))
+        first = await ask(engine, await request_of(engine, model, namespace="a"))
+        second = await ask(engine, await request_of(engine, model, namespace="b"))
         assert second[0].cached_tokens == 0
         assert ids_of(second) == ids_of(first)
         stored = [each for each in engine.cache_events() if isinstance(each, BlocksStored)]
@@ -239,7 +240,7 @@ def test_tenants_never_hit_each_others_blocks(subject: Subject) -> None:
 
 def test_a_resumed_answer_goes_on_identically(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, max_tokens=20)
+        request = await request_of(engine, model, max_tokens=20)
         whole = await ask(engine, request)
         cuts = range(len(whole)) if subject.every_cut else (1, 12)
         for cut in cuts:
@@ -257,7 +258,7 @@ def test_a_resumed_answer_goes_on_identically(subject: Subject) -> None:
 
 def test_a_stop_string_ends_the_text_before_it(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, max_tokens=20)
+        request = await request_of(engine, model, max_tokens=20)
         text = text_of(await ask(engine, request))
         stop = text[len(text) // 2 :][:3]
         sampling = replace(request.sampling, stop=(stop,))
@@ -271,7 +272,7 @@ def test_a_stop_string_ends_the_text_before_it(subject: Subject) -> None:
 
 def test_sampling_repeats_with_the_seed(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, max_tokens=16)
+        request = await request_of(engine, model, max_tokens=16)
         answers = []
         for seed in (5, 5, 6):
             sampling = replace(request.sampling, seed=seed, temperature=1.5)
@@ -283,7 +284,7 @@ def test_sampling_repeats_with_the_seed(subject: Subject) -> None:
 
 def test_bad_requests_are_refused_on_entering(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        good = request_of(engine, model)
+        good = await request_of(engine, model)
         context = engine.capabilities().models[0].context_tokens
         too_long = replace(good.sampling, max_tokens=context)
         bad = [
@@ -310,7 +311,8 @@ def test_a_full_queue_refuses_and_the_waiting_are_served(subject: Subject) -> No
     async def scenario(engine: Engine, model: str) -> None:
         accepted = engine.capabilities().slots + QUEUE_MAX
         requests = [
-            request_of(engine, model, request_id=str(each), start=each) for each in range(accepted)
+            await request_of(engine, model, request_id=str(each), start=each)
+            for each in range(accepted)
         ]
         answers: dict[str, tuple[int, ...]] = {}
 
@@ -322,7 +324,7 @@ def test_a_full_queue_refuses_and_the_waiting_are_served(subject: Subject) -> No
                 nursery.start_soon(caller, request)
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(EngineOverloaded):
-                async with engine.submit(request_of(engine, model, request_id="more")):
+                async with engine.submit(await request_of(engine, model, request_id="more")):
                     pytest.fail("entered")
         for request in requests:
             assert answers[request.request_id] == ids_of(await ask(engine, request))
@@ -332,7 +334,7 @@ def test_a_full_queue_refuses_and_the_waiting_are_served(subject: Subject) -> No
 
 def test_leaving_early_frees_the_slot_and_the_memory(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, max_tokens=500)
+        request = await request_of(engine, model, max_tokens=500)
         for events_read in (0, 1, 3):
             async with engine.submit(request) as stream:
                 for _ in range(events_read):
@@ -351,7 +353,7 @@ def test_leaving_early_frees_the_slot_and_the_memory(subject: Subject) -> None:
 def test_a_request_cancelled_from_elsewhere_fails(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
         engine.cancel("unknown")
-        request = request_of(engine, model, max_tokens=500)
+        request = await request_of(engine, model, max_tokens=500)
         async with engine.submit(request) as stream:
             await anext(stream)
             engine.cancel(request.request_id)
@@ -387,7 +389,7 @@ def replay(events: object, held: set[bytes]) -> None:
 
 def test_cache_events_name_the_blocks_of_prompt_and_answer(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
-        request = request_of(engine, model, tokens=90, max_tokens=24)
+        request = await request_of(engine, model, tokens=90, max_tokens=24)
         answer = ids_of(await ask(engine, request))
         chain = BlockChain(request.chain_key, engine.capabilities().models[0].prefix)
         held: set[bytes] = set()
@@ -404,7 +406,7 @@ def test_cache_events_name_the_blocks_of_prompt_and_answer(subject: Subject) -> 
 def test_a_stopped_engine_refuses_and_holds_nothing(subject: Subject) -> None:
     async def scenario(engine: Engine, model: str) -> None:
         worker = EngineWorker(subject.core(), in_thread=subject.in_thread)
-        request = request_of(engine, model)
+        request = await request_of(engine, model)
         async with running(worker):
             await ask(worker, request)
         with pytest.raises(EngineFailed):

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.request import ChatPrompt, Message, TextPrompt
-from overlay.body import BODY_BYTES_MAX, SEED_MAX, parse_chat, parse_completion
+from inference.request import BodyPrompt, ChatPrompt, Message, TextPrompt
+from overlay.body import (
+    BODY_BYTES_MAX,
+    SEED_MAX,
+    check_engines_can,
+    parse_chat,
+    parse_completion,
+)
 from overlay.errors import RequestError
 from overlay.request import Call
 
@@ -24,7 +30,7 @@ def chat(**fields: Any) -> Call:
 
 def refused(raw: bytes) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        parse_chat(raw)
+        check_engines_can(parse_chat(raw), beyond=False)
     return caught.value
 
 
@@ -49,6 +55,10 @@ def test_the_smallest_chat_has_no_wishes() -> None:
         ({"temperature": 2}, "temperature", 2.0),
         ({"top_p": 1}, "top_p", 1.0),
         ({"top_p": 1e-9}, "top_p", 1e-9),
+        ({"top_k": 5}, "top_k", 5),
+        ({"top_k": -1}, "top_k", 0),
+        ({"min_p": 0.1}, "min_p", 0.1),
+        ({"n": 3}, "answers", 3),
         ({"seed": 7}, "seed", 7),
         ({"seed": -1}, "seed", SEED_MAX),
         ({"stop": "a"}, "stop", ("a",)),
@@ -103,8 +113,11 @@ def test_what_changes_nothing_is_accepted(name: str, value: object) -> None:
     ("fields", "param", "code"),
     [
         ({"n": 2}, "n", "unsupported_parameter"),
-        ({"n": "1"}, "n", "unsupported_parameter"),
-        ({"n": True}, "n", "unsupported_parameter"),
+        ({"n": "1"}, "n", "invalid_type"),
+        ({"n": True}, "n", "invalid_type"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"min_p": 1.1}, "min_p", "invalid_value"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
@@ -113,7 +126,6 @@ def test_what_changes_nothing_is_accepted(name: str, value: object) -> None:
         ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
         ({"logit_bias": {"1": 1}}, "logit_bias", "unsupported_parameter"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
-        ({"min_p": 0.1}, "min_p", "unknown_parameter"),
         ({"tenant": "other"}, "tenant", "unknown_parameter"),
         ({"prompt": "x"}, "prompt", "unknown_parameter"),
         ({"x" * 500: 1}, "x" * 64, "unknown_parameter"),
@@ -144,7 +156,7 @@ def test_what_changes_nothing_is_accepted(name: str, value: object) -> None:
         (
             {"stream": True, "stream_options": {"include_usage": 1}},
             "stream_options.include_usage",
-            "unsupported_parameter",
+            "invalid_type",
         ),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
@@ -239,8 +251,9 @@ def test_one_text_prompt(prompt: object, text: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["", [""], ["a", "b"], [], [1, 2], [[1]], 3, {}, "\udfff", None])
 def test_other_prompts_are_refused(prompt: object) -> None:
+    raw = json.dumps({"prompt": prompt}).encode()
     with pytest.raises(RequestError) as caught:
-        parse_completion(json.dumps({"prompt": prompt}).encode())
+        check_engines_can(parse_completion(raw), beyond=False)
     assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 
@@ -324,3 +337,70 @@ def outcome_of(parse: Callable[[bytes], Call], raw: bytes) -> Call | RequestErro
         return parse(raw)
     except RequestError as error:
         return error
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "beyond", "plain"),
+    [
+        ({}, (), True),
+        ({"n": 2}, ("n",), True),
+        ({"made_up": {"a": [1]}}, ("made_up",), True),
+        ({"logprobs": True, "top_logprobs": 2}, ("logprobs", "top_logprobs"), True),
+        ({"response_format": {"type": "json_object"}}, ("response_format",), True),
+        ({"tools": [TOOL]}, ("tools",), False),
+        ({"tools": [TOOL], "tool_choice": "auto"}, ("tools",), False),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, ("chat_template_kwargs",), False),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            ("stream_options.continuous_usage_stats",),
+            True,
+        ),
+    ],
+)
+def test_what_only_an_engine_with_the_whole_body_can_do(
+    fields: dict[str, Any], beyond: tuple[str, ...], *, plain: bool
+) -> None:
+    call = chat(**fields)
+    assert call.beyond == beyond
+    assert isinstance(call.prompt, ChatPrompt) is plain
+    check_engines_can(call, beyond=True)
+
+
+def test_a_conversation_with_tools_is_one_prompt_for_equal_fields() -> None:
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c", "content": "42"},
+    ]
+    call = chat(messages=messages, tools=[TOOL], temperature=0)
+    assert call.beyond == ("tools", "messages.1.tool_calls")
+    assert isinstance(call.prompt, BodyPrompt)
+    assert call.prompt.chat
+    assert not call.prompt.opaque
+    assert json.loads(call.prompt.fields) == {"messages": messages, "tools": [TOOL]}
+    assert call.prompt == chat(tools=[TOOL], messages=messages, temperature=1).prompt
+    assert call.prompt != chat(tools=[TOOL, TOOL], messages=messages).prompt
+
+
+@pytest.mark.parametrize(
+    ("content", "opaque"),
+    [
+        ([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}], True),
+        ([{"type": "input_audio", "input_audio": {}}], True),
+    ],
+)
+def test_what_is_no_text_is_read_by_no_tokenizer(content: object, *, opaque: bool) -> None:
+    prompt = chat(messages=[{"role": "user", "content": content}]).prompt
+    assert isinstance(prompt, BodyPrompt)
+    assert prompt.opaque is opaque
+
+
+@pytest.mark.parametrize(("prompt", "opaque"), [([1, 2], False), ([[1], [2]], True)])
+def test_prompts_of_token_ids(prompt: object, *, opaque: bool) -> None:
+    read = parse_completion(json.dumps({"prompt": prompt}).encode()).prompt
+    assert isinstance(read, BodyPrompt)
+    assert (read.chat, read.opaque) == (False, opaque)

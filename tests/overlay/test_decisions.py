@@ -6,7 +6,7 @@ import pytest
 
 from chaos.world import world_of
 from overlay.decisions import KEPT, DecisionLog, Outcome
-from overlay.router import Route
+from overlay.route import Route
 from security.tenant import TenantId
 from tests.overlay.peers_world import FAST, everybody_ready, simulate
 

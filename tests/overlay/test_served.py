@@ -49,10 +49,20 @@ def test_a_name_that_is_too_long_is_cut_and_never_matches() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\t" * 4, "a\tb\tc\td\te", "a\t1\tc\td", "a\t1\tc\td\te\tf", "a\t²\tc\td\te"]
+    "line", ["", "\t" * 4, "a\tb\tc\td\te", "a\t1\tc\td", "a\t1\tc\td\te\tf\tg", "a\t²\tc\td\te"]
 )
 def test_a_line_of_another_form_is_no_model(line: str) -> None:
     assert read_line(line) is None
+
+
+def test_an_engine_that_is_given_whole_bodies_says_so() -> None:
+    remote = replace(MODEL, passes_bodies=True, estimated=True)
+    assert line_of(remote) == line_of(MODEL) + "\tbe"
+    read = read_line(line_of(remote))
+    assert read == advertised(remote)
+    assert read.passes_bodies
+    assert read.estimated
+    assert not advertised(MODEL).passes_bodies
 
 
 @given(st.text(max_size=LINE_CHARS_MAX))

@@ -53,6 +53,8 @@ def views_at(
         probation=Probation(),
         zone=None,
         zone_rules=(),
+        serves=lambda _: True,
+        allow_variants=False,
     )
     tenant: Any = SimpleNamespace(tenant_id="t", members={ME, OTHER})
     made = views.of(tenant, MODEL.name, Memory(), NOW_S)
@@ -93,6 +95,7 @@ def test_a_router_forgets_what_it_measured_and_suspected_of_a_peer_that_is_forgo
         policy=policy_named("cost"),
         zone=None,
         zone_rules=(),
+        serves=lambda _: True,
     )
     router.failed(OTHER, NOW_S)
     router.measured.on_rtt(OTHER, 5.0)

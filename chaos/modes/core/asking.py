@@ -18,7 +18,7 @@ from inference.request import TokenEvent
 from overlay.errors import RequestError
 from overlay.ingress import ATTEMPTS_MAX, IngressLimits
 from overlay.request import Call, Usage
-from overlay.router import Route
+from overlay.route import Route
 from overlay.routing.booking import BookingId
 from overlay.work import (
     AttemptEnded,

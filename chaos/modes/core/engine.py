@@ -35,7 +35,9 @@ class CoreEngine:
         return self.core.capabilities()
 
     def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        return self.core.tokenize(model, prompt)
+        token_ids = self.core.tokenize(model, prompt)
+        assert token_ids is not None, "requests of this mode are of roles and text"
+        return token_ids
 
     def load(self) -> EngineLoad:
         return self.core.load()

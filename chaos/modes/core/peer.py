@@ -104,6 +104,7 @@ class CorePeer:
             policy=policy_named(policy),
             zone=None,
             zone_rules=(),
+            serves=lambda _: True,  # the toy engine hashes by tenant
         )
         models = self.engine.capabilities().models
         self.gossip.describe(addresses=[address], zone=None, models=[line_of(m) for m in models])

@@ -14,7 +14,7 @@ MARKER = "zanzibar-marker"
 OFFICE = ("--tenant", "office")
 CANDIDATE = {
     *("peer_id", "here", "matched_tokens", "counted_tokens", "queue_ms", "rtt_ms", "prefill_ms"),
-    *("decode_ms", "total_ms", "score_ms", "excluded", "dtype"),
+    *("decode_ms", "total_ms", "score_ms", "excluded", "dtype", "variant", "estimated"),
 }
 
 
@@ -88,7 +88,7 @@ def test_status_as_json_and_for_people(issuer: PeerProcess) -> None:
     assert set(status) == {
         *("type", "peer_id", "overlay_id", "generation", "addresses", "http", "tenants", "engine"),
         *("device", "models", "policy", "draining", "slots", "running", "queued", "used_blocks"),
-        *("total_blocks", "open_requests", "sent_bytes", "peers", "dtypes"),
+        *("total_blocks", "open_requests", "sent_bytes", "peers", "dtypes", "posture", "variants"),
     }
     assert status["tenants"] == ["office", "research"]
     assert status["models"] == ["toy"]

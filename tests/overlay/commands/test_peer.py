@@ -155,7 +155,10 @@ def test_a_mistake_in_the_settings_file_is_named(home: Path, written: str, words
         (("--drain", "3"), "--drain: '3' needs a unit"),
         (("--interface", "nothing0"), "no interface 'nothing0' with an address; there are: "),
         (("--http", "0.0.0.0:0"), "give --http-cert and --http-key, or --http-insecure"),
-        (("--engine", "tay"), "--engine: must be one of embedded, toy, none"),
+        (
+            ("--engine", "tay"),
+            "--engine: must be one of embedded, vllm, sglang, llamacpp, ollama, openai, toy, none",
+        ),
     ],
 )
 def test_a_mistake_in_a_flag_is_named(home: Path, flags: tuple[str, ...], words: str) -> None:

@@ -11,6 +11,7 @@ import trio
 from chaos.clock import VirtualClock
 from chaos.entropy import SeededEntropy
 from inference.request import FinishReason
+from overlay.body import check_engines_can
 from overlay.errors import RequestError
 from overlay.principals import unauthorized
 from overlay.request import (
@@ -54,6 +55,7 @@ class ScriptedIngress:
     submissions: list[Submission] = field(default_factory=list)
     open_requests: int = 0
     whole: int = 0
+    passes_bodies: bool = False
     left_in: list[trio.lowlevel.Task] = field(default_factory=list)
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -64,6 +66,7 @@ class ScriptedIngress:
         self.open_requests += 1
         task = trio.lowlevel.current_task()
         try:
+            check_engines_can(submission.call, beyond=self.passes_bodies)
             async with aclosing(self._play()) as events:
                 yield events
         finally:

@@ -347,7 +347,7 @@ class TestRefusals:
             check_id(answer)
             assert (answer.status, answer.error["param"]) == (400, param)
             assert answer.error["type"] == "invalid_request_error"
-            assert not front.ingress.submissions
+            assert not front.ingress.whole
             assert (await client.ask(asking(CHAT))).status == 200
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"model": NaN}', b"[" * 9999])
