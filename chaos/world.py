@@ -6,7 +6,7 @@ them. Hosts can be killed, restarted, frozen and partitioned through :class:`Wor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from overlay.address import Address
 from overlay.body import parse_chat
 from overlay.identity import Identity
 from overlay.node import Node, NodeConfig, run
-from overlay.ports import Ports
+from overlay.ports import Engine, Ports
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -42,6 +42,9 @@ PORT = 7401
 CLIENT_ID = "test"
 REQUEST_TIMEOUT_S = 120.0
 
+AnyEngine = ToyConfig | Callable[[], Engine] | None
+"""A toy of that kind; one that is made at each start; or none, for an ingress only."""
+
 
 @dataclass
 class Host:
@@ -51,7 +54,7 @@ class Host:
     identity: Identity
     epochs: tuple[bytes, ...]
     storage: SimStorage
-    engine: ToyConfig | None
+    engine: AnyEngine
     node: Node | None = None
     scope: trio.CancelScope | None = None
     starts: int = 0
@@ -92,7 +95,7 @@ class World:
 
     def found(
         self,
-        engines: Sequence[ToyConfig | None],
+        engines: Sequence[AnyEngine],
         tenants: Sequence[str],
         outside: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
@@ -137,6 +140,8 @@ class World:
                 no_engine()
                 if host.engine is None
                 else EngineWorker(core_of(host.engine), in_thread=False)
+                if isinstance(host.engine, ToyConfig)
+                else host.engine()
             ),
         )
         config = NodeConfig(
@@ -211,7 +216,7 @@ class World:
 @asynccontextmanager
 async def world_of(
     seed: int,
-    engines: Sequence[ToyConfig | None],
+    engines: Sequence[AnyEngine],
     *,
     tenants: Sequence[str] = ("default",),
     outside: Mapping[int, Sequence[str]] | None = None,
