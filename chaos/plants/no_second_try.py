@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from chaos.invariants.invariant import Id
 from chaos.plants.plant import Plant, become
-from overlay.ingress import PeerIngress, Progressed
+from overlay.ingress import PeerIngress
 from overlay.node import Node
+from overlay.progressed import Progressed
 from overlay.route import Route
 from overlay.work import AttemptEnded, request_error
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from chaos.invariants.invariant import Id
 from chaos.plants.plant import Plant, become
 from overlay.forward import Tokens
-from overlay.ingress import PeerIngress, Progressed
+from overlay.ingress import PeerIngress
 from overlay.node import Node
+from overlay.progressed import Progressed
 from overlay.request import Delta
 from overlay.route import Route
 from overlay.routing.booking import BookingId

@@ -14,7 +14,10 @@ from overlay.errors import ConfigError, OverlayError
 from security.errors import SecurityError
 
 GROUP = "rhizome.commands"
-ORDER = ("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "token")
+ORDER = (
+    *("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "token"),
+    "model",
+)
 """The order of ``--help``: that in which a newcomer needs them; others follow by name."""
 
 EXIT_FAILED = 1

@@ -71,7 +71,7 @@ async def serve(home: Home, config: PeerConfig, identity: Identity, *, with_pare
         if with_parent:
             nursery.start_soon(watch_parent, stop)
         interfaces = list(choose(list_interfaces(), config.interfaces))
-        engine = make_engine(config, say_progress())
+        engine = make_engine(config, say_progress(), SystemEntropy())
         ports = make_ports(home, config, identity, interfaces, engine)
         faces = Faces(home, config, interfaces, stop)
         node_config = make_node_config(home, config, identity, interfaces)

@@ -14,8 +14,9 @@ import torch
 from inference import convert, model
 from inference.convert import read_source
 from inference.errors import ModelMissing, UnsupportedModel
-from inference.files import MODEL_COMMAND, default_cache_dir, find_model
+from inference.files import default_cache_dir, find_model
 from inference.hardware import choose_device, choose_dtype, choose_threads, physical_cores
+from inference.package import MODEL_COMMAND
 from inference.sampler import SamplingDefaults
 
 
@@ -94,10 +95,10 @@ def test_conversion_happens_once_and_shows_progress(
 ) -> None:
     made = fake_conversion(monkeypatch)
     file = tmp_path / "Small-1B.Q4_K_M.gguf"
-    file.write_bytes(b"weights")
+    file.write_bytes(b"GGUF weights")
     shown: list[float] = []
     folder = convert.convert(file, tmp_path / "cache", lambda _, done: shown.append(done))
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert (folder / "model.safetensors").read_bytes() == b"GGUF weights"
     assert shown == sorted(shown)
     assert (shown[0], shown[-1]) == (0.0, 1.0)
     source = read_source(folder)
@@ -118,7 +119,7 @@ def test_broken_conversion_leaves_nothing_that_looks_whole(
 
     monkeypatch.setattr(convert, "_write_weights", disk_full)
     file = tmp_path / "x.gguf"
-    file.write_bytes(b"weights")
+    file.write_bytes(b"GGUF weights")
     with pytest.raises(ModelMissing, match="No space left"):
         convert.convert(file, tmp_path / "cache", silent)
     assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []

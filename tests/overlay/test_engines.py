@@ -11,6 +11,7 @@ import pytest
 from inference.errors import InferenceError
 from overlay.config import EngineKind, PeerConfig
 from overlay.engines import make_engine
+from overlay.system import SystemEntropy
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,7 +29,7 @@ def test_the_toy_engine_has_the_settings_of_the_peer() -> None:
         toy_prefill_tokens_per_s=123.0,
         toy_decode_s=0.5,
     )
-    engine = make_engine(config, silent)
+    engine = make_engine(config, silent, SystemEntropy())
     capabilities, load = engine.capabilities(), engine.load()
     assert capabilities.slots == 3
     assert [model.context_tokens for model in capabilities.models] == [512]
@@ -37,7 +38,7 @@ def test_the_toy_engine_has_the_settings_of_the_peer() -> None:
 
 
 def test_no_engine_serves_no_model() -> None:
-    engine = make_engine(PeerConfig(engine=EngineKind.NONE), silent)
+    engine = make_engine(PeerConfig(engine=EngineKind.NONE), silent, SystemEntropy())
     assert engine.capabilities().models == ()
     assert not engine.capabilities().tokenizes
     assert engine.load().total_blocks == 0
@@ -51,7 +52,7 @@ def test_only_the_embedded_engine_imports_torch() -> None:
         "from overlay.engines import make_engine\n"
         "import overlay.commands.peer\n"
         "for kind in (EngineKind.NONE, EngineKind.TOY):\n"
-        "    make_engine(PeerConfig(engine=kind), lambda what, share: None)\n"
+        "    make_engine(PeerConfig(engine=kind), lambda *_: None, None)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
 
@@ -66,7 +67,7 @@ def test_a_model_that_is_not_there_is_told_without_torch(tmp_path: Path, model: 
         "from overlay.config import EngineKind, PeerConfig\n"
         "from overlay.engines import make_engine\n"
         "try:\n"
-        f"    make_engine(PeerConfig(model={model or str(tmp_path)!r}), lambda what, share: None)\n"
+        f"    make_engine(PeerConfig(model={model or str(tmp_path)!r}), lambda *_: None, None)\n"
         "except ModelMissing as error:\n"
         "    sys.exit(0)\n"
         "sys.exit('no error')\n"
@@ -77,6 +78,6 @@ def test_a_model_that_is_not_there_is_told_without_torch(tmp_path: Path, model: 
 def test_a_missing_model_says_how_to_get_or_name_one(tmp_path: Path) -> None:
     config = PeerConfig(engine=EngineKind.EMBEDDED, model=str(tmp_path / "none"))
     with pytest.raises(InferenceError) as caught:
-        make_engine(config, silent)
+        make_engine(config, silent, SystemEntropy())
     assert "\n" not in str(caught.value)
     assert "--model" in str(caught.value)

@@ -11,7 +11,7 @@ import trio
 from chaos.world import Answered, World, until, world_of
 from overlay.body import BODY_BYTES_MAX, parse_chat
 from overlay.forward import End, ForwardRequest, Progress, Tokens
-from overlay.ingress import DENIED as DENIED_WORDS
+from overlay.progressed import DENIED as DENIED_WORDS
 from overlay.remote_run import PATIENCE_MIN_S, Patience
 from overlay.request import (
     AnswerEvent,

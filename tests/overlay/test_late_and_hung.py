@@ -11,8 +11,9 @@ import trio
 from chaos.world import REQUEST_TIMEOUT_S, Host, until, world_of
 from inference.core import StepResult
 from inference.worker import STALLED_MIN_S
-from overlay.forward import Accept
+from overlay.forward import Accept, ForwardRequest
 from overlay.local_run import STALLED_LOOK_S
+from overlay.transport.stream import Stream
 from tests.overlay.peers_world import (
     FAST,
     QUESTION,
@@ -196,3 +197,29 @@ def test_a_host_that_is_alone_waits_for_its_engine() -> None:
             assert trio.current_time() - began_s > 20.0
 
     simulate(25, main)
+
+
+def test_a_request_goes_back_to_a_late_peer_when_this_host_s_engine_breaks() -> None:
+    """Late is better than never: the peer was left for an engine that did not last."""
+
+    async def main() -> None:
+        async with world_of(28, [SLOW, FAST]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            first, second = saying(LATE, then="silence"), saying(LATE, tokens(65), END)
+
+            async def late_twice(stream: Stream, request: ForwardRequest) -> None:
+                await (first if len(fake.seen) == 1 else second)(stream, request)
+
+            fake = Misbehaving(there, late_twice)
+            core = here.running.ports.engine._core  # type: ignore[attr-defined]  # EngineWorker
+            core.step = partial(broken, core.step)
+            answered = await world.ask(here, QUESTION, max_tokens=2)
+            assert len(fake.seen) == 2
+            assert answered.finished.served_by == there.identity.peer_id
+
+    simulate(28, main)
+
+
+def broken(_step: object) -> StepResult:
+    raise RuntimeError("the device is gone")

@@ -508,7 +508,7 @@ async def test_connecting_by_address_and_token_to_a_real_node(tmp_path: Path) ->
     ).text
     config = PeerConfig(engine=EngineKind.TOY, mdns=False, toy_decode_s=0.001)
     identity = load_identity(home)
-    engine = make_engine(config, lambda _what, _share: None)
+    engine = make_engine(config, lambda _what, _share: None, SystemEntropy())
     ports = make_ports(home, config, identity, [], engine)
     node_config = NodeConfig(
         identity=identity,

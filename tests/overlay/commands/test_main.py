@@ -16,7 +16,11 @@ from overlay.commands.main import ORDER, cli, leaves, message_of
 from overlay.errors import ConfigError, HomeError
 from tests.overlay.commands.terminal import ROOT, Ran, rhizome
 
-COMMANDS = [*((name,) for name in ORDER if name != "token"), ("token", "create")]
+GROUPS = {"token": ("create",), "model": ("list", "fetch", "convert", "rm")}
+COMMANDS = [
+    *((name,) for name in ORDER if name not in GROUPS),
+    *((name, each) for name, names in GROUPS.items() for each in names),
+]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Ran:
