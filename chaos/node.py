@@ -21,9 +21,10 @@ from chaos.modes.live.process import FACTS
 from chaos.modes.live.state import StateTap
 from chaos.modes.live.wrapped import Wrapped, wrap
 from inference.none import no_engine
+from overlay.choices import LogFormat
 from overlay.commands.options import existing_home, home_option
 from overlay.commands.peer import make_node_config, make_ports, say_progress, watch_signals
-from overlay.config import LogFormat, PeerConfig, config_options, load_config
+from overlay.config import PeerConfig, config_options, load_config
 from overlay.discovery.interfaces import choose, list_interfaces
 from overlay.engines import computes, make_core
 from overlay.faces import Faces

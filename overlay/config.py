@@ -9,7 +9,6 @@ while a peer runs.
 
 from __future__ import annotations
 
-import enum
 import functools
 import ipaddress
 import tomllib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from overlay.address import Address
+from overlay.choices import Device, DType, EngineKind, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
 from overlay.settings import (
     Kind,
@@ -47,69 +47,6 @@ CONFIG_BYTES_MAX = 1 << 20
 """A settings file is a few KiB; anything of this size is some other file."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class EngineKind(enum.Enum):
-    """Which engine a peer runs."""
-
-    EMBEDDED = "embedded"
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    LLAMACPP = "llamacpp"
-    OLLAMA = "ollama"
-    OPENAI = "openai"
-    TOY = "toy"
-    NONE = "none"
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it is a server that runs beside the peer."""
-        return self not in {EngineKind.EMBEDDED, EngineKind.TOY, EngineKind.NONE}
-
-
-class Device(enum.Enum):
-    """Where the embedded engine computes."""
-
-    AUTO = "auto"
-    CUDA = "cuda"
-    CPU = "cpu"
-
-
-class DType(enum.Enum):
-    """The number format of the embedded engine."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class PolicyName(enum.Enum):
-    """How a peer chooses who runs a request."""
-
-    COST = "cost"
-    LONGEST_PREFIX = "longest-prefix"
-    BOUNDED_HASH = "bounded-hash"
-    RANDOM = "random"
-    ROUND_ROBIN = "round-robin"
-    LEAST_LOADED = "least-loaded"
-    LOCAL = "local"
-
-
-class LogFormat(enum.Enum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(enum.Enum):
-    """The least important log line that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)

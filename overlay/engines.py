@@ -7,7 +7,8 @@ from pathlib import Path
 
 from inference.core import EngineCore
 from inference.worker import EngineWorker
-from overlay.config import EngineKind, PeerConfig
+from overlay.choices import EngineKind
+from overlay.config import PeerConfig
 from overlay.errors import ConfigError
 from overlay.ports import Engine, Entropy
 

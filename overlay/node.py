@@ -112,20 +112,7 @@ class Node:
             on_generation=self._on_generation,
             on_forgotten=lambda peer_id: self.router.on_forgotten(peer_id),
         )
-        self.router = Router(
-            me=self.peer_id,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            engine=ports.engine,
-            tenants=self.tenants,
-            knowledge=self.knowledge,
-            peers=self.peers,
-            policy=policy_named(config.policy),
-            zone=config.zone,
-            zone_rules=config.zone_rules,
-            serves=self.engine_tenants.serves,
-            allow_variants=config.allow_variants,
-        )
+        self.router = self._make_router()
         self.ingress = PeerIngress(
             me=self.peer_id,
             clock=ports.clock,
@@ -169,6 +156,23 @@ class Node:
             on_up=self._on_up,
             on_down=self._on_down,
             on_self=self._on_self,
+        )
+
+    def _make_router(self) -> Router:
+        config, ports = self.config, self.ports
+        return Router(
+            me=self.peer_id,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            engine=ports.engine,
+            tenants=self.tenants,
+            knowledge=self.knowledge,
+            peers=self.peers,
+            policy=policy_named(config.policy),
+            zone=config.zone,
+            zone_rules=config.zone_rules,
+            serves=self.engine_tenants.serves,
+            allow_variants=config.allow_variants,
         )
 
     async def _serve_forward(self, connection: Connection, stream: Stream) -> None:

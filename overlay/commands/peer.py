@@ -11,8 +11,9 @@ from functools import partial
 import click
 import trio
 
+from overlay.choices import LogFormat
 from overlay.commands.options import existing_home, home_option
-from overlay.config import LogFormat, PeerConfig, config_options, load_config
+from overlay.config import PeerConfig, config_options, load_config
 from overlay.discovery.combined import make_discovery
 from overlay.discovery.interfaces import (
     Interface,

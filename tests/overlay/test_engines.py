@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from inference.errors import InferenceError
-from overlay.config import EngineKind, PeerConfig
+from overlay.choices import EngineKind
+from overlay.config import PeerConfig
 from overlay.engines import make_engine
 from overlay.system import SystemEntropy
 
@@ -48,7 +49,8 @@ def test_only_the_embedded_engine_imports_torch() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from overlay.config import EngineKind, PeerConfig\n"
+        "from overlay.choices import EngineKind\n"
+        "from overlay.config import PeerConfig\n"
         "from overlay.engines import make_engine\n"
         "import overlay.commands.peer\n"
         "for kind in (EngineKind.NONE, EngineKind.TOY):\n"
@@ -64,7 +66,8 @@ def test_a_model_that_is_not_there_is_told_without_torch(tmp_path: Path, model: 
         "import sys\n"
         "sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from inference.errors import ModelMissing\n"
-        "from overlay.config import EngineKind, PeerConfig\n"
+        "from overlay.choices import EngineKind\n"
+        "from overlay.config import PeerConfig\n"
         "from overlay.engines import make_engine\n"
         "try:\n"
         f"    make_engine(PeerConfig(model={model or str(tmp_path)!r}), lambda *_: None, None)\n"

@@ -15,10 +15,11 @@ import trio
 from chaos.world import Host, World, until, world_of
 from inference.toy import ToyConfig
 from overlay.address import Address
+from overlay.choices import EngineKind
 from overlay.client import PeerClient
 from overlay.client.messages import PROTOCOL, Began, Done, Piece, decode_ask, encode
 from overlay.commands.peer import make_ports
-from overlay.config import EngineKind, PeerConfig
+from overlay.config import PeerConfig
 from overlay.engines import make_engine
 from overlay.errors import (
     ConfigError,
