@@ -33,10 +33,15 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One chat message; ``role`` is ``system``, ``developer``, ``user`` or ``assistant``."""
+    """One chat message; ``role`` is ``system``, ``developer``, ``user`` or ``assistant``.
+
+    ``parts`` are those that ``content`` was joined of, where it came as several: servers join them
+    in ways of their own.
+    """
 
     role: str
     content: str
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +87,9 @@ class Sampling:
 
     ``temperature`` is 0 (greedy) to 2, ``top_p`` in (0, 1], ``top_k`` the most probable tokens that
     may be chosen (0: all), ``min_p`` in [0, 1] the least probability of a token as a share of the
-    most probable one's, ``seed`` any 63-bit integer; ``stop`` strings are cut from the text; ``max_tokens`` counts tokens of the whole answer, those already
-    emitted before a resume included, and ``None`` means up to the end of the context.
+    most probable one's, ``seed`` any 63-bit integer; ``stop`` strings are cut from the text;
+    ``max_tokens`` counts tokens of the whole answer, those already emitted before a resume
+    included, and ``None`` means up to the end of the context.
     """
 
     seed: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ import jinja2
 from transformers import AutoTokenizer
 
 from inference.errors import InvalidRequest, ModelMissing, UnsupportedModel
-from inference.request import ChatPrompt, Message, Prompt, TextPrompt
+from inference.request import BodyPrompt, ChatPrompt, Message, Prompt, TextPrompt
+
+TEMPLATE_FLAGS = ("add_generation_prompt", "continue_final_message")
+TEMPLATE_LISTS = ("tools", "documents")
+_RESERVED = {
+    *("conversation", "chat_template", "tokenize", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    *("sanitize_control_tokens", *TEMPLATE_FLAGS, *TEMPLATE_LISTS),
+}
+"""What a call of the template means itself, and no argument of the template."""
 
 
 class PromptTokenizer:
@@ -55,8 +64,11 @@ class PromptTokenizer:
         token: int | None = self._tokenizer.eos_token_id
         return token
 
-    def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+    def tokenize(self, prompt: Prompt) -> tuple[int, ...] | None:
         """The prompt's token ids: messages through the chat template, text as it stands.
+
+        None for a ``BodyPrompt`` with anything that engines read each in a way of their own, as
+        parts of a message or calls of tools.
 
         Raises:
             InvalidRequest: Nothing to tokenise, far too much of it, or messages that the template
@@ -64,10 +76,11 @@ class PromptTokenizer:
         """
         match prompt:
             case ChatPrompt(messages=messages):
-                ids = self._encode(self._render(messages), special=False, param="messages")
+                return self._encode(self._render(messages), special=False, param="messages")
             case TextPrompt(text=text):
-                ids = self._encode(text, special=True, param="prompt")
-        return ids
+                return self._encode(text, special=True, param="prompt")
+            case BodyPrompt():
+                return self._read(prompt)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of these tokens, special ones left out."""
@@ -96,6 +109,33 @@ class PromptTokenizer:
             ) from error
         return text
 
+    def _read(self, prompt: BodyPrompt) -> tuple[int, ...] | None:
+        fields: dict[str, Any] = json.loads(prompt.fields)  # any JSON of a client
+        if prompt.opaque or self._template is None:
+            return None
+        if not prompt.chat:
+            return self._read_text(fields)
+        messages, given = fields.pop("messages", None), _template_arguments(fields)
+        if given is None or not isinstance(messages, list) or not all(map(_is_plain, messages)):
+            return None
+        listed = [{**each, "role": _role(each["role"])} for each in messages]
+        try:
+            text: str = self._tokenizer.apply_chat_template(listed, tokenize=False, **given)
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError):
+            # Its engine may have a template that reads it, and says what is wrong if not.
+            return None
+        return self._encode(text, special=False, param="messages")
+
+    def _read_text(self, fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+        if set(fields) != {"prompt"}:
+            return None
+        value = fields["prompt"]
+        if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], int):
+            value = value[0]
+        if isinstance(value, str):
+            return self._encode(value, special=True, param="prompt")
+        return given_token_ids(value)
+
     def _encode(self, text: str, *, special: bool, param: str) -> tuple[int, ...]:
         if len(text) > self._characters_max:
             raise InvalidRequest("the prompt is longer than the model's context", param=param)
@@ -112,6 +152,48 @@ class PromptTokenizer:
 
 TEMPLATE_ROLES = {"developer": "system"}
 """Templates were written before OpenAI renamed the role; the meaning is the same."""
+
+
+def given_token_ids(value: object) -> tuple[int, ...] | None:
+    """The tokens of a prompt that is a list of them; None for anything else."""
+    if not isinstance(value, list) or not value:
+        return None
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in value):
+        return None
+    return tuple(value) if min(value) >= 0 and max(value) < 1 << 31 else None
+
+
+def _role(role: str) -> str:
+    return TEMPLATE_ROLES.get(role, role)
+
+
+def _is_plain(message: object) -> bool:
+    """Whether a message is a role and text, which every engine reads alike."""
+    if not isinstance(message, dict) or set(message) != {"role", "content"}:
+        return False
+    return isinstance(message["role"], str) and isinstance(message["content"], str)
+
+
+def _template_arguments(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of the template's call; None when a field is not known, or of another type."""
+    given: dict[str, Any] = {"add_generation_prompt": True}
+    for name, value in fields.items():
+        is_flag = name in TEMPLATE_FLAGS and isinstance(value, bool)
+        if is_flag or (name in TEMPLATE_LISTS and _is_list_of_objects(value)):
+            given[name] = value
+        elif name == "chat_template_kwargs" and isinstance(value, dict):
+            if _RESERVED & set(value):
+                return None
+            given |= value
+        else:
+            return None
+    if given.get("continue_final_message") and "add_generation_prompt" not in fields:
+        given["add_generation_prompt"] = False
+    return given
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _digest(value: object) -> str:

@@ -270,13 +270,16 @@ def _message(value: object, where: str) -> Message | Beyond:
             return Beyond(f"{where}.{_shown(name)}")
     if role in TOOL_ROLES:
         return Beyond(f"{where}.role")
-    return content if isinstance(content, Beyond) else Message(role=role, content=content)
+    if isinstance(content, Beyond):
+        return content
+    parts = content if len(content) > 1 else ()
+    return Message(role=role, content="".join(content), parts=parts)
 
 
-def _content(value: object, where: str) -> str | Beyond:
-    """Text, or a list of text parts, which are joined as they stand; the name of anything else."""
+def _content(value: object, where: str) -> tuple[str, ...] | Beyond:
+    """The parts of a text, which are joined as they stand; the name of anything else."""
     if isinstance(value, str):
-        return _checked(value, where)
+        return (_checked(value, where),)
     if value is None:
         return Beyond(where)
     if not isinstance(value, list):
@@ -291,7 +294,7 @@ def _content(value: object, where: str) -> str | Beyond:
         if not isinstance(part.get("text"), str):
             refuse(f"{here}.text", f"{here}.text must be a string", code="invalid_type")
         parts.append(_checked(part["text"], f"{here}.text"))
-    return "".join(parts)
+    return tuple(parts)
 
 
 def _text_prompt(value: object) -> Prompt | Beyond:

@@ -42,6 +42,11 @@ from security.tenant import TenantId
 CHARS_PER_TOKEN = 4
 """Guess of a prompt's length where it cannot be tokenised here."""
 
+NOT_ISOLATED = (
+    "this host's engine cannot keep tenants apart and serves another one (--engine-tenant, "
+    "--engine-shared-by-tenants), and no other peer can run this request at present"
+)
+
 MEMORIES_MAX = 32
 """Pairs of tenant and model whose prompts are remembered, the last used ones; 4 MB each at most."""
 
@@ -246,6 +251,8 @@ class Router:
                 f"prompt and answer exceed the context of {most} tokens",
                 param="max_tokens" if prompt < most else "prompt",
             )
+        if self._views.served_here(work.model) is not None and not self._serves(work.tenant):
+            return request_error("no_capable_peer", NOT_ISOLATED)
         return request_error("no_capable_peer", "no peer can run this request at present")
 
     def _context_needed(self, work: Work) -> int:

@@ -40,7 +40,6 @@ def command(tenant: str, home: str | None, as_json: bool) -> None:  # noqa: FBT0
 def show(status: StatusReply) -> None:
     """Prints a status for people."""
     console = Console(highlight=False)
-    used = 100 * status.used_blocks / status.total_blocks if status.total_blocks else 0
     console.print(f"peer      {status.peer_id}{'  (draining)' if status.draining else ''}")
     console.print(f"overlay   {status.overlay_id[:16]}, tenants: {', '.join(status.tenants)}")
     console.print(f"open to   peers at {', '.join(status.addresses)}", soft_wrap=True)
@@ -49,11 +48,12 @@ def show(status: StatusReply) -> None:
     device = f" on {status.device}" if status.device else ""
     console.print(f"engine    {status.engine}{device}, policy {status.policy}", soft_wrap=True)
     console.print(f"models    {models_of(status) or 'none yet'}", soft_wrap=True)
+    width = max((len(name) for name, _ in status.posture), default=0)
     for name, words in status.posture:
-        console.print(f"{name:<9} {words}", soft_wrap=True, markup=False)
+        console.print(f"{name:<{max(width, 9)}} {words}", soft_wrap=True, markup=False)
     console.print(
-        f"load      {status.running} of {status.slots} slots, {status.queued} waiting, "
-        f"cache {used:.0f} % of {status.total_blocks} blocks"
+        f"load      {status.running} of {status.slots} slots, {status.queued} waiting"
+        f"{cache_of(status)}"
     )
     if not status.peers:
         console.print("no other peer is up")
@@ -66,6 +66,14 @@ def show(status: StatusReply) -> None:
         table.add_row(*cells(peer))
     console.print()
     console.print(table, crop=False, soft_wrap=True)
+
+
+def cache_of(status: StatusReply) -> str:
+    """How full the cache is, where its size is known."""
+    if not status.total_blocks:
+        return ""
+    used = 100 * status.used_blocks / status.total_blocks
+    return f", cache {used:.0f} % of {status.total_blocks} blocks"
 
 
 def models_of(status: StatusReply) -> str:

@@ -404,3 +404,11 @@ def test_prompts_of_token_ids(prompt: object, *, opaque: bool) -> None:
     read = parse_completion(json.dumps({"prompt": prompt}).encode()).prompt
     assert isinstance(read, BodyPrompt)
     assert (read.chat, read.opaque) == (False, opaque)
+
+
+def test_text_in_several_parts_is_remembered_as_it_came() -> None:
+    content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    (message,) = chat(messages=[{"role": "user", "content": content}]).prompt.messages  # type: ignore[union-attr]
+    assert (message.content, message.parts) == ("ab", ("a", "b"))
+    one = chat(messages=[{"role": "user", "content": content[:1]}])
+    assert one.prompt == chat(messages=[{"role": "user", "content": "a"}]).prompt

@@ -81,7 +81,7 @@ async def test_a_server_behind_a_peer_is_found_asked_explained_lost_and_found_ag
     async with server.running(), peers_of(tmp_path, server) as cluster:
         host, front = cluster.peers
         status = await until_status(host, lambda status: status.models == ["toy"])
-        assert any(name == "server" for name, _ in status.posture)
+        assert any(name == "prompts of toy" for name, _ in status.posture)
         await until_status(front, lambda status: status.models == ["toy"])
 
         text, chunks, finished = await ask(front, max_tokens=8)
