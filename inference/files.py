@@ -81,7 +81,7 @@ def find_model(wanted: str | None, cache_dir: Path, progress: Progress) -> Model
         return _small(cache_dir, progress)
     path = Path(wanted).expanduser()
     if path.is_dir():
-        return _folder(path.resolve(), path.resolve().name)
+        return folder_files(path.resolve())
     if path.is_file() and path.suffix == ".gguf":
         return files_of(convert(path.resolve(), cache_dir, progress))
     made = find_converted(wanted, cache_dir)
@@ -194,6 +194,15 @@ def _from_hub(hub_id: str, cache_dir: Path, progress: Progress) -> Path:
         if near:
             raise ModelMissing(f"{error}{near}") from error
         raise
+
+
+def folder_files(folder: Path) -> ModelFiles:
+    """The files of any folder: one that was converted here is the model that it was made of.
+
+    Raises:
+        ModelMissing: It has no weights.
+    """
+    return _folder(folder, folder.name) if read_source(folder) is None else files_of(folder)
 
 
 def _folder(folder: Path, name: str) -> ModelFiles:

@@ -28,11 +28,11 @@ from overlay.settings import (
     duration,
     integer,
     number,
+    optional_size,
     optional_text,
     read_values,
     setting,
     settings_of,
-    size,
     template,
     text,
     texts,
@@ -215,11 +215,19 @@ class PeerConfig:
         section=_ENGINE,
         text="CPU threads of the engine; 0: physical cores minus one.",
     )
-    kv_cache_bytes: int = setting(
-        size(1 << 20, 1 << 44),
-        1 << 30,
+    kv_cache_bytes: int | None = setting(
+        optional_size(1 << 20, 1 << 44),
+        None,
         section=_ENGINE,
         text="Memory for cached prefixes; larger keeps more of them.",
+        shown="1GiB on a CPU, 85 % of what the weights leave free on a GPU",
+    )
+    kv_reserved: float = setting(
+        number(0, 1),
+        0.5,
+        section=_ENGINE,
+        text="Share of that memory, 0 to 1, that is divided among the tenants that use it; the "
+        "rest goes to whoever asks first.",
     )
     reuse_decoded: bool = setting(
         boolean(),

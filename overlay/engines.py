@@ -12,6 +12,9 @@ from overlay.config import PeerConfig
 from overlay.errors import ConfigError
 from overlay.ports import Engine, Entropy
 
+EMBEDDED_SLOTS = 8
+"""Requests that the embedded engine computes at once where nobody says otherwise."""
+
 Progress = Callable[[str, float], None]
 """What is being done, and the share of it that is done (0 to 1)."""
 
@@ -118,6 +121,8 @@ def embedded_core(config: PeerConfig, progress: Progress) -> EngineCore:
         kv_cache_bytes=config.kv_cache_bytes,
         reuse_decoded=config.reuse_decoded,
         queue_max=config.queue_max,
+        slots=config.slots or EMBEDDED_SLOTS,
+        reserved_fraction=config.kv_reserved,
     )
     core = load_engine(settings, progress, files=files)
     progress(f"loading {files.name}", 1.0)

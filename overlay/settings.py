@@ -322,6 +322,16 @@ def size(least_bytes: int, most_bytes: int) -> Kind:
     )
 
 
+def optional_size(least_bytes: int, most_bytes: int) -> Kind:
+    """Bytes as of :func:`size`, or None, written as an empty string."""
+    plain = size(least_bytes, most_bytes)
+    return dataclasses.replace(
+        plain,
+        read=lambda value: None if value == "" else plain.read(value),
+        show=lambda value: toml_text("") if value is None else plain.show(value),
+    )
+
+
 def _expect_quantity(value: object, example: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ConfigError(f'needs a unit and quotes, as in "{example}"')

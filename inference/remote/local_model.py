@@ -79,16 +79,19 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _read(folder: Path, context_tokens: int) -> LocalModel:
-    from inference.files import find_model
+    from inference.files import folder_files
     from inference.tokenizer import PromptTokenizer
 
     try:
-        tokenizer = PromptTokenizer(folder, context_tokens=context_tokens)
+        files = folder_files(folder)
+    except (InferenceError, OSError):
+        files = None  # no weights here
+    digest = None if files is None else files.tokenizer
+    try:
+        tokenizer = PromptTokenizer(folder, context_tokens=context_tokens, source_digest=digest)
     except Exception as error:  # noqa: BLE001 - files of any origin, read by a library
         log.warning("the tokenizer in %s cannot be used: %s", folder, type(error).__name__)
         return LocalModel(problem=f"the tokenizer in {folder} cannot be used")
-    try:
-        files = find_model(str(folder), folder, lambda _what, _share: None)
-    except (InferenceError, OSError):
+    if files is None:
         return LocalModel(tokenizer=tokenizer)
     return LocalModel(tokenizer=tokenizer, weights=files.weights, quantisation=files.quantisation)
