@@ -156,7 +156,8 @@ class TokenEvent:
     tokens taken from the cache, or expected to be where the engine tells only at the end.
     ``finish_reason`` is set on the last event only, as is ``usage``, by engines that count
     themselves. ``chunk`` is the engine's own JSON (one object: a stream's chunk, or the whole
-    answer where none was asked for), to be passed on as it is.
+    answer where none was asked for), to be passed on as it is. ``ended`` is the finish reason, on
+    the piece that completes the answer: what follows is its end, and usage at most.
     """
 
     token_ids: tuple[int, ...] | None
@@ -165,6 +166,7 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     usage: EngineUsage | None = None
     chunk: bytes | None = None
+    ended: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

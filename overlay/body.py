@@ -7,13 +7,13 @@ None is dropped in silence. The body itself is kept in ``Call.raw``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from inference.request import BodyPrompt, ChatPrompt, Message, Prompt, TextPrompt, canonical_json
 from overlay.errors import RequestError
 from overlay.request import Call
+from overlay.strict_json import NotJson, check_characters, read_json
 
 BODY_BYTES_MAX = 1 << 20
 MESSAGES_MAX = 4096
@@ -130,6 +130,10 @@ def _parse(raw: bytes, prompt_field: str, read: PromptReader, *, chat: bool) -> 
     stream = _boolean(body, "stream")
     include_usage, option = _include_usage(body, stream=stream)
     prompt = read(body[prompt_field])
+    try:
+        check_characters(body, raw)
+    except NotJson as error:
+        refuse(None, f"the body cannot be read: {error}", code="invalid_json")
     beyond = (*beyond, *(each for each in (prompt, option) if isinstance(each, Beyond)))
     if isinstance(prompt, Beyond) or any(name in beyond for name in PROMPT_FIELDS):
         prompt = _body_prompt(body, prompt_field, chat=chat)
@@ -148,7 +152,7 @@ def _parse(raw: bytes, prompt_field: str, read: PromptReader, *, chat: bool) -> 
         include_usage=include_usage,
         raw=raw,
         beyond=beyond,
-        answers=_integer(body, "n", 1, ANSWERS_MAX) or 1,
+        answers=(_integer(body, "n", 1, ANSWERS_MAX) or 1) * _prompts(body, chat=chat),
     )
 
 
@@ -161,15 +165,10 @@ def _decode(raw: bytes, prompt_field: str) -> dict[str, Any]:
             param=prompt_field,
         )
     try:
-        # Decoded here: json.loads would guess UTF-16 and let halves of surrogate pairs through.
-        body = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_constant)
-    except RequestError:
-        raise
-    except UnicodeDecodeError:
-        refuse(None, "the body is not UTF-8", code="invalid_json")
-    except (ValueError, RecursionError) as error:
-        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        refuse(None, f"the body is not valid JSON{where}", code="invalid_json")
+        body = read_json(raw, _object)
+    except NotJson as error:
+        where = "" if error.where is None else f" at character {error.where}"
+        refuse(None, f"the body is {error}{where}", code="invalid_json")
     if not isinstance(body, dict):
         refuse(None, "the body must be a JSON object", code="invalid_json")
     return body
@@ -182,10 +181,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _constant(name: str) -> NoReturn:
-    refuse(None, f"{name} is not JSON", code="invalid_json")
-
-
 def _fields_beyond(body: Mapping[str, Any], prompt_field: str) -> tuple[str, ...]:
     """Fields, as an error may name them, that only an engine with the whole body can honour."""
     found = []
@@ -195,6 +190,13 @@ def _fields_beyond(body: Mapping[str, Any], prompt_field: str) -> tuple[str, ...
         if not any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
             found.append(_shown(name))
     return tuple(found)
+
+
+def _prompts(body: Mapping[str, Any], *, chat: bool) -> int:
+    """How many prompts a body has: a completion's may be a list of texts, or of lists of ids."""
+    prompt = None if chat else body.get("prompt")
+    several = isinstance(prompt, list) and not all(isinstance(each, int) for each in prompt)
+    return len(prompt) if several and prompt else 1
 
 
 def _body_prompt(body: Mapping[str, Any], prompt_field: str, *, chat: bool) -> BodyPrompt:
@@ -214,7 +216,8 @@ def _is_opaque(value: object) -> bool:
         return True  # several prompts at once
     content = value.get("content")
     return isinstance(content, list) and not all(
-        isinstance(part, dict) and part.get("type") == "text" for part in content
+        isinstance(part, dict) and part.get("type") == "text" and part.keys() <= {"type", "text"}
+        for part in content
     )
 
 
@@ -289,7 +292,7 @@ def _content(value: object, where: str) -> tuple[str, ...] | Beyond:
         here = f"{where}.{index}"
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             refuse(here, f"{here} must be an object with a type", code="invalid_type")
-        if part["type"] != "text":
+        if part["type"] != "text" or not part.keys() <= {"type", "text"}:
             return Beyond(here)
         if not isinstance(part.get("text"), str):
             refuse(f"{here}.text", f"{here}.text must be a string", code="invalid_type")

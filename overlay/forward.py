@@ -12,11 +12,13 @@ never travels, its id does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from overlay.errors import ProtocolError
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/forward/1"
@@ -25,8 +27,15 @@ VERSION = 1
 BODY_BYTES_MAX = 1 << 20
 """The HTTP face takes no larger body either."""
 
-CHUNK_BYTES_MAX = (1 << 20) - (1 << 14)
-"""One piece of an engine's answer as JSON: what a message holds, less what else is in it."""
+FINISH_REASONS = "^(stop|length|tool_calls|content_filter)$"
+
+CHUNK_BYTES_MAX = 1 << 18
+"""Of an engine's JSON in one message: long ones let those of other requests pass between."""
+
+TEXT_CHARS_MAX = 1 << 16
+
+ANSWER_BYTES_MAX = 1 << 26
+"""Of an engine's JSON in one answer, over all of its messages: what memory it may cost a peer."""
 
 TOKENS_MAX = 1 << 18
 """Longest prompt or answer in tokens that a forward carries: the largest context in use."""
@@ -87,13 +96,17 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """More of the answer; ``cached_tokens`` with the first one.
 
     ``chunk`` is the engine's own JSON of it; only peers whose record says that their engine is
-    given whole bodies send any.
+    given whole bodies send any. One that is too large for a message comes in several, all but the
+    last of which have ``more`` (:func:`pieces_of`). ``ended`` is the finish reason, with the piece
+    that completes the answer, where its end may come later.
     """
 
     token_ids: TokenIds | None
     text: str
     cached_tokens: Count | None = None
     chunk: Annotated[bytes, Meta(max_length=CHUNK_BYTES_MAX)] | UnsetType = UNSET
+    more: bool | UnsetType = UNSET
+    ended: Annotated[str, Meta(pattern=FINISH_REASONS)] | UnsetType = UNSET
 
 
 class Progress(
@@ -105,7 +118,7 @@ class Progress(
 class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="end"):
     """The answer is complete."""
 
-    finish_reason: Annotated[str, Meta(pattern="^(stop|length|tool_calls|content_filter)$")]
+    finish_reason: Annotated[str, Meta(pattern=FINISH_REASONS)]
     prompt_tokens: Count
     completion_tokens: Count
     cached_tokens: Count
@@ -114,13 +127,14 @@ class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
     """It broke, or the request itself was found wrong (then in place of ACCEPT, too).
 
-    ``retryable`` says that another peer may do better.
+    ``retryable`` says that another peer may do better; ``param`` names the field to blame.
     """
 
     code: Text
     message: Text
     status: Annotated[int, Meta(ge=400, le=599)]
     retryable: bool
+    param: Text | UnsetType = UNSET
 
 
 Answer = Accept | Refuse | Tokens | Progress | End | Failed
@@ -137,6 +151,47 @@ REFUSALS = (
     "stalled",
     "not_isolated",
 )
+
+
+def pieces_of(tokens: Tokens) -> Iterator[Tokens]:
+    """A piece of an answer as messages that are not too large, of which the last has the rest."""
+    text, chunk = tokens.text, tokens.chunk or b""
+    while len(text) > TEXT_CHARS_MAX:
+        yield Tokens(token_ids=None, text=text[:TEXT_CHARS_MAX], more=True)
+        text = text[TEXT_CHARS_MAX:]
+    while len(chunk) > CHUNK_BYTES_MAX:
+        yield Tokens(token_ids=None, text="", chunk=chunk[:CHUNK_BYTES_MAX], more=True)
+        chunk = chunk[CHUNK_BYTES_MAX:]
+    yield msgspec.structs.replace(tokens, text=text, chunk=chunk or UNSET)
+
+
+class Joined:
+    """Puts the messages of one piece together again."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, tokens: Tokens) -> Tokens | None:
+        """The whole piece, once its last message is there.
+
+        Raises:
+            ProtocolError: The answer is larger than one may be.
+        """
+        self._size += len(tokens.chunk or b"") + len(tokens.text)
+        if self._size > ANSWER_BYTES_MAX:
+            raise ProtocolError("an answer is too large")
+        if not tokens.more and not self._texts:
+            return tokens
+        self._texts.append(tokens.text)
+        self._chunks.append(tokens.chunk or b"")
+        if tokens.more:
+            return None
+        text, chunk = "".join(self._texts), b"".join(self._chunks)
+        self._texts, self._chunks = [], []
+        return msgspec.structs.replace(tokens, text=text, chunk=chunk or UNSET)
+
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(ForwardRequest)

@@ -52,9 +52,6 @@ log = logging.getLogger(__name__)
 ATTEMPTS_MAX = 8
 """Tries of one request, the first included, before it fails for good."""
 
-PIECES_EXTRA = 64
-"""Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
-
 
 class Run(Protocol):
     """An answer under way, here or elsewhere."""
@@ -258,7 +255,8 @@ class PeerIngress:
         booking = self._router.began(route, began_s)
         code = "cancelled"
         request.attempt_answered = False
-        request.attempt_tokens = request.attempt_cached = request.attempt_pieces = 0
+        request.attempt_tokens = request.attempt_cached = 0
+        request.attempt_pieces = request.attempt_bytes = 0
         request.attempt_first_s = began_s
         most = max(route.view.context_tokens, len(request.emitted))
         request.tokens_max = request.work.sampling.max_tokens or most
@@ -280,8 +278,11 @@ class PeerIngress:
                     yield self._delta(request, route, booking, piece, began_s)
         except AttemptEnded as error:
             code = error.code
+            if request.ended is not None:  # nothing was missing but its end
+                yield self._finish(request, route, request.end())
+                return
             if isinstance(error, Denied):
-                request.denied[route.peer_id] = code
+                request.denied[route.peer_id] = error
             if isinstance(error, Silent | Broken):
                 self._router.failed(route.peer_id, self._clock.now_s())
             raise
@@ -346,10 +347,13 @@ class PeerIngress:
         self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
     ) -> Delta:
         request.attempt_pieces += 1
+        request.attempt_bytes += len(piece.text) + len(piece.chunk or b"")
         tokens = len(request.emitted) + len(piece.token_ids or ())
-        pieces_max = request.tokens_max + PIECES_EXTRA
-        if tokens > request.tokens_max or request.attempt_pieces > pieces_max:
+        too_much = request.is_too_much(passes_chunks=route.view.passes_bodies)
+        if tokens > request.tokens_max or too_much:
             raise Broken("too_many_tokens")
+        if piece.ended:
+            request.ended = FinishReason(piece.ended)
         if piece.token_ids is None:
             nothing = not piece.text and not piece.chunk
             request.resumable = request.resumable and nothing
@@ -360,7 +364,7 @@ class PeerIngress:
             request.attempt_cached = piece.cached_tokens
             if request.cached_tokens is None:
                 request.cached_tokens = piece.cached_tokens
-        if piece.token_ids or piece.text:
+        if piece.token_ids or piece.text or piece.chunk:
             whole = bool(piece.chunk) and not request.submission.call.stream
             self._on_answered(request, route, booking, began_s, whole=whole)
         request.attempt_tokens += len(piece.token_ids or ()) or bool(piece.text)

@@ -170,11 +170,16 @@ class Knowledge:
         models = self._described.models
         told = [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)]
         lines = [line_of(model) for model in models[:MODELS_MAX]]
+        for model, line in zip(models, lines, strict=False):
+            if not line.startswith(f"{model.name}\t"):
+                log.warning("others cannot ask for %s: its name is too long", model.name)
         if len(told) < len(addresses):
             log.warning("others are told of %d of %d addresses", len(told), len(addresses))
         if len(lines) < len(models):
             log.warning("others are told of %d of %d models", len(lines), len(models))
         self.gossip.describe(addresses=told, zone=self._zone, models=lines)
+        for peer_id in self._models:
+            self._warn_of_others(peer_id)
 
     # -- what is known
 
@@ -314,7 +319,8 @@ class Knowledge:
                 case RecordLearned():
                     self._on_record(effect.record)
                 case RecordForgotten():
-                    self._models.pop(effect.peer_id, None)
+                    for model in self._models.pop(effect.peer_id, ()):
+                        self._unlike.discard((effect.peer_id, model.name))
                     self._on_forgotten(effect.peer_id)
                 case EpochLearned():
                     self._tenants.learn(effect.epoch)
@@ -353,12 +359,21 @@ class Knowledge:
         hint = PeerHint(peer_id=record.peer_id, addresses=tuple(addresses))
         self._peers.hint(hint, vouched=True)
 
+    def posture(self) -> list[tuple[str, str]]:
+        """Peers that have something else under the name of a model of this host."""
+        named = sorted(f"{name} at {peer_id}" for peer_id, name in self._unlike)
+        words = "another tokenizer or chat template, so no candidates: " + ", ".join(named[:8])
+        return [("unlike", words)] if named else []
+
     def _warn_of_others(self, peer_id: PeerId) -> None:
         """Says once where a peer has another tokenizer or template under the name of our model."""
         ours = {model.name: advertised(model) for model in self._ports.engine.capabilities().models}
         for theirs in self._models[peer_id]:
             mine, key = ours.get(theirs.name), (peer_id, theirs.name)
-            if mine is None or mine.prefix == theirs.prefix or key in self._unlike:
+            if mine is None or mine.prefix == theirs.prefix:
+                self._unlike.discard(key)
+                continue
+            if key in self._unlike:
                 continue
             if len(self._unlike) < UNLIKE_MAX:
                 self._unlike.add(key)

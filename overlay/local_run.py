@@ -12,6 +12,7 @@ from inference.errors import (
     ContextOverflow,
     EngineFailed,
     EngineOverloaded,
+    InferenceError,
     InvalidRequest,
     UnknownModel,
 )
@@ -91,6 +92,7 @@ class LocalRun:
             text=event.text,
             cached_tokens=None if event.cached_tokens is None else self._cached_tokens,
             chunk=UNSET if event.chunk is None else event.chunk,
+            ended=UNSET if event.ended is None else event.ended.value,
         )
 
     def _end_of(self, event: TokenEvent, reason: FinishReason) -> End:
@@ -163,5 +165,5 @@ async def run_here(
         raise Refused("unknown_model") from error
     except EngineOverloaded as error:
         raise Refused("overloaded") from error
-    except EngineFailed as error:
+    except InferenceError as error:
         raise Broken("engine_failed") from error

@@ -70,6 +70,7 @@ def engine_lines(node: Node) -> list[tuple[str, str]]:
         lines.append(("device", capabilities.device))
     lines += node.ports.engine.posture()
     lines += node.engine_tenants.posture()
+    lines += node.knowledge.posture()
     if load.total_blocks:
         size = capabilities.cache_bytes
         memory = "" if size is None else f", {size / MIB:.0f} MiB"

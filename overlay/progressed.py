@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from inference.request import FinishReason
 from overlay.errors import RequestError
+from overlay.forward import ANSWER_BYTES_MAX, End
 from overlay.request import Started, Submission
 from overlay.route import Route
-from overlay.work import Work, request_error
+from overlay.strict_json import read_json
+from overlay.work import Denied, Work, request_error
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
+
+PIECES_EXTRA = 64
+"""Pieces beyond the longest answer's tokens: those with the rest of a text, or with nothing."""
 
 DENIED = {
     "context_length_exceeded": "prompt and answer exceed the context of the peers that were tried",
@@ -36,7 +42,7 @@ class Progressed:
     resumes: int = 0
     excluded: set[PeerId] = field(default_factory=set)
     late: set[PeerId] = field(default_factory=set)
-    denied: dict[PeerId, str] = field(default_factory=dict)
+    denied: dict[PeerId, Denied] = field(default_factory=dict)
     variant: str | None = None
     prefer_here: bool = False
     hung_here: bool = False
@@ -46,7 +52,32 @@ class Progressed:
     attempt_tokens: int = 0
     attempt_cached: int = 0
     attempt_pieces: int = 0
+    attempt_bytes: int = 0
     expected_start_s: float = 0.0
+    ended: FinishReason | None = None
+
+    def end(self) -> End:
+        """The end of an answer that was complete when its peer was lost."""
+        assert self.ended is not None
+        return End(
+            finish_reason=self.ended.value,
+            prompt_tokens=len(self.work.token_ids or ()),
+            completion_tokens=len(self.emitted) or self.attempt_tokens,
+            cached_tokens=self.attempt_cached,
+        )
+
+    def is_too_much(self, *, passes_chunks: bool) -> bool:
+        """Whether more has come than was asked for: a peer may not answer for ever.
+
+        How an engine cuts its own answer into chunks is its business, so these are weighed.
+        """
+        if passes_chunks:
+            return self.attempt_bytes > ANSWER_BYTES_MAX
+        return self.attempt_pieces > self.tokens_max + PIECES_EXTRA
+
+    def fields(self) -> frozenset[str]:
+        """Names of the fields of the client's body."""
+        return frozenset(read_json(self.submission.call.raw))
 
 
 def started_of(request: Progressed, route: Route) -> Started:
@@ -68,4 +99,8 @@ def exhausted(request: Progressed, error: RequestError) -> RequestError:
             "stream_broken", "the serving peer failed, and no other can go on with its answer"
         )
     denied = next(iter(request.denied.values()), None)
-    return error if denied is None else request_error(denied, DENIED[denied])
+    if denied is None:
+        return error
+    # A peer's word, so only a field that the client has sent is named.
+    sent = denied.param is not None and denied.param.partition(".")[0] in request.fields()
+    return request_error(denied.code, DENIED[denied.code], param=denied.param if sent else None)

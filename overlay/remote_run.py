@@ -25,6 +25,7 @@ from overlay.forward import (
     End,
     Failed,
     ForwardRequest,
+    Joined,
     Progress,
     Refuse,
     Tokens,
@@ -83,6 +84,7 @@ class RemoteRun:
         self.accept = accept
         self._patience = patience
         self._waits_s = patience.to_first_s(self.expected_start_s)
+        self._joined = Joined()
 
     @property
     def expected_start_s(self) -> float:
@@ -107,8 +109,16 @@ class RemoteRun:
             except Deadline:
                 raise trio.TooSlowError if ends_s < silent_s else Silent("silent") from None
             match answer:
-                case Tokens() | End():
+                case Tokens():
                     self._waits_s = self._patience.to_next_s()
+                    now_s = trio.current_time()
+                    try:
+                        whole = self._joined.add(answer)
+                    except ProtocolError as error:
+                        raise Broken("protocol_error") from error
+                    if whole is not None:
+                        return whole
+                case End():
                     return answer
                 case Progress():
                     now_s = trio.current_time()
@@ -123,7 +133,7 @@ class RemoteRun:
 def failure(answer: Failed) -> AttemptEnded:
     """What a peer's ``Failed`` means here; its words never reach the client."""
     if answer.code in DENIALS and not answer.retryable:
-        return Denied(answer.code)
+        return Denied(answer.code, param=answer.param or None)
     return Broken(answer.code if answer.code in ANSWER_ERRORS else "engine_failed")
 
 

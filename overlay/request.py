@@ -43,7 +43,7 @@ class Call:
 
     ``model`` is empty when the client named none (then the only model served is meant). ``beyond``
     names the fields that only an engine that is given the whole body can honour, in order;
-    ``answers`` is how many answers are asked for at once (``n``).
+    ``answers`` is how many answers are asked for at once: ``n`` for each prompt.
     """
 
     chat: bool

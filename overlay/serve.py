@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
+from msgspec import UNSET
 
 from overlay.body import parse_chat, parse_completion
 from overlay.errors import PeerGone, ProtocolError, RequestError
@@ -23,6 +24,7 @@ from overlay.forward import (
     Tokens,
     decode_request,
     encode,
+    pieces_of,
 )
 from overlay.local_run import LocalRun, run_here
 from overlay.logs import about_request
@@ -126,7 +128,9 @@ class ForwardHandler:
             log.warning("engine broke during a forwarded request: %s", error.code)
             await self._fail(stream, error.code, "the engine failed", 502, retryable=True)
         except RequestError as error:
-            await self._fail(stream, error.code, error.message, error.status, retryable=False)
+            await self._fail(
+                stream, error.code, error.message, error.status, retryable=False, param=error.param
+            )
 
     async def _pump(self, run: LocalRun, stream: Stream) -> None:
         """Sends the answer as it comes, and a sign of life where nothing comes from a live engine.
@@ -143,18 +147,31 @@ class ForwardHandler:
                 continue
             match piece:
                 case Tokens():
-                    await stream.send(encode(piece))
+                    for each in pieces_of(piece):
+                        await stream.send(encode(each))
                 case End():
                     await send_last(stream, piece)
                     return
 
     async def _fail(
-        self, stream: Stream, code: str, message: str, status: int, *, retryable: bool
+        self,
+        stream: Stream,
+        code: str,
+        message: str,
+        status: int,
+        *,
+        retryable: bool,
+        param: str | None = None,
     ) -> None:
         self.counters.failed += 1
-        await send_last(
-            stream, Failed(code=code, message=message[:256], status=status, retryable=retryable)
+        failed = Failed(
+            code=code,
+            message=message[:256],
+            status=status,
+            retryable=retryable,
+            param=UNSET if param is None else param[:256],
         )
+        await send_last(stream, failed)
 
 
 def work_of(tenant: TenantEpoch, request: ForwardRequest) -> Work:

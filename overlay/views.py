@@ -7,6 +7,7 @@ peer, and for :data:`KEPT_S` at most, since everything in it fades.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from inference.request import Capabilities, ServedModel
@@ -138,12 +139,32 @@ class Views:
             self._told = {model.name: advertised(model) for model in capabilities.models}
 
     def _served_there(self, peer_id: PeerId, name: str) -> Advertised | None:
-        """A peer's model of that name; where it is served here too, only if it is the same one."""
-        theirs = next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
+        """A peer's model of that name, if it is the same one as ours.
+
+        Where there is none here it is to be the one that most peers serve: two that differ must not
+        answer for one name in turn.
+        """
+        theirs = self._told_of_peer(peer_id, name)
         ours = self.told_here().get(name)
-        if theirs is None or ours is None or theirs.variant == ours.variant:
+        same = self._usual(name) if ours is None else ours
+        if theirs is None or same is None or theirs.variant == same.variant:
             return theirs
-        return theirs if self._allow_variants and theirs.prefix == ours.prefix else None
+        return theirs if self._allow_variants and theirs.prefix == same.prefix else None
+
+    def _told_of_peer(self, peer_id: PeerId, name: str) -> Advertised | None:
+        return next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
+
+    def _usual(self, name: str) -> Advertised | None:
+        """The model of that name that most peers serve; of equally many the least by its digests.
+
+        Peers see the same records, so that two routers without an engine agree.
+        """
+        told = [self._told_of_peer(peer_id, name) for peer_id in self._peers.up()]
+        counted = Counter(each.variant for each in told if each is not None)
+        if not counted:
+            return None
+        usual = min(counted, key=lambda variant: (-counted[variant], variant))
+        return next(each for each in told if each is not None and each.variant == usual)
 
     def here(self, model: str, now_s: float) -> PeerView:
         """This host, for a model that it serves."""

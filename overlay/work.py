@@ -87,7 +87,14 @@ class Silent(AttemptEnded):
 
 
 class Denied(AttemptEnded):
-    """The peer says that the request itself is wrong: its word, which is not taken for all."""
+    """The peer says that the request itself is wrong: its word, which is not taken for all.
+
+    ``param`` is the field that it blames.
+    """
+
+    def __init__(self, code: str, *, param: str | None = None) -> None:
+        super().__init__(code)
+        self.param = param
 
 
 class Broken(AttemptEnded):

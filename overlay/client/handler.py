@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from overlay.body import parse_chat, parse_completion
 from overlay.client.messages import Began, Done, Piece, Refusal, Reply, decode_ask, encode
 from overlay.errors import RequestError, draining
+from overlay.forward import CHUNK_BYTES_MAX, TEXT_CHARS_MAX
 from overlay.ports import Clock, Entropy
 from overlay.request import (
     AnswerEvent,
@@ -21,6 +22,7 @@ from overlay.request import (
 )
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
+from overlay.work import request_error
 
 
 class ClientHandler:
@@ -59,22 +61,26 @@ class ClientHandler:
             )
             async with self._ingress.open(submission) as events:
                 async for event in events:
-                    await stream.send(encode(reply_of(request_id, event, chunks=ask.chunks)))
+                    for reply in replies_of(request_id, event, chunks=ask.chunks):
+                        await stream.send(encode(reply))
         except RequestError as error:
             await stream.send(encode(refusal_of(request_id, error)))
         await stream.finish()
 
 
-def reply_of(request_id: str, event: AnswerEvent, *, chunks: bool) -> Reply:
-    """The wire form of an answer event; with ``chunks`` the engine's own JSON goes along."""
+def replies_of(request_id: str, event: AnswerEvent, *, chunks: bool) -> Iterator[Reply]:
+    """The wire form of an answer event; with ``chunks`` the engine's own JSON goes along.
+
+    Raises:
+        RequestError: That JSON is too large for a message.
+    """
     match event:
         case Started():
-            return Began(request_id=request_id, model=event.model, served_by=event.served_by)
+            yield Began(request_id=request_id, model=event.model, served_by=event.served_by)
         case Delta():
-            ids = None if event.token_ids is None else list(event.token_ids)
-            return Piece(text=event.text, token_ids=ids, chunk=event.chunk if chunks else None)
+            yield from pieces_of(event, chunks=chunks)
         case Finished():
-            return Done(
+            yield Done(
                 finish_reason=event.reason.value,
                 prompt_tokens=event.usage.prompt_tokens,
                 completion_tokens=event.usage.completion_tokens,
@@ -83,6 +89,20 @@ def reply_of(request_id: str, event: AnswerEvent, *, chunks: bool) -> Reply:
                 hops=event.hops,
                 resumes=event.resumes,
             )
+
+
+def pieces_of(delta: Delta, *, chunks: bool) -> Iterator[Piece]:
+    """A piece of an answer as messages that are not too large; raises as :func:`replies_of`."""
+    text, chunk = delta.text, delta.chunk if chunks else None
+    if chunk is not None and len(chunk) > CHUNK_BYTES_MAX:
+        raise request_error(
+            "engine_failed", "the engine's answer is too large for one message: ask for a stream"
+        )
+    while len(text) > TEXT_CHARS_MAX:
+        yield Piece(text=text[:TEXT_CHARS_MAX], token_ids=None)
+        text = text[TEXT_CHARS_MAX:]
+    ids = None if delta.token_ids is None else list(delta.token_ids)
+    yield Piece(text=text, token_ids=ids, chunk=chunk)
 
 
 def refusal_of(request_id: str, error: RequestError) -> Refusal:

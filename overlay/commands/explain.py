@@ -29,10 +29,11 @@ COLUMNS = (
     "total",
     "compared",
     "dtype",
+    "weights",
 )
 """``compared`` is the total and what the choice costs those who come after (policy ``cost``)."""
 
-COLUMNS_MIN = 120
+COLUMNS_MIN = 140
 """A narrower place (a pipe has 80) would cut names and numbers; long lines can be scrolled."""
 
 
@@ -126,4 +127,5 @@ def cells(candidate: CandidateReply) -> tuple[str, ...]:
     )
     matched = str(candidate.matched_tokens) + (" (estimated)" if candidate.estimated else "")
     tokens = matched, f"{candidate.counted_tokens:.0f}"
-    return name, *tokens, *(f"{term:.1f} ms" for term in terms), candidate.dtype or "-"
+    answers_with = candidate.dtype or "-", candidate.variant or "-"
+    return name, *tokens, *(f"{term:.1f} ms" for term in terms), *answers_with

@@ -17,7 +17,17 @@ from overlay.commands.options import (
 from overlay.control.client import call
 from overlay.control.messages import GetStatus, PeerStatus, StatusReply
 
-COLUMNS = ("peer", "address", "round trip", "known since", "prefixes", "slots", "queue", "dtype")
+COLUMNS = (
+    "peer",
+    "address",
+    "round trip",
+    "known since",
+    "prefixes",
+    "slots",
+    "queue",
+    "dtype",
+    "weights",
+)
 
 
 @click.command("status")
@@ -79,7 +89,9 @@ def cache_of(status: StatusReply) -> str:
 def models_of(status: StatusReply) -> str:
     """Every model that can be asked for, and in what this peer computes its own."""
     named = (
-        f"{name} ({status.dtypes[name]} here)" if name in status.dtypes else name
+        f"{name} ({status.dtypes[name]}, weights {status.variants.get(name, '-')} here)"
+        if name in status.dtypes
+        else name
         for name in status.models
     )
     return ", ".join(named)
@@ -93,4 +105,5 @@ def cells(peer: PeerStatus) -> tuple[str, ...]:
     name = peer.peer_id[-8:] + (" (suspected)" if peer.suspected else "")
     queue = "-" if peer.queued is None else str(peer.queued)
     dtypes = ", ".join(peer.dtypes) or "-"
-    return name, peer.address, rtt, age, str(peer.prefixes), slots, queue, dtypes
+    weights = ", ".join(sorted(set(peer.variants.values()))) or "-"
+    return name, peer.address, rtt, age, str(peer.prefixes), slots, queue, dtypes, weights

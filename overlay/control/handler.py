@@ -166,7 +166,11 @@ def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = No
             if tenant is None or peer_id in tenant.members
         ],
         dtypes={model.name: model.output.dtype for model in capabilities.models},
-        posture=[*node.ports.engine.posture(), *node.engine_tenants.posture()],
+        posture=[
+            *node.ports.engine.posture(),
+            *node.engine_tenants.posture(),
+            *node.knowledge.posture(),
+        ],
         variants={model.name: advertised(model).weights for model in capabilities.models},
     )
 

@@ -215,6 +215,41 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
 
+class Passed:
+    """What an engine's own chunks have said so far of one answer.
+
+    ``spoken``: which of its choices have begun; ``ended``: a finish reason was there; ``usage``:
+    token counts were. A request that was tried twice has two beginnings, of which one is shown.
+    """
+
+    def __init__(self) -> None:
+        self.spoken: set[str] = set()
+        self.ended = self.usage = False
+
+    def takes(self, chunk: Json) -> bool:
+        """Takes a chunk in; whether it says anything new."""
+        self.usage = self.usage or bool(chunk.get("usage"))
+        choices = chunk.get("choices")
+        given = choices if isinstance(choices, list) else []
+        choices = [each for each in given if isinstance(each, dict)]
+        opens = [str(each.get("index")) for each in choices if _only_opens(each)]
+        again = bool(choices) and len(opens) == len(choices) and self.spoken.issuperset(opens)
+        self.spoken.update(str(each.get("index")) for each in choices)
+        self.ended = self.ended or any(each.get("finish_reason") for each in choices)
+        return not again
+
+
+def _only_opens(choice: Json) -> bool:
+    """Whether a choice of a chunk says nothing but who speaks."""
+    delta = choice.get("delta")
+    return (
+        isinstance(delta, dict)
+        and delta.get("role") is not None
+        and not choice.get("finish_reason")
+        and not any(value for name, value in delta.items() if name != "role")
+    )
+
+
 async def lines_of(
     shape: Shape, events: AsyncIterator[AnswerEvent], *, passes_chunks: bool
 ) -> AsyncGenerator[bytes, None]:
@@ -225,23 +260,23 @@ async def lines_of(
     """
     begun = shape.chat and not passes_chunks
     yield line(shape.first()) if begun else b""
-    own_end = True
+    passed = Passed()
     async for event in events:
         if isinstance(event, Delta):
-            own_end = event.chunk is None
             if event.chunk is not None:
-                begun = True
-                yield line(shape.passed(event.chunk))
+                chunk = shape.passed(event.chunk)
+                if passed.takes(chunk):
+                    yield line(chunk)
             elif event.text:
-                if shape.chat and not begun:
+                if shape.chat and not begun and not passed.spoken:
                     begun = True
                     yield line(shape.first())
                 yield line(shape.piece(event.text))
         elif isinstance(event, Finished):
-            if own_end:
+            if not passed.ended:
                 yield line(shape.last(event))
-                if shape.include_usage:
-                    yield line(shape.usage(event))
+            if shape.include_usage and not passed.usage:
+                yield line(shape.usage(event))
             return
     raise AssertionError("an answer ends with Finished")
 

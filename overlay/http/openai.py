@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from overlay.errors import RequestError
 from overlay.request import Finished, Usage
+from overlay.strict_json import NotJson, check_characters, read_json
 from overlay.work import request_error
 
 Json = dict[str, Any]
@@ -54,8 +54,9 @@ class Shape:
             RequestError: When it is no JSON object: a peer has sent what no engine sends.
         """
         try:
-            given = json.loads(chunk)
-        except (ValueError, RecursionError):
+            given = read_json(chunk)
+            check_characters(given, chunk)
+        except NotJson:
             given = None
         if not isinstance(given, dict):
             raise request_error("engine_failed", "the engine's answer is no JSON object")

@@ -162,7 +162,7 @@ def test_without_an_engine_an_answer_goes_on_with_equal_weights_only() -> None:
         return ended[0]
 
     async def main() -> None:
-        async with world_of(45, [None, FAST, OTHER_WEIGHTS]) as world:
+        async with world_of(45, [None, FAST, OTHER_WEIGHTS], allow_variants=True) as world:
             await everybody_ready(world)
             ended = await broken(world, world.hosts[1])
             assert isinstance(ended, RequestError)
@@ -170,7 +170,8 @@ def test_without_an_engine_an_answer_goes_on_with_equal_weights_only() -> None:
             assert nothing_runs(world.hosts[0])
             answered = await world.ask(world.hosts[0], QUESTION)
             assert answered.finished.served_by == world.hosts[2].identity.peer_id
-        async with world_of(46, [None, FAST, OTHER_WEIGHTS, SLOW]) as world:
+        engines = [None, FAST, OTHER_WEIGHTS, SLOW]
+        async with world_of(46, engines, allow_variants=True) as world:
             await everybody_ready(world)
             ended = await broken(world, world.hosts[1])
             assert isinstance(ended, Answered)
@@ -179,6 +180,19 @@ def test_without_an_engine_an_answer_goes_on_with_equal_weights_only() -> None:
             assert left_out == "other weights than the answer began with"
 
     simulate(45, main)
+
+
+def test_without_an_engine_requests_keep_to_the_weights_that_most_peers_have() -> None:
+    async def main() -> None:
+        async with world_of(47, [None, FAST, OTHER_WEIGHTS, FAST]) as world:
+            await everybody_ready(world)
+            ingress, _, other, _ = world.hosts
+            for number in range(6):
+                answered = await world.ask(ingress, f"{number} {QUESTION}")
+                assert answered.finished.served_by != other.identity.peer_id
+            assert excluded(ingress)[other.identity.peer_id] == "does not serve the model"
+
+    simulate(47, main)
 
 
 def test_the_first_token_is_expected_when_the_terms_of_the_cost_say_so() -> None:

@@ -191,6 +191,17 @@ FORWARDS = {
             "refuse": forward.Refuse(code="not_a_member"),
             "tokens_first": forward.Tokens(token_ids=[5, 6], text="é", cached_tokens=496),
             "tokens_without_ids": forward.Tokens(token_ids=None, text="more"),
+            "tokens_chunk": forward.Tokens(
+                token_ids=None, text="Hi", chunk=b'{"choices":[]}', ended="tool_calls"
+            ),
+            "tokens_part": forward.Tokens(token_ids=None, text="", chunk=b'{"ch', more=True),
+            "failed_field": forward.Failed(
+                code="invalid_request",
+                message="priority is refused",
+                status=400,
+                retryable=False,
+                param="priority",
+            ),
             "progress": forward.Progress(),
             "end": forward.End(
                 finish_reason="stop", prompt_tokens=520, completion_tokens=3, cached_tokens=496
@@ -314,6 +325,7 @@ CLIENTS = {
         for name, value in {
             "began": client.Began(request_id=REQUEST_ID, model="smollm2", served_by=HOST.peer_id),
             "piece": client.Piece(text="Hi", token_ids=[5, 6]),
+            "piece_chunk": client.Piece(text="Hi", token_ids=None, chunk=b'{"choices":[]}'),
             "done": client.Done(
                 finish_reason="length",
                 prompt_tokens=520,

@@ -100,7 +100,7 @@ def test_status_as_json_and_for_people(issuer: PeerProcess) -> None:
         "office, research",
         status["http"][0],
         "of 4 slots",
-        "toy (none here)",
+        "toy (none, weights ",
     ):
         assert words in shown
     assert "no other peer is up" in shown

@@ -36,13 +36,31 @@ async def answer_to(*script: Step, **change: Any) -> Answer:
 
 
 async def test_chunks_are_handed_on_as_they_came_under_this_requests_id() -> None:
-    theirs = [chunk("a", odd={"b": [1]}), chunk("", service_tier=None), USAGE]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
+    theirs = [chunk("a", odd={"b": [1]}), chunk("", service_tier=None), end, USAGE]
     answer = await answer_to(PASSING, *map(passed, theirs), FINISHED, stream=True, tools=[TOOL])
     *events, done = answer.events()
     assert done == "[DONE]"
     ours = f"chatcmpl-{answer.headers['x-request-id']}"
     assert events == [{**each, "id": ours} for each in theirs]
     assert answer.headers["x-rhizome-variant"] == "ab/bfloat16"
+
+
+async def test_a_second_beginning_is_not_shown_and_missing_usage_is_ours() -> None:
+    """The first server was lost when it had said no more than who speaks."""
+    opening = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    script = [opening, opening, chunk("a"), opening, end]
+    answer = await answer_to(
+        *(PASSING, *map(passed, script), FINISHED),
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *events, done = answer.events()
+    assert done == "[DONE]"
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "a"}, {}]
+    assert events[-1]["usage"]["prompt_tokens"] == 20
 
 
 async def test_an_answer_resumed_by_another_engine_ends_in_our_form() -> None:
@@ -70,7 +88,9 @@ async def test_a_whole_answer_is_the_engines_own() -> None:
     assert value == {name: theirs[name] for name in ("choices", "usage")}
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a":1e999}', b'{"a":"\\ud800"}', b'{"a":NaN}']
+)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_peer_that_sends_no_json_fails_the_request(data: bytes, *, stream: bool) -> None:
     broken = Delta(text="a", token_ids=None, chunk=data)
