@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from chaos.cuts import CUTTING
-from chaos.faults import link, process, topology, worker
+from chaos.faults import link, metadata, process, topology, worker
 from chaos.history import Event, What
 from chaos.scenario.schedule import Schedule
 
@@ -34,8 +34,14 @@ GONE = (
     process.RestartNewIdentity,
     worker.EngineCrash,
     worker.EvictionStorm,
+    worker.OomAtStep,
+    worker.WrongModel,
+    worker.ServerRestart,
 )
 """Faults whose nodes lose their caches, or stop serving from them."""
+
+AT_END = (metadata.EventGap,)
+"""Faults whose nodes lose their caches when they end."""
 
 
 def cold_times(schedule: Schedule, events: Iterable[Event]) -> Mapping[str, Sequence[float]]:
@@ -45,11 +51,14 @@ def cold_times(schedule: Schedule, events: Iterable[Event]) -> Mapping[str, Sequ
     found: dict[str, list[float]] = {}
     for event in events:
         fault = planned.get(event.subject)
-        if event.what is not What.FAULT_BEGIN or fault is None:
+        if fault is None:
+            continue
+        when = What.FAULT_END if isinstance(fault.fault, AT_END) else What.FAULT_BEGIN
+        if event.what is not when:
             continue
         if isinstance(fault.fault, APART):
             hurt = set(fault.nodes)
-        elif isinstance(fault.fault, GONE):
+        elif isinstance(fault.fault, GONE + AT_END):
             hurt = set(names) - set(fault.nodes)
         else:
             continue

@@ -14,20 +14,37 @@ from typing import cast
 import trio
 
 from chaos.core_double import CoreDouble
+from chaos.gap import EventGap
 from chaos.stopwatch import Stopwatch
+from inference.blocks import BlockChain, reusable_blocks
 from inference.cache import PrefixCache
 from inference.core import EngineCore, StepResult
-from inference.events import CacheEvent, Cleared
+from inference.errors import EngineFailed, UnknownModel
+from inference.events import BlockHash, CacheEvent, Cleared
 from inference.request import (
+    BLOCK_TOKENS,
+    Capabilities,
     EngineLoad,
     EngineRequest,
     Namespace,
+    Prompt,
     TokenEvent,
 )
 from inference.worker import AnswerStream, EngineWorker
 
 LIE = "lie "
 """Namespaces that begin so are of requests whose cache hits were refused in secret."""
+
+NOTHING = EngineLoad(
+    running=0,
+    queued=0,
+    queued_tokens=0,
+    prefill_tokens_per_s=0.0,
+    decode_s_per_token=0.0,
+    used_blocks=0,
+    total_blocks=0,
+)
+"""How busy a server is that is away."""
 
 Claims = Callable[[list[CacheEvent]], list[CacheEvent]]
 """What is said of the cache, made of what truly happened there since the last call."""
@@ -47,6 +64,15 @@ class WorkerCrashed(RuntimeError):
     """A step that was made to fail."""
 
 
+@dataclass(slots=True)
+class _Short:
+    """Memory that is missing at every so-manieth step."""
+
+    steps: int
+    noticed: Noticed
+    done: int = 0
+
+
 class FaultyCore(CoreDouble):
     """An engine core whose steps take longer, or fail."""
 
@@ -54,6 +80,7 @@ class FaultyCore(CoreDouble):
         super().__init__(inner)
         self.slow: dict[str, tuple[float, Noticed]] = {}
         self.crashes: list[str] = []
+        self.short: dict[str, _Short] = {}
 
     @property
     def factor(self) -> float:
@@ -61,11 +88,22 @@ class FaultyCore(CoreDouble):
         return math.prod(factor for factor, _ in self.slow.values())
 
     def step(self) -> StepResult:
-        """One step. Raises :class:`WorkerCrashed` where a crash is due."""
+        """One step.
+
+        Raises:
+            WorkerCrashed: Where a crash is due.
+            MemoryError: Where it finds no memory.
+        """
         if self.crashes:
             why = self.crashes[0]
             self.crashes.clear()
             raise WorkerCrashed(why)
+        for key, short in self.short.items():
+            short.done += 1
+            if short.done >= short.steps:
+                short.done = 0
+                short.noticed()
+                raise MemoryError(f"out of memory by {key}")
         result = self.inner.step()
         if not self.slow:
             return result
@@ -101,6 +139,9 @@ class FaultyEngine(EngineWorker):
         self._go_on = trio.Event()
         self._liars: dict[str, Noticed] = {}
         self._untold = False
+        self._away: dict[str, str] = {}
+        self._gaps: dict[str, EventGap] = {}
+        self._said: tuple[object, Capabilities] | None = None
 
     # -- speed
 
@@ -156,6 +197,14 @@ class FaultyEngine(EngineWorker):
             self._core.reset()
         return running
 
+    def run_short(self, key: str, steps: int, noticed: Noticed) -> None:
+        """Every so-manieth step finds no memory: it fails as one that crashes does."""
+        self._faults.short[key] = _Short(steps, noticed)
+
+    def have_memory(self, key: str) -> None:
+        """Ends a :meth:`run_short`. Unknown: no effect."""
+        self._faults.short.pop(key, None)
+
     def evict_all(self) -> int:
         """Empties the cache of everything that no request uses.
 
@@ -163,6 +212,71 @@ class FaultyEngine(EngineWorker):
             How many blocks went; 0 while a step is in flight.
         """
         return 0 if self._stepping or self._down is not None else empty(self.core)
+
+    # -- as a remote engine, whose server comes and goes
+
+    def lose_server(self, key: str) -> int:
+        """The server is gone, and with it what runs and its cache, until it is back.
+
+        Returns:
+            How many requests ran.
+        """
+        running = len(self._streams)
+        self._away[key] = "the inference server is away"
+        self._fail_all(self._away[key])
+        if self._down is None:
+            self._core.reset()
+        return running
+
+    def find_server(self, key: str) -> None:
+        """Ends a :meth:`lose_server`. Unknown: no effect."""
+        self._away.pop(key, None)
+
+    def lose_events(self, key: str, gap: EventGap) -> None:
+        """What happens in the cache is told as by ``gap``, until :meth:`hear_all`."""
+        self.claims[key] = gap
+        self._gaps[key] = gap
+
+    def hear_all(self, key: str) -> None:
+        """Ends a :meth:`lose_events`: the cache is cleared, and all is told. Unknown: no effect."""
+        if self._gaps.pop(key, None) is not None:
+            del self.claims[key]
+            self.evict_all()
+            self.tell_anew()
+
+    def capabilities(self) -> Capabilities:
+        """What it can do at present: the same object until something changes."""
+        told = super().capabilities()
+        if not self._away and not self._gaps and self._said is None:
+            return told
+        inexact = any(gap.noticed for gap in self._gaps.values())
+        state = (told, tuple(self._away), inexact)
+        if self._said is None or self._said[0] != state:
+            self._said = state, _changed(told, away=bool(self._away), inexact=inexact)
+        return self._said[1]
+
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
+        if self._away:
+            raise UnknownModel("the inference server has no such model")
+        return await super().tokenize(model, prompt)
+
+    def load(self) -> EngineLoad:
+        return NOTHING if self._away else super().load()
+
+    def _proves(self, request: EngineRequest) -> Callable[[int], None] | None:
+        """Who is told how much of a prompt was cached, while what is thought is inexact."""
+        gaps = [gap for gap in self._gaps.values() if gap.noticed]
+        if not gaps:
+            return None
+        chain = BlockChain(request.chain_key, self.capabilities().models[0].prefix)
+        hashes: Sequence[BlockHash] = chain.hashes(request.token_ids)
+        hashes = hashes[: reusable_blocks(len(request.token_ids))]
+
+        def proves(cached_tokens: int) -> None:
+            for gap in gaps:
+                gap.found(request.namespace, hashes, cached_tokens // BLOCK_TOKENS)
+
+        return proves
 
     # -- lies
 
@@ -175,9 +289,22 @@ class FaultyEngine(EngineWorker):
         self._liars.pop(key, None)
 
     def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AnswerStream]:
-        if not self._liars:
-            return super().submit(request)
-        return self._lied_to(request)
+        if self._liars and not self._away:
+            return self._lied_to(request)
+        if self._away or self._gaps:
+            return self._served(request)
+        return super().submit(request)
+
+    @asynccontextmanager
+    async def _served(self, request: EngineRequest) -> AsyncIterator[AnswerStream]:
+        for why in self._away.values():
+            raise EngineFailed(why)
+        proves = self._proves(request)
+        async with super().submit(request) as stream:
+            if proves is None:
+                yield stream
+            else:
+                yield cast("AnswerStream", _ProvingStream(stream, proves))
 
     @asynccontextmanager
     async def _lied_to(self, request: EngineRequest) -> AsyncIterator[AnswerStream]:
@@ -216,6 +343,9 @@ class _LyingStream:
 
     async def __anext__(self) -> TokenEvent:
         event = await anext(self._inner)
+        if event.usage is not None:
+            # A server tells it again at the end.
+            event = replace(event, usage=replace(event.usage, cached_tokens=self._told))
         if event.cached_tokens is None:
             return event
         for noticed in self._liars:
@@ -225,8 +355,46 @@ class _LyingStream:
             text=event.text,
             cached_tokens=self._told,
             finish_reason=event.finish_reason,
+            usage=event.usage,
+            chunk=event.chunk,
             taken_tokens=event.cached_tokens,
         )
+
+
+class _ProvingStream:
+    """An answer whose first event shows how much was cached."""
+
+    def __init__(self, inner: AnswerStream, proves: Callable[[int], None]) -> None:
+        self._inner = inner
+        self._proves = proves
+
+    def __aiter__(self) -> _ProvingStream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        event = await anext(self._inner)
+        if event.cached_tokens is not None:
+            self._proves(event.cached_tokens)
+        return event
+
+
+def _changed(told: Capabilities, *, away: bool, inexact: bool) -> Capabilities:
+    """What a remote engine says of a server that is away, or of whose events some are lost."""
+    if away:
+        return replace(
+            told,
+            models=(),
+            slots=0,
+            exact_claims=False,
+            salts=False,
+            tokenizes=False,
+            reports_token_ids=False,
+            description="waiting for the server",
+        )
+    if not inexact:
+        return replace(told)
+    models = tuple(replace(model, estimated=True) for model in told.models)
+    return replace(told, models=models, exact_claims=False)
 
 
 def prefix_cache_of(core: EngineCore) -> PrefixCache | None:

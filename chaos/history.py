@@ -26,11 +26,14 @@ class What(enum.Enum):
     left anything)."""
 
     INVOKE = "invoke"
-    """subject request: ingress, tenant, max_tokens, prompt_tokens (0 where not known)."""
+    """subject request: ingress, tenant, max_tokens, prompt_tokens (0 where not known); whole where
+    no stream was asked for of an engine that would give one piece then, tools where it has some."""
     STARTED = "started"
     """subject request: node (the one that serves)."""
     TOKENS = "tokens"
-    """subject request: ids (list of token ids, as the client got them)."""
+    """subject request: ids (list of token ids, as the client got them); where some node has a
+    remote server also text (of the chunk, if it is one), piece (``chaos/pieces.py``), and blind:
+    True where the engine told no ids."""
     OK = "ok"
     """subject request: reason, node, prompt_tokens, cached_tokens, completion_tokens, hops,
     resumes, attempts (0 where not known)."""
@@ -50,6 +53,11 @@ class What(enum.Enum):
     """subject node: request, tenant, prompt_tokens, cached_tokens (what the engine took from its
     cache, whatever a lying one says), explained_tokens (the longest prefix that this tenant's own
     requests can have left at this node since its engine began)."""
+
+    SAID = "said"
+    """subject node: request, from_s, pieces (all that its engine said, by ``chaos/pieces.py``),
+    whole (whether it came to its end), completion_tokens (as the engine counts; None: it does not).
+    Only where an engine may say something else than the twin, or in chunks."""
 
     ACCEPTED = "accepted"
     """subject observer node: origin, identity (of the origin: 1, more after it was installed anew),

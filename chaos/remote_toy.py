@@ -7,6 +7,7 @@ engine, the engine's own JSON comes back, and it may have no cache salts and tel
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,9 +42,9 @@ class RemoteToyConfig(ToyConfig):
     exact: bool = True
 
 
-def core_of(config: ToyConfig) -> EngineCore:
-    """The engine of a simulated host."""
-    engine = ToyEngine(config)
+def core_of(config: ToyConfig, make: Callable[[ToyConfig], EngineCore] = ToyEngine) -> EngineCore:
+    """The engine of a simulated host; ``make`` makes the toy that computes."""
+    engine = make(config)
     return RemoteToy(engine, config) if isinstance(config, RemoteToyConfig) else engine
 
 

@@ -79,7 +79,7 @@ def case(kind: type[Fault], mode: Mode) -> Schedule:
         warm_up_s=CALM.warm_up_s,
         duration_s=CALM.duration_s,
         settle_s=CALM.settle_s,
-        cluster=Cluster(nodes=nodes),
+        cluster=Cluster(nodes=nodes, remote=("n2",) if kind.needs_remote else ()),
         workload=CALM.workload,
         faults=tuple(entries),
     )

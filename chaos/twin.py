@@ -22,7 +22,10 @@ CHAIN_KEY = bytes(32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwinRequest:
-    """One request as its ingress got it. ``left_s`` is when its client went away, if it did."""
+    """One request as its ingress got it. ``left_s`` is when its client went away, if it did.
+
+    ``alone``: its ingress's own engine could have answered it.
+    """
 
     id: str
     at_s: float
@@ -32,6 +35,7 @@ class TwinRequest:
     max_tokens: int
     left_s: float | None = None
     seed: int = 1
+    alone: bool = True
 
 
 def twin_of(
@@ -54,7 +58,8 @@ def twin_of(
     ttft_s: dict[str, float] = {}
     for ingress in dict.fromkeys(each.ingress for each in requests):
         own = sorted(
-            (each for each in requests if each.ingress == ingress), key=lambda each: each.at_s
+            (each for each in requests if each.ingress == ingress and each.alone),
+            key=lambda each: each.at_s,
         )
         engine = ToyEngine(toy_of(ingress))
         ttft_s.update(first_tokens(own, engine, cold_s.get(ingress, ())))

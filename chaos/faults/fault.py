@@ -72,6 +72,7 @@ class Where(enum.Enum):
     """On which nodes an invariant is voided, seen from the fault's own nodes."""
 
     TARGET = "the fault's nodes"
+    INGRESS = "requests that enter at the fault's nodes"
     ALL = "every node"
 
 
@@ -114,6 +115,8 @@ class Fault:
     voids: ClassVar[tuple[Void, ...]] = ()
     instant: ClassVar[bool] = False
     """Done at once: there is nothing to undo, and ``for_s`` has no meaning."""
+    needs_remote: ClassVar[bool] = False
+    """Done to the server beside a node, where it has one (``[cluster] remote``)."""
 
     def __post_init__(self) -> None:
         for name, limits in self.ranges():

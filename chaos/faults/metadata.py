@@ -76,3 +76,18 @@ class ChurnStorm(MetadataFault):
     modes = SIMULATED
     voids = FALSE_CLAIMS
     blocks_per_s: float = quantity(200, unit="blocks/s", low=1, high=100_000, draw=(20, 2000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventGap(MetadataFault):
+    """What the server beside the target tells of its cache is lost for a while.
+
+    The gap shows with the first event after it: from then on the claims are told as inexact, and
+    each request that finds less than was thought puts some of it right. At the end the server's
+    cache is cleared, and all is exact again.
+    """
+
+    kind = "event_gap"
+    needs_remote = True
+    voids = (*FALSE_CLAIMS, Void(Id.NO_WORSE, Where.TARGET, "events_lost"))
+    gap_s: float = quantity(4, unit="s", low=0, high=3600, draw=(0.5, 20))

@@ -74,3 +74,62 @@ class LieCached(WorkerFault):
 
     kind = "lie_cached"
     voids = (Void(Id.NO_WORSE, Where.TARGET, "lie_seen"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OomAtStep(WorkerFault):
+    """Every so-manieth step finds no memory: what runs fails, and what is cached is lost."""
+
+    kind = "oom_at_step"
+    voids = (*WORKER_DOWN, Void(Id.NO_WORSE, Where.TARGET, "engine_failed"))
+    steps: float = quantity(60, unit="steps", low=2, high=1e6, draw=(20, 500))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongModel(WorkerFault):
+    """The target comes back with another model under the same name, and with its own at the end.
+
+    From 0.5 on the tokenizer is the other one, below that the weights. Its own clients get what
+    that model says; nobody else may be answered by it, nor may it go on with others' answers.
+    """
+
+    kind = "wrong_model"
+    voids = (
+        Void(Id.OUTPUT, Where.INGRESS, "other_model_used"),
+        Void(Id.NO_WORSE, Where.TARGET, "other_model"),
+        Void(Id.AVAILABLE, Where.TARGET, "other_model"),
+    )
+    tokenizer: float = quantity(0, unit="no or yes", low=0, high=1, draw=(0, 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCorrupt(WorkerFault):
+    """One cached block is wrong until it is evicted: what is answered from it is wrong.
+
+    Of the blocks that have so many before them, the one that most others stand on.
+    """
+
+    kind = "kv_corrupt"
+    voids = (Void(Id.OUTPUT, Where.TARGET, "wrong_block_used"),)
+    depth: float = quantity(0, unit="blocks", low=0, high=10_000, draw=(0, 6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyEos(WorkerFault):
+    """The engine ends each of its answers after so many tokens."""
+
+    kind = "early_eos"
+    voids = (Void(Id.OUTPUT, Where.TARGET, "ended_early"),)
+    after_tokens: float = quantity(2, unit="tokens", low=0, high=10_000, draw=(1, 8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerRestart(WorkerFault):
+    """The server beside the target goes away, and what runs there fails; it comes back empty."""
+
+    kind = "server_restart"
+    needs_remote = True
+    voids = (
+        Void(Id.AVAILABLE, Where.TARGET, "server_gone"),
+        Void(Id.NO_WORSE, Where.TARGET, "server_gone"),
+    )

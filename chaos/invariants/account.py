@@ -24,7 +24,7 @@ def check(run: Run) -> Finding:
             if stopped is None or life.request in stuck or life.ingress in stuck:
                 continue
             witness = _witness(life, "an end by the time that the run stopped", "none", stopped)
-        tally.compare(life.nodes, life.from_s, life.to_s, witness)
+        tally.compare(life.nodes, life.from_s, life.to_s, witness, ingress=life.ingress)
     return tally.finding()
 
 
@@ -54,9 +54,9 @@ def _late(life: Life, end: Fact) -> Iterator[Witness]:
 def _usage(life: Life) -> Iterator[Witness]:
     if life.end is None or not life.completed:
         return
-    told, got = life.end.event.data, len(life.ids)
+    told, got = life.end.event.data, _tokens(life)
     asked = int(life.invokes[0].event.data.get("prompt_tokens", 0))
-    if told["completion_tokens"] != got:
+    if got is not None and told["completion_tokens"] != got:
         yield _witness(
             life,
             f"a completion of the {got} tokens that the client got",
@@ -82,7 +82,25 @@ def _usage(life: Life) -> Iterator[Witness]:
         )
 
 
+def _tokens(life: Life) -> int | None:
+    """How many tokens the client got; of a blind answer, as the engine counts; None: not known."""
+    if not life.blind:
+        return len(life.ids)
+    counted = [f.event.data["completion_tokens"] for f in life.said if f.event.data["whole"]]
+    return counted[0] if len(counted) == 1 else None
+
+
 def _carried(run: Run, life: Life) -> Iterator[Witness]:
+    if life.is_carried is not None:
+        if not life.is_carried:
+            yield _witness(
+                life,
+                "what the engines said, each piece once and in order",
+                f"{len(life.tokens)} pieces came, and they are other ones",
+                life.invokes[0],
+                _last(life),
+            )
+        return
     cold = run.twin.tokens.get(life.request)
     if cold is None or not (life.tokens or life.completed):
         return

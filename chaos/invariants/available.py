@@ -9,6 +9,7 @@ from chaos.invariants.tally import Tally
 from chaos.run import Run
 
 DEADLINE = "deadline_exceeded"
+BROKEN = "stream_broken"
 
 
 def check(run: Run) -> Finding:
@@ -27,7 +28,7 @@ def check(run: Run) -> Finding:
             continue
         if end.event.what is What.OK:
             answered += tally.compare((life.ingress,), life.from_s, life.to_s, None)
-        elif end.event.what is What.FAIL and not end.event.data.get("expected"):
+        elif _counts(life, end):
             failures.append((life, _witness(life, end)))
     minimum = run.schedule.limits.success_fraction_min
     if _is_below(tally, failures, answered, minimum):
@@ -37,6 +38,15 @@ def check(run: Run) -> Finding:
         for life, _ in failures:
             tally.compare((life.ingress,), life.from_s, life.to_s, None)
     return tally.finding()
+
+
+def _counts(life: Life, end: Fact) -> bool:
+    """Whether it failed through no fault of its own.
+
+    An answer that broke off at an engine that tells no token ids cannot go on at another.
+    """
+    broke_off = end.event.data.get("code") == BROKEN and life.blind
+    return end.event.what is What.FAIL and not end.event.data.get("expected") and not broke_off
 
 
 def _is_below(

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
 from chaos.history import Event, What
+from chaos.pieces import Said, is_carried, piece_of
 from chaos.run import Run
 
 ENDS = (What.OK, What.FAIL, What.CANCELLED, What.INFO)
@@ -41,6 +43,7 @@ class Life:
     started: list[Fact] = field(default_factory=list)
     tokens: list[Fact] = field(default_factory=list)
     served: list[Fact] = field(default_factory=list)
+    said: list[Fact] = field(default_factory=list)
     ends: list[Fact] = field(default_factory=list)
 
     @property
@@ -52,6 +55,30 @@ class Life:
     def ids(self) -> tuple[int, ...]:
         """The tokens that the client got, as they came."""
         return tuple(token for fact in self.tokens for token in fact.event.data["ids"])
+
+    @cached_property
+    def text(self) -> str | None:
+        """What the client got as text; None where that is not in the history."""
+        if not any("text" in fact.event.data for fact in self.tokens):
+            return None
+        return "".join(fact.event.data["text"] for fact in self.tokens)
+
+    @cached_property
+    def blind(self) -> bool:
+        """Whether it got a piece of which no token ids were told."""
+        return any(fact.event.data.get("blind") for fact in self.tokens)
+
+    @cached_property
+    def is_carried(self) -> bool | None:
+        """Whether it got just what engines said; None where that is not in the history."""
+        if not self.said:
+            return None
+        facts = [
+            fact.event.data for fact in sorted(self.said, key=lambda f: f.event.data["from_s"])
+        ]
+        said = [Said(tuple(data["pieces"]), data["whole"]) for data in facts]
+        got = [_piece(fact.event.data) for fact in self.tokens]
+        return is_carried([piece for piece in got if piece], said, complete=self.completed)
 
     @property
     def end(self) -> Fact | None:
@@ -65,7 +92,10 @@ class Life:
 
     @property
     def first_token(self) -> Fact | None:
-        return next((fact for fact in self.tokens if fact.event.data["ids"]), None)
+        said = (
+            fact for fact in self.tokens if fact.event.data["ids"] or fact.event.data.get("text")
+        )
+        return next(said, None)
 
     @cached_property
     def from_s(self) -> float:
@@ -89,6 +119,11 @@ class Life:
         return [*self.invokes, *self.routed, *self.started, *self.tokens, *self.ends]
 
 
+def _piece(data: Mapping[str, Any]) -> str:  # of a TOKENS
+    found: str = data["piece"] if "piece" in data else piece_of(data["ids"], "", None)
+    return found
+
+
 _PARTS = {
     What.INVOKE: "invokes",
     What.ROUTED: "routed",
@@ -102,12 +137,13 @@ _PARTS = {
 def lives(run: Run) -> Mapping[str, Life]:
     """Every request that the history speaks of, in order of appearance. To be read only."""
     found: dict[str, Life] = {}
-    for fact in facts(run, *_PARTS, What.SERVED):
+    for fact in facts(run, *_PARTS, What.SERVED, What.SAID):
         event = fact.event
-        if event.what is What.SERVED:
+        if event.what in {What.SERVED, What.SAID}:
             request = str(event.data["request"])
             if request in found:
-                found[request].served.append(fact)
+                here = found[request].served if event.what is What.SERVED else found[request].said
+                here.append(fact)
             continue
         life = found.get(event.subject)
         if life is None:

@@ -84,6 +84,8 @@ def _pairs(run: Run, tally: Tally) -> list[_Pair]:
         first, twin_s = _first(life), run.twin.ttft_s.get(life.request)
         if first is None or twin_s is None or not life.invokes:
             continue
+        if life.invokes[0].event.data.get("whole"):
+            continue  # there is nothing before the whole answer
         if any(_met(life, first, nodes, at_s) for nodes, at_s in slowed):
             tally.voided += 1
             continue

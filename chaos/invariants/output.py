@@ -7,6 +7,7 @@ from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Life, lives
 from chaos.invariants.tally import Tally
 from chaos.run import Run
+from inference import toy_language
 
 
 def check(run: Run) -> Finding:
@@ -16,13 +17,32 @@ def check(run: Run) -> Finding:
         cold = run.twin.tokens.get(life.request)
         if cold is None or not (life.tokens or life.completed):
             continue
-        tally.compare(life.nodes, life.from_s, life.to_s, _witness(life, cold))
+        witness = None if life.blind else _witness(life, cold)
+        if witness is None and life.text is not None:
+            witness = _witness_of_text(life, life.text, cold)
+        tally.compare(life.nodes, life.from_s, life.to_s, witness, ingress=life.ingress)
     return tally.finding()
+
+
+def _witness_of_text(life: Life, got: str, cold: tuple[int, ...]) -> Witness | None:
+    """Of an answer of chunks. What was carried wrongly is no wrong answer: see ACCOUNT."""
+    whole = toy_language.decode(cold)
+    if life.is_carried is False or got == (whole if life.completed else whole[: len(got)]):
+        return None
+    place = first_difference(got.encode(), whole.encode())
+    return Witness(
+        expected=f"the text of the cold run, {len(whole)} characters",
+        found=f"the client got {len(got)} characters, which differ from byte {place} on",
+        events=tuple(fact.index for fact in (*life.invokes[:1], *life.ends[:1])),
+        node=str(life.started[-1].event.data["node"]) if life.started else life.ingress,
+        request=life.request,
+    )
 
 
 def _witness(life: Life, cold: tuple[int, ...]) -> Witness | None:
     got = life.ids
-    if difference(got, cold, complete=life.completed) is not Difference.WRONG:
+    found = difference(got, cold, complete=life.completed)
+    if found is Difference.NONE or (found is Difference.MISPLACED and not life.is_carried):
         return None
     place = first_difference(got, cold)
     wrong = place

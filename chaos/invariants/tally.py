@@ -31,7 +31,13 @@ class Tally:
         self._undetected: dict[str, None] = {}
 
     def compare(
-        self, nodes: Iterable[str], from_s: float, to_s: float, witness: Witness | None
+        self,
+        nodes: Iterable[str],
+        from_s: float,
+        to_s: float,
+        witness: Witness | None,
+        *,
+        ingress: str | None = None,
     ) -> bool:
         """Counts one fact.
 
@@ -40,6 +46,7 @@ class Tally:
             from_s: Since when.
             to_s: Until when.
             witness: The contradiction, or None where it is as promised.
+            ingress: Where a request entered, for voids of what enters there.
 
         Returns:
             Whether it counts, that is, whether no void covers it.
@@ -47,7 +54,7 @@ class Tally:
         if not self._is_voidable:
             voids: Sequence[Span] = ()
         else:
-            voids = self._voids.covering(self.invariant, nodes, from_s, to_s)
+            voids = self._voids.covering(self.invariant, nodes, from_s, to_s, ingress)
         if not voids:
             self.exercised += 1
             if witness is not None:

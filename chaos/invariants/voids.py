@@ -18,10 +18,14 @@ TAIL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One void of one fault that took place. ``begin`` is the index of its FAULT_BEGIN."""
+    """One void of one fault that took place. ``begin`` is the index of its FAULT_BEGIN.
+
+    ``own``: of requests that entered at its nodes alone, whoever else had a part in them.
+    """
 
     invariant: Id
     nodes: frozenset[str] | None
+    own: bool
     from_s: float
     to_s: float
     instead: str
@@ -46,7 +50,14 @@ class Voids:
                 nodes = None if void.where is Where.ALL else frozenset(fault.nodes)
                 self._spans.setdefault(void.invariant, []).append(
                     Span(
-                        void.invariant, nodes, event.at_s, to_s, void.instead, fault.id, fact.index
+                        void.invariant,
+                        nodes,
+                        void.where is Where.INGRESS,
+                        event.at_s,
+                        to_s,
+                        void.instead,
+                        fault.id,
+                        fact.index,
                     )
                 )
 
@@ -55,14 +66,23 @@ class Voids:
         return invariant in self._spans
 
     def covering(
-        self, invariant: Id, nodes: Iterable[str], from_s: float, to_s: float
+        self,
+        invariant: Id,
+        nodes: Iterable[str],
+        from_s: float,
+        to_s: float,
+        ingress: str | None = None,
     ) -> Sequence[Span]:
-        """The voids of an invariant at any of some nodes at some moment of a span of time."""
+        """The voids of an invariant at any of some nodes at some moment of a span of time.
+
+        ``ingress`` is where a request entered; without it all of the nodes count as such.
+        """
         here = frozenset(nodes)
+        entered = here if ingress is None else frozenset((ingress,))
         return [
             span
             for span in self._spans.get(invariant, ())
-            if (span.nodes is None or span.nodes & here)
+            if (span.nodes is None or span.nodes & (entered if span.own else here))
             and span.from_s <= to_s
             and from_s <= span.to_s
         ]

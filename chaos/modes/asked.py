@@ -11,10 +11,14 @@ from chaos.history import Event, What
 from chaos.modes.toy import toy_ids
 from chaos.scenario.prompts import prompt
 from chaos.scenario.request import PlannedRequest
+from chaos.scenario.scenario import Cluster
 from chaos.twin import TwinRequest
-from inference.request import ChatPrompt, Message
+from inference.request import ChatPrompt, Message, TextPrompt, canonical_json
 
 SEED = 1
+
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+"""What a request with tools may call."""
 
 PATIENCE_S = 10.0
 """A client waits so long beyond its request's deadline."""
@@ -54,18 +58,32 @@ def prompt_ids(text: str) -> tuple[int, ...]:
     return toy_ids(ChatPrompt(messages=(Message(role="user", content=text),)))
 
 
+def asked_ids(request: PlannedRequest, text: str) -> tuple[int, ...]:
+    """The toy tokenizer's ids of a request, as whatever engine can answer it reads it."""
+    if not request.tools:
+        return prompt_ids(text)
+    messages = [{"content": text, "role": "user"}]
+    return toy_ids(TextPrompt(text=canonical_json({"messages": messages, "tools": [TOOL]})))
+
+
 def body_of(request: PlannedRequest, text: str) -> bytes:
     """The JSON body of a chat completion: greedy and seeded."""
-    body = {
+    body: dict[str, object] = {
         "messages": [{"role": "user", "content": text}],
         "max_tokens": request.max_tokens,
         "temperature": 0,
         "seed": SEED,
     }
+    if request.stream:
+        body["stream"] = True
+    if request.tools:
+        body["tools"] = [TOOL]
     return json.dumps(body).encode()
 
 
-def twin_requests(sent: Iterable[Sent], events: Sequence[Event]) -> list[TwinRequest]:
+def twin_requests(
+    sent: Iterable[Sent], events: Sequence[Event], cluster: Cluster
+) -> list[TwinRequest]:
     """The requests that an ingress took, as it got them."""
     left_s = {event.subject: event.at_s for event in events if event.what is What.CANCELLED}
     taken = {event.subject for event in events if event.what in TAKEN}
@@ -75,10 +93,13 @@ def twin_requests(sent: Iterable[Sent], events: Sequence[Event]) -> list[TwinReq
             at_s=each.at_s,
             ingress=each.request.ingress,
             tenant=each.request.tenant,
-            token_ids=prompt_ids(each.text),
+            token_ids=asked_ids(each.request, each.text),
             max_tokens=each.request.max_tokens,
             left_s=left_s.get(each.request.id),
             seed=SEED,
+            alone=cluster.could_alone(
+                each.request.ingress, each.request.tenant, tools=each.request.tools
+            ),
         )
         for each in sent
         if each.request.id in taken

@@ -16,6 +16,7 @@ from typing import Any
 from chaos.engine import FalseEvent
 from chaos.history import What
 from chaos.observe.watching import Watching
+from chaos.pieces import piece_of
 from inference.request import BLOCK_TOKENS, EngineRequest, TokenEvent
 from overlay.ports import Engine, TokenStream
 
@@ -89,6 +90,7 @@ class EngineTap:
         self._on_text = on_text
         self._left: dict[str, LeftBehind] = {}
         self._requests = 0
+        self._tells_answers = watching.cluster.schedule.tells_answers
         # Not looked up at each call: a router asks for these at every request.
         self.capabilities = inner.capabilities
         self.tokenize = inner.tokenize
@@ -109,7 +111,26 @@ class EngineTap:
         async with self.inner.submit(request) as stream:
             self._requests += 1
             left = self._left.setdefault(str(request.namespace), LeftBehind())
-            yield _Overheard(stream, self, request, left, self._requests)
+            overheard = _Overheard(stream, self, request, left, self._requests)
+            if not self._tells_answers:
+                yield overheard
+                return
+            from_s = self._watching.cluster.history.now()
+            try:
+                yield overheard
+            finally:
+                self._said_all(request, overheard, from_s)
+
+    def _said_all(self, request: EngineRequest, overheard: _Overheard, from_s: float) -> None:
+        self._watching.add(
+            What.SAID,
+            self._node,
+            request=self._watching.request_name(request.request_id),
+            from_s=round(from_s, 6),
+            pieces=overheard.pieces,
+            whole=overheard.whole,
+            completion_tokens=overheard.completion_tokens,
+        )
 
     def served(self, request: EngineRequest, cached_tokens: int, blocks: int) -> None:
         """The engine has taken so much from its cache; ``blocks`` can be explained."""
@@ -149,6 +170,9 @@ class _Overheard:
         self._blocks = Blocks((*request.token_ids, *request.emitted))
         self._own = len(self._blocks.names)
         left.add(number, self._blocks.names)
+        self.pieces: list[str] = []
+        self.whole = False
+        self.completion_tokens: int | None = None
 
     def __aiter__(self) -> _Overheard:
         return self
@@ -165,4 +189,13 @@ class _Overheard:
         if event.token_ids:
             self._left.add(self._number, self._blocks.extend(event.token_ids))
         self._tap.said(self._request, event.text)
+        self._note(event)
         return event
+
+    def _note(self, event: TokenEvent) -> None:
+        piece = piece_of(event.token_ids, event.text, event.chunk)
+        if piece:
+            self.pieces.append(piece)
+        self.whole = event.finish_reason is not None
+        if event.usage is not None:
+            self.completion_tokens = event.usage.completion_tokens

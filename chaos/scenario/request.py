@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRequest:
-    """One request. Its prompt is a function of these fields (``chaos/scenario/prompts.py``)."""
+    """One request. Its prompt is a function of these fields (``chaos/scenario/prompts.py``).
+
+    ``tools``: it names a tool, so that only an engine that is given whole bodies can answer.
+    ``stream``: such an engine is to answer piece by piece.
+    """
 
     id: str
     at_s: float
@@ -20,3 +24,5 @@ class PlannedRequest:
     max_tokens: int
     timeout_s: float = 60.0
     cancel_after_s: float | None = None
+    tools: bool = False
+    stream: bool = False

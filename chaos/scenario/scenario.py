@@ -21,8 +21,11 @@ class Cluster:
 
     ``delay_ms`` is the one-way delay of every link. ``outside`` names for a node the tenants that
     it is no member of; ``slow`` names nodes whose engine is so many times slower. ``late`` nodes
-    start that many seconds into the storm. ``model`` is for live mode with the real engine;
-    ``network`` and ``plain_peers`` are for live mode too.
+    start that many seconds into the storm. ``remote`` nodes have a server beside them instead of
+    an engine of their own (``chaos/remote_toy.py``, node mode only): ``remote_salts`` whether it
+    keeps tenants apart, ``remote_tells_ids`` whether its answers can be gone on with elsewhere,
+    ``remote_exact`` whether what it has cached is told by it, not inferred. ``model`` is for live
+    mode with the real engine; ``network`` and ``plain_peers`` are for live mode too.
     """
 
     nodes: int = 5
@@ -39,6 +42,10 @@ class Cluster:
     outside: dict[str, tuple[str, ...]] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)
     late: dict[str, float] = field(default_factory=dict)
+    remote: tuple[str, ...] = ()
+    remote_salts: bool = True
+    remote_tells_ids: bool = True
+    remote_exact: bool = True
     plain_peers: bool = False
     network: Network = Network.LOOPBACK
 
@@ -46,12 +53,25 @@ class Cluster:
     def names(self) -> tuple[str, ...]:
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
 
+    def engine_tenant(self, name: str) -> str | None:
+        """The one tenant that a node's engine serves; None where it serves all of the node's."""
+        if name not in self.remote or self.remote_salts:
+            return None
+        mine = [tenant for tenant in self.tenants if tenant not in self.outside.get(name, ())]
+        return mine[0] if len(mine) > 1 else None
+
+    def could_alone(self, name: str, tenant: str, *, tools: bool) -> bool:
+        """Whether a node's own engine serves such a request."""
+        return self.engine_tenant(name) in {None, tenant} and (name in self.remote or not tools)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """Requests at random ingresses: a document, shared by its questions, and a question.
 
     Every tenant sends the same documents. ``hot_fraction`` of the requests ask about the first one.
+    Where a node has a remote server, ``tools_share`` of them need an engine that is given whole
+    bodies, half of these as streams; all others are streams.
     """
 
     requests_per_s: float = 4.0
@@ -61,6 +81,7 @@ class Workload:
     max_tokens: int = 12
     cancel_fraction: float = 0.0
     hot_fraction: float = 0.0
+    tools_share: float = 0.2
     timeout_s: float = 60.0
 
 

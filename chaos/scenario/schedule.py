@@ -53,6 +53,12 @@ class Schedule:
     proves: Id | None = None
 
     @property
+    def tells_answers(self) -> bool:
+        """Whether an engine may say something else than the twin, or in chunks."""
+        voids = (void for planned in self.faults for void in planned.fault.voids)
+        return bool(self.cluster.remote) or any(void.invariant is Id.OUTPUT for void in voids)
+
+    @property
     def place(self) -> str:
         """Where it runs, in words: its mode, and in live mode what joins the nodes."""
         network = f" over {self.cluster.network.value}" if self.mode is Mode.LIVE else ""

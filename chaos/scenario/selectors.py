@@ -10,6 +10,7 @@ A selector is one of these, or several with commas between them, which add up::
     role:ingress nodes at which requests enter
     role:core    nodes that healing makes whole
     role:outside nodes that it does not
+    role:remote  nodes with a remote server
     tenant:a     members of the tenant
 
 A link fault whose selector names nodes acts on all their links, in and out. A partition whose
@@ -32,7 +33,7 @@ from chaos.scenario.schedule import PlannedFault
 Link = tuple[str, str]
 
 WORDS = ("one", "all", "minority")
-ROLES = ("ingress", "core", "outside")
+ROLES = ("ingress", "core", "outside", "remote")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Ground:
             "ingress": self.ingresses or self.names,
             "core": core,
             "outside": tuple(name for name in self.names if name not in core),
+            "remote": self.cluster.remote,
         }
 
 

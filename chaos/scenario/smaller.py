@@ -57,6 +57,7 @@ def without_node(schedule: Schedule, gone: str) -> Schedule:
             outside=outside,
             slow={new[n]: factor for n, factor in cluster.slow.items() if n in new},
             late={new[n]: at_s for n, at_s in cluster.late.items() if n in new},
+            remote=tuple(new[n] for n in cluster.remote if n in new),
         ),
         core=tuple(new[name] for name in schedule.core if name in new),
         requests=tuple(requests),
@@ -169,6 +170,7 @@ def _plain_requests(schedule: Schedule) -> list[Schedule]:
         {"document": 0},
         {"cancel_after_s": None},
         {"timeout_s": 60.0},
+        {"tools": False, "stream": True} if schedule.cluster.remote else {"stream": False},
     ]
     requests = schedule.requests
     made: list[Schedule] = []

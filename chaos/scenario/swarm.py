@@ -14,7 +14,7 @@ from random import Random
 
 from chaos.entropy import stream_seed
 from chaos.faults.catalogue import FAULTS
-from chaos.faults.fault import Aim, Fault
+from chaos.faults.fault import Aim, Fault, Mode
 from chaos.invariants.invariant import Id
 from chaos.scenario.scenario import Cluster, Expect, FaultEntry, Scenario, Swarm, Workload
 from chaos.scenario.schedule import PlannedFault
@@ -22,6 +22,8 @@ from chaos.scenario.selectors import Link, every_link, planned
 from overlay.routing import POLICIES
 
 HOSTILE_FRACTION = 0.3
+REMOTE_FRACTION = 0.3
+"""Share of the clusters in which some nodes have a remote server."""
 UNTIL_HEAL_FRACTION = 0.15
 CORE_FRACTION = 0.4
 """Share of the kind runs in which only the majority is healed."""
@@ -67,6 +69,8 @@ def draw_faults(scenario: Scenario, seed: int, around: Weather) -> tuple[Planned
     ]
     for number, kind in enumerate(FAULTS):
         possible = kind.works_in(scenario.mode, scenario.cluster.network)
+        if kind.needs_remote:
+            possible = bool(set(around.victims) & set(scenario.cluster.remote))
         if kind.family not in families or not possible:
             continue
         rng = Random(stream_seed(seed, "swarm-fault", kind.kind))
@@ -91,8 +95,11 @@ def _draw(kind: type[Fault], scenario: Scenario, rng: Random, around: Weather) -
         return planned(entry, fault_id, names=names, links=_links(names, rng))
     if kind.aim is Aim.GROUPS:
         return planned(entry, fault_id, names=names, groups=_groups(names, rng, around))
-    size = 1 if rng.random() < 0.6 else rng.randint(1, len(around.victims))
-    return planned(entry, fault_id, names=names, nodes=rng.sample(around.victims, size))
+    victims = around.victims
+    if kind.needs_remote:
+        victims = tuple(name for name in victims if name in scenario.cluster.remote)
+    size = 1 if rng.random() < 0.6 else rng.randint(1, len(victims))
+    return planned(entry, fault_id, names=names, nodes=rng.sample(victims, size))
 
 
 def _links(names: tuple[str, ...], rng: Random) -> tuple[Link, ...]:
@@ -130,6 +137,8 @@ def draw_settings(scenario: Scenario, seed: int) -> Scenario:
     """
     rng = Random(stream_seed(seed, "swarm", "settings"))
     cluster = _cluster(scenario, rng)
+    if scenario.mode is Mode.NODE and not cluster.remote:
+        cluster = _servers(cluster, Random(stream_seed(seed, "swarm", "remote")))
     work = _workload(scenario.workload, cluster, rng)
     need = work.document_tokens + 2 * work.question_tokens + work.max_tokens
     blocks = max(cluster.cache_blocks, 4 * math.ceil((need + CONTEXT_SPARE_TOKENS) / 16))
@@ -178,6 +187,20 @@ def _cluster(scenario: Scenario, rng: Random) -> Cluster:
         outside=base.outside or outside,
         slow=base.slow or slow,
         late=base.late or late,
+    )
+
+
+def _servers(cluster: Cluster, rng: Random) -> Cluster:
+    """Some clusters have remote servers beside some of their nodes; from a stream of their own."""
+    if rng.random() >= REMOTE_FRACTION:
+        return cluster
+    drawn = set(rng.sample(cluster.names, rng.randint(1, (len(cluster.names) + 1) // 2)))
+    return replace(
+        cluster,
+        remote=tuple(name for name in cluster.names if name in drawn),
+        remote_salts=rng.random() < 0.7,
+        remote_tells_ids=rng.random() < 0.5,
+        remote_exact=rng.random() < 0.7,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from chaos.errors import ScenarioError
 from chaos.faults.catalogue import FAULTS, fault_named
 from chaos.faults.fault import Aim, Fault
-from chaos.scenario.scenario import FaultEntry, Landmark, Scenario, Systematic
+from chaos.scenario.scenario import Cluster, FaultEntry, Landmark, Scenario, Systematic
 from chaos.scenario.schedule import PlannedFault
 from chaos.scenario.selectors import every_link, planned
 
@@ -43,7 +43,7 @@ def count(scenario: Scenario) -> int:
         return 0
     kinds, marks = _kinds(grid, scenario), len(_landmarks(grid))
     if grid.depth == 1:
-        return marks * sum(len(_places(kind, scenario.cluster.names)) for kind in kinds)
+        return marks * sum(len(_places(kind, scenario.cluster)) for kind in kinds)
     return (len(kinds) * marks) ** 2 * PAIR_PLACES
 
 
@@ -64,7 +64,7 @@ def faults_at(scenario: Scenario, index: int) -> tuple[PlannedFault, ...]:
 def _single(grid: Systematic, scenario: Scenario, index: int) -> PlannedFault:
     names, marks = scenario.cluster.names, _landmarks(grid)
     for kind in _kinds(grid, scenario):
-        places = _places(kind, names)
+        places = _places(kind, scenario.cluster)
         size = len(places) * len(marks)
         if index < size:
             mark = marks[index // len(places)]
@@ -84,9 +84,11 @@ def _pair(grid: Systematic, scenario: Scenario, index: int) -> tuple[PlannedFaul
     then = marks[second_mark]
     if first_mark == second_mark:
         then = replace(then, count=then.count + 1)
-    beside = _places(second, names)
+    beside = _places(second, scenario.cluster)
     return (
-        _planned(first, "first", marks[first_mark], _places(first, names)[0], grid, names),
+        _planned(
+            first, "first", marks[first_mark], _places(first, scenario.cluster)[0], grid, names
+        ),
         _planned(second, "second", then, beside[place % len(beside)], grid, names),
     )
 
@@ -110,7 +112,10 @@ def _planned(
     )
 
 
-def _places(kind: type[Fault], names: tuple[str, ...]) -> list[_Place]:
+def _places(kind: type[Fault], cluster: Cluster) -> list[_Place]:
+    names = cluster.names
+    if kind.needs_remote:
+        return [_Place(nodes=(name,)) for name in cluster.remote]
     if kind.aim is Aim.LINKS:
         return [_Place(links=(link,)) for link in every_link(names)]
     if kind.aim is Aim.GROUPS:
@@ -121,8 +126,13 @@ def _places(kind: type[Fault], names: tuple[str, ...]) -> list[_Place]:
 
 def _kinds(grid: Systematic, scenario: Scenario) -> list[type[Fault]]:
     kinds = [fault_named(kind) for kind in grid.kinds] or list(FAULTS)
-    network = scenario.cluster.network
-    return [kind for kind in kinds if kind.works_in(scenario.mode, network)]
+    cluster = scenario.cluster
+    return [
+        kind
+        for kind in kinds
+        if kind.works_in(scenario.mode, cluster.network)
+        and (cluster.remote or not kind.needs_remote)
+    ]
 
 
 def _landmarks(grid: Systematic) -> tuple[Landmark, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from chaos.errors import ScenarioError
 from chaos.faults.catalogue import FAULTS, fault_named, nearest
+from chaos.faults.fault import Mode
 from chaos.run import SEEN
 from chaos.scenario.naming import fault_ids
 from chaos.scenario.reader import Misplaced, Place
@@ -17,6 +18,8 @@ ENGINES = ("toy", "embedded")
 SYSTEMATIC_NODES = (2, 5)
 OVERHEAD_TOKENS = 64
 """What the template and the canary add to a prompt, at most."""
+TOOLS_TOKENS = 128
+"""What the JSON around it does, where it names a tool."""
 
 
 def validate(scenario: Scenario) -> None:
@@ -66,6 +69,10 @@ def _cluster(scenario: Scenario) -> None:
     for name, late_s in cluster.late.items():
         if late_s >= scenario.duration_s:
             raise Misplaced(("cluster", "late", name), "must start before the storm ends")
+    for number, name in enumerate(cluster.remote, start=1):
+        _node(name, scenario, ("cluster", "remote", number))
+    if cluster.remote and scenario.mode is not Mode.NODE:
+        raise Misplaced(("cluster", "remote"), 'remote servers are simulated: use mode = "node"')
     if len(cluster.late) == cluster.nodes:
         raise Misplaced(("cluster", "late"), "one node must be there from the start")
 
@@ -73,6 +80,7 @@ def _cluster(scenario: Scenario) -> None:
 def _workload(scenario: Scenario) -> None:
     work, cluster = scenario.workload, scenario.cluster
     most = work.document_tokens + 2 * work.question_tokens + work.max_tokens + OVERHEAD_TOKENS
+    most += TOOLS_TOKENS if cluster.remote else 0
     if work.requests_per_s and most > cluster.context_tokens:
         raise Misplaced(
             ("workload", "document_tokens"),

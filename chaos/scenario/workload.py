@@ -16,6 +16,8 @@ from chaos.scenario.selectors import members
 SHORTER_FRACTION = 0.2
 """Share of the requests that quote only a part of their document."""
 CANCEL_AFTER_MAX_S = 2.0
+STREAM_FRACTION = 0.5
+"""Share of the requests with tools that ask for a stream."""
 READY_S = 3.0
 """A node that starts late is an ingress from so many seconds after its start."""
 
@@ -55,6 +57,12 @@ def _request(
     part = rng.randint(1, workload.document_tokens)
     cancelled = rng.random() < workload.cancel_fraction
     cancel_after_s = round(rng.uniform(0.0, CANCEL_AFTER_MAX_S), 3)
+    question = rng.randrange(1_000_000)
+    question_tokens = rng.randint(1, 2 * workload.question_tokens)
+    max_tokens = rng.randint(1, workload.max_tokens)
+    # Drawn last: where there is no such server, nothing else is dealt anew.
+    tools = bool(cluster.remote) and rng.random() < workload.tools_share
+    stream = bool(cluster.remote) and (not tools or rng.random() < STREAM_FRACTION)
     return PlannedRequest(
         id=f"r{number}",
         at_s=at_s,
@@ -62,9 +70,11 @@ def _request(
         tenant=tenant,
         document=document,
         document_tokens=part if shorter else workload.document_tokens,
-        question=rng.randrange(1_000_000),
-        question_tokens=rng.randint(1, 2 * workload.question_tokens),
-        max_tokens=rng.randint(1, workload.max_tokens),
+        question=question,
+        question_tokens=question_tokens,
+        max_tokens=max_tokens,
         timeout_s=workload.timeout_s,
         cancel_after_s=cancel_after_s if cancelled else None,
+        tools=tools,
+        stream=stream,
     )

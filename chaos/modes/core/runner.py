@@ -78,7 +78,7 @@ def run_core(
         schedule=schedule,
         events=tuple(history.events),
         twin=twin_of(
-            twin_requests(cluster.sent, history.events),
+            twin_requests(cluster.sent, history.events, schedule.cluster),
             lambda name: toy_of(schedule, name),
             cold_times(schedule, history.events),
         ),

@@ -283,6 +283,6 @@ def _twin(schedule: Schedule, clients: LiveClients, history: History) -> Twin:
         for request in schedule.requests
         if request.id in clients.sent_s
     ]
-    requests = twin_requests(sent, history.events)
+    requests = twin_requests(sent, history.events, schedule.cluster)
     cold_s = cold_times(schedule, history.events)
     return twin_of(requests, lambda name: toy_of(schedule, name), cold_s)

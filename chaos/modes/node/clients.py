@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from chaos.history import What
-from chaos.modes.asked import AT_FAULT, PATIENCE_S, Sent, body_of, prompt_ids, prompt_text
+from chaos.modes.asked import AT_FAULT, PATIENCE_S, Sent, asked_ids, body_of, prompt_text
 from chaos.modes.node.cluster import Boot, SimCluster, SimHost
 from chaos.modes.node.face import Answer, Broke
+from chaos.pieces import piece_of, text_of_chunk
 from chaos.scenario.schedule import PlannedRequest
 from overlay.body import parse_chat
 from overlay.errors import RequestError
@@ -91,13 +92,17 @@ class Clients:
         text = prompt_text(request) if text is None else text
         now_s = trio.current_time()
         cluster.sent[request.id] = Sent(request=request, text=text, at_s=now_s)
+        manner = {"tools": True} if request.tools else {}
+        if cluster.schedule.cluster.remote and not request.stream:
+            manner["whole"] = True
         history.add(
             What.INVOKE,
             request.id,
             ingress=request.ingress,
             tenant=request.tenant,
             max_tokens=request.max_tokens,
-            prompt_tokens=len(prompt_ids(text)),
+            prompt_tokens=len(asked_ids(request, text)),
+            **manner,
         )
         host = cluster.host(request.ingress)
         try:
@@ -179,9 +184,7 @@ class Clients:
                 served_by = self.cluster.name_of(event.served_by)
                 history.add(What.STARTED, request.id, node=served_by)
             elif isinstance(event, Delta):
-                ids = list(event.token_ids or ())
-                history.add(What.TOKENS, request.id, ids=ids)
-                tokens += len(ids)
+                tokens += self._got(request, event)
             else:
                 self._end(request, event, slow=gap_s > 0)
                 return
@@ -196,6 +199,18 @@ class Clients:
             if gap_s and isinstance(event, Delta):
                 await trio.sleep(gap_s * len(event.token_ids or (0,)))
         self._lost(request, "the ingress went away")
+
+    def _got(self, request: PlannedRequest, delta: Delta) -> int:
+        """Writes a piece of an answer; how many tokens it is, or at least one where it is blind."""
+        ids, add = list(delta.token_ids or ()), self.cluster.history.add
+        if not self.cluster.schedule.cluster.remote:
+            add(What.TOKENS, request.id, ids=ids)
+            return len(ids)
+        blind = {} if delta.token_ids is not None else {"blind": True}
+        text = delta.text if delta.chunk is None else text_of_chunk(delta.chunk)
+        piece = piece_of(delta.token_ids, delta.text, delta.chunk)
+        add(What.TOKENS, request.id, ids=ids, text=text, piece=piece, **blind)
+        return len(ids) or bool(blind)
 
     def _end(
         self, request: PlannedRequest, event: Finished | RequestError | Broke, *, slow: bool

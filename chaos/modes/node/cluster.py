@@ -23,8 +23,9 @@ from chaos.history import History, What
 from chaos.modes.asked import Sent
 from chaos.modes.node.face import Face
 from chaos.modes.node.messages import MessageFaults
-from chaos.modes.toy import SimToy
+from chaos.modes.toy import OtherModel, SimToy
 from chaos.network import Network, SimDiscovery, SimTransport
+from chaos.remote_toy import core_of
 from chaos.scenario.schedule import Schedule
 from chaos.simulation import hold_tasks, release_tasks
 from chaos.storage import Session, SimStorage
@@ -65,7 +66,8 @@ class Boot:
 class SimHost:
     """One host. ``engine`` and ``node`` are those of the present boot, None while it is down.
 
-    ``tenants`` are names of those that it is a member of; ``down`` says why it does not run.
+    ``tenants`` are names of those that it is a member of; ``down`` says why it does not run;
+    ``other`` is what its engine serves in place of its own model from the next boot on.
     ``holds`` are keys of what keeps it down: it may start when there are none. ``stopped`` are
     keys of what keeps its process stopped. ``starting`` is set when a start under way has come to
     an end, one way or the other.
@@ -79,6 +81,7 @@ class SimHost:
     epochs: tuple[bytes, ...]
     storage: SimStorage
     clock: VirtualClock
+    other: OtherModel | None = None
     boot: Boot | None = None
     starting: trio.Event | None = None
     starts: int = 0
@@ -247,7 +250,7 @@ class SimCluster:
         self._gone(host, boot, host.down or ended)
 
     def _make(self, host: SimHost) -> Boot:
-        core: EngineCore = SimToy(host.toy)
+        core = core_of(host.toy, lambda toy: SimToy(toy, host.other))
         for wrap_core in self.wrap_engine:
             core = wrap_core(host, core)
         engine = FaultyEngine(core, in_thread=False)
@@ -270,6 +273,7 @@ class SimCluster:
             epochs=host.epochs,
             listen=(Address(host.address, PORT),),
             policy=self.schedule.cluster.policy,
+            engine_tenant=self.schedule.cluster.engine_tenant(host.name),
         )
         node = Node(config, ports)
         for wrap_node in self.wrap_node:

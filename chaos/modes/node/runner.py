@@ -69,7 +69,7 @@ def run_node(
             running.stuck(str(stuck))
         except Exception as error:
             raise ChaosError(f"the harness broke: {innermost(error)}") from error
-    asked = twin_requests(running.sent(), running.history.events)
+    asked = twin_requests(running.sent(), running.history.events, schedule.cluster)
     cold_s = cold_times(schedule, running.history.events)
     twin = twin_of(asked, lambda name: toy_of(schedule, name), cold_s)
     return Run(

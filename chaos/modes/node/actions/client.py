@@ -78,6 +78,7 @@ def _extra(
         question=rng.randrange(1_000_000),
         question_tokens=rng.randint(1, 32),
         max_tokens=BURST_MAX_TOKENS,
+        stream=bool(cluster.schedule.cluster.remote),
     )
 
 

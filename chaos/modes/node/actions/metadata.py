@@ -9,17 +9,22 @@ import trio
 
 from chaos.adversary import Ear, rolled_back, tell, tell_anew
 from chaos.claims import StandStill, TooLittle, TooMuch
-from chaos.engine import Claims, FaultyEngine
+from chaos.engine import Claims, FaultyEngine, prefix_cache_of
 from chaos.faults import metadata
 from chaos.faults.fault import Fault
+from chaos.gap import EventGap
 from chaos.modes.effects import Effects
 from chaos.modes.lying import EMPTY_EVERY_S, churn, coming_blocks, rng_of
 from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
-from chaos.modes.node.actions.engines import on_engines
+from chaos.modes.node.actions.engines import noticed, on_engines
+from chaos.modes.node.actions.worker import with_server
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault
 from overlay.node import Node
+
+LOST = "events_lost"
+"""Mark."""
 
 MakeClaims = Callable[[SimHost], Claims]
 
@@ -84,6 +89,26 @@ def _churn_storm(
         return churn(cluster, planned, host, fault.blocks_per_s, effects)
 
     return _claiming(cluster, planned, make)
+
+
+@asynccontextmanager
+async def _event_gap(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, metadata.EventGap)
+
+    def put(host: SimHost, engine: FaultyEngine) -> None:
+        cache = prefix_cache_of(engine.core)
+        assert cache is not None, "simulated engines have a cache"
+        notice = noticed(cluster, effects, host, planned.id, LOST)
+        engine.lose_events(
+            planned.id, EventGap(fault.gap_s, cache.contents, trio.current_time, notice)
+        )
+
+    names = with_server(cluster, planned)
+    with on_engines(cluster, names, put=put, take=lambda engine: engine.hear_all(planned.id)):
+        yield
 
 
 @asynccontextmanager
@@ -165,4 +190,5 @@ ACTIONS: dict[type[Fault], Action] = {
     metadata.OverClaim: _over_claim,
     metadata.UnderClaim: _under_claim,
     metadata.ChurnStorm: _churn_storm,
+    metadata.EventGap: _event_gap,
 }

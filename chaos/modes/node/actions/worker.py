@@ -17,13 +17,24 @@ from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
 from chaos.modes.node.actions.engines import noticed, on_engines
 from chaos.modes.node.cluster import SimCluster, SimHost
+from chaos.modes.toy import OtherModel, SimToy, sim_toy_of
 from chaos.scenario.schedule import PlannedFault
 from inference.request import EngineRequest, TokenEvent
 from overlay.node import Node
 from overlay.ports import Engine, TokenStream
 
 SLOW, FAILED, LIE, EMPTIED = "worker_slow", "engine_failed", "lie_seen", "cache_emptied"
+EARLY, WRONG_BLOCK, OTHER, OTHER_USED = (
+    "ended_early",
+    "wrong_block_used",
+    "other_model",
+    "other_model_used",
+)
+GONE = "server_gone"
 """Marks."""
+
+LOOK_S = 0.25
+"""How often it is looked whether there is a block to corrupt."""
 
 
 @asynccontextmanager
@@ -128,6 +139,128 @@ async def _lie_cached(
         yield
 
 
+@asynccontextmanager
+async def _oom_at_step(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, worker.OomAtStep)
+
+    def put(host: SimHost, engine: FaultyEngine) -> None:
+        notice = noticed(cluster, effects, host, planned.id, FAILED)
+        engine.run_short(planned.id, int(fault.steps), notice)
+
+    with on_engines(
+        cluster, planned.nodes, put=put, take=lambda engine: engine.have_memory(planned.id)
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _early_eos(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, worker.EarlyEos)
+
+    def put(host: SimHost, engine: FaultyEngine) -> None:
+        notice = noticed(cluster, effects, host, planned.id, EARLY)
+        _toy(engine).end_early(planned.id, int(fault.after_tokens), notice)
+
+    with on_engines(
+        cluster, planned.nodes, put=put, take=lambda engine: _toy(engine).mend(planned.id)
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _kv_corrupt(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    """Once in each boot, as soon as there is a block to corrupt."""
+    fault = planned.fault
+    assert isinstance(fault, worker.KvCorrupt)
+    corrupted: dict[str, FaultyEngine] = {}
+
+    async def corrupt() -> None:
+        while True:
+            for name in planned.nodes:
+                host = cluster.hosts[name]
+                engine = host.engine
+                if engine is not None and corrupted.get(name) is not engine:
+                    notice = noticed(cluster, effects, host, planned.id, WRONG_BLOCK)
+                    if _toy(engine).corrupt(planned.id, int(fault.depth), notice):
+                        corrupted[name] = engine
+            await trio.sleep(LOOK_S)
+
+    try:
+        async with beside(corrupt):
+            yield
+    finally:
+        for engine in corrupted.values():
+            _toy(engine).mend(planned.id)
+
+
+@asynccontextmanager
+async def _wrong_model(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    fault = planned.fault
+    assert isinstance(fault, worker.WrongModel)
+    other = OtherModel(tokenizer=fault.tokenizer >= 0.5)
+    hosts = [cluster.hosts[name] for name in planned.nodes]
+    if all(host.boot is None for host in hosts):
+        raise Missed("none of its nodes runs")
+
+    def apply(host: SimHost, _: Node) -> None:
+        toy = None if host.engine is None else sim_toy_of(host.engine.core)
+        if toy is not None and toy.other is not None:
+            cluster.history.add(What.MARK, OTHER, node=host.name, fault=planned.id)
+            toy.on_other = noticed(cluster, effects, host, planned.id, OTHER_USED)
+
+    try:
+        for host in hosts:
+            host.other = other
+        with cluster.each_boot(planned.nodes, apply):
+            for host in hosts:
+                await cluster.restart(host.name, planned.fault.kind)
+            yield
+    finally:
+        for host in hosts:
+            host.other = None
+        for host in hosts:
+            await cluster.restart(host.name, planned.fault.kind)
+
+
+@asynccontextmanager
+async def _server_restart(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    def put(host: SimHost, engine: FaultyEngine) -> None:
+        engine.lose_server(planned.id)
+        effects.add()
+        cluster.history.add(What.MARK, GONE, node=host.name, fault=planned.id)
+
+    names = with_server(cluster, planned)
+    with on_engines(cluster, names, put=put, take=lambda engine: engine.find_server(planned.id)):
+        yield
+
+
+def with_server(cluster: SimCluster, planned: PlannedFault) -> tuple[str, ...]:
+    """The fault's nodes that have a remote server. Raises :class:`Missed` where none has."""
+    remote = cluster.schedule.cluster.remote
+    found = tuple(name for name in planned.nodes if name in remote)
+    if not found:
+        raise Missed("none of its nodes has a remote server")
+    return found
+
+
+def _toy(engine: FaultyEngine) -> SimToy:
+    toy = sim_toy_of(engine.core)
+    assert toy is not None, "simulated peers have simulated toys"
+    return toy
+
+
 def _engines(cluster: SimCluster, planned: PlannedFault) -> list[tuple[SimHost, FaultyEngine]]:
     """Engines of the target that run. Raises :class:`Missed` where none does."""
     hosts = [cluster.hosts[name] for name in planned.nodes]
@@ -189,7 +322,7 @@ class _CutStream:
             self._cutter.on_effect()
             raise StopAsyncIteration
         event = await anext(self._inner)
-        self._tokens += len(event.token_ids or ())
+        self._tokens += len(event.token_ids or ()) or bool(event.text or event.chunk)
         return event
 
 
@@ -200,4 +333,9 @@ ACTIONS: dict[type[Fault], Action] = {
     worker.EvictionStorm: _eviction_storm,
     worker.StreamCut: _stream_cut,
     worker.LieCached: _lie_cached,
+    worker.OomAtStep: _oom_at_step,
+    worker.WrongModel: _wrong_model,
+    worker.KvCorrupt: _kv_corrupt,
+    worker.EarlyEos: _early_eos,
+    worker.ServerRestart: _server_restart,
 }
