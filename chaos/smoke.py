@@ -1,4 +1,4 @@
-"""``python -m chaos.smoke``: every simulated fault once in each mode, and all regressions.
+"""``python -m chaos.smoke``: every simulated fault in each mode, some scenarios, all regressions.
 
 A fault must be applied, take effect and be undone, and every promise must hold beside it. Exits 1
 where one does not.
@@ -15,7 +15,7 @@ import trio
 from chaos.faults.catalogue import FAULTS, fault_of
 from chaos.faults.fault import SIMULATED, Aim, Fault, Mode
 from chaos.pool import Pool
-from chaos.scenario.load import SHIPPED, load
+from chaos.scenario.load import SHIPPED, find, load
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
 from chaos.scenario.schedule import Schedule
@@ -52,6 +52,14 @@ SURE: Mapping[str, Mapping[str, float]] = {
 BESIDE: Mapping[str, str] = {"slow_close": "reset", "fd_exhausted": "reset"}
 """Faults that show only while connections end and are made anew, and what makes them do so."""
 
+SCENARIOS = (
+    "remote-engine-crash",
+    "remote-event-gap",
+    "remote-lying-reports",
+    "remote-server-restart",
+)
+"""Files that are run too: each takes two seconds at most."""
+
 FIVE_NODES = ("ring_majorities",)
 """On three nodes each sees all others, as two are a majority."""
 
@@ -62,6 +70,8 @@ def cases() -> Iterator[tuple[str, Schedule]]:
         for kind in FAULTS:
             if mode in kind.modes & SIMULATED:
                 yield f"{mode.value}:{kind.kind}", case(kind, mode)
+    for name in SCENARIOS:
+        yield f"scenario:{name}", plan(load(find(name)))
     for path in sorted((SHIPPED / "regressions").glob("*.toml")):
         yield f"regression:{path.stem}", plan(load(path))
 
@@ -101,6 +111,8 @@ def complaint(tried: Tried) -> str | None:
         return None
     if tried.verdict != Verdict.VALID.word:
         return f"{tried.verdict} {' '.join(tried.missing_marks)}"
+    if tried.name.startswith("scenario:"):
+        return None
     for fault in tried.faults:
         if fault.missed or fault.unsupported:
             return f"{fault.kind} was not applied: {fault.why}"

@@ -10,7 +10,7 @@ from chaos.faults.catalogue import FAULTS
 from chaos.faults.fault import SIMULATED
 from chaos.invariants.invariant import Id, Status
 from chaos.scenario.load import SHIPPED
-from chaos.smoke import cases, complaint
+from chaos.smoke import SCENARIOS, cases, complaint
 from chaos.tried import FaultTried, Found, Tried
 
 GOOD = Tried(
@@ -27,10 +27,11 @@ def test_every_simulated_fault_is_in_it_once_for_each_of_its_modes_and_every_reg
     assert len(set(names)) == len(names)
     faults = {f"{mode.value}:{kind.kind}" for kind in FAULTS for mode in kind.modes & SIMULATED}
     kept = {f"regression:{path.stem}" for path in (SHIPPED / "regressions").glob("*.toml")}
-    assert set(names) == faults | kept
+    files = {f"scenario:{name}" for name in SCENARIOS}
+    assert set(names) == faults | kept | files
     for name, schedule in cases():
         mode, _, kind = name.partition(":")
-        if mode != "regression":
+        if mode not in {"regression", "scenario"}:
             assert schedule.mode.value == mode
             assert schedule.faults[0].fault.kind == kind
 
@@ -60,6 +61,8 @@ def test_every_simulated_fault_is_in_it_once_for_each_of_its_modes_and_every_reg
             "latency was not applied: no",
         ),
         (replace(GOOD, name="regression:x", verdict="unknown"), None),
+        (replace(GOOD, name="scenario:x", verdict="unknown"), "unknown "),
+        (replace(GOOD, name="scenario:x", faults=(replace(FAULT, effects=0),)), None),
     ],
 )
 def test_it_complains_of_what_is_not_as_promised(tried: Tried, said: str | None) -> None:

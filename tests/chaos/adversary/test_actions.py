@@ -35,6 +35,11 @@ FAULTS: tuple[Fault, ...] = (
     worker.EvictionStorm(),
     worker.StreamCut(after_tokens=2),
     worker.LieCached(),
+    worker.OomAtStep(),
+    worker.WrongModel(),
+    worker.WrongModel(tokenizer=1),
+    worker.KvCorrupt(),
+    worker.EarlyEos(),
     metadata.StaleDigest(),
     metadata.Replay(),
     metadata.SequenceRollback(back=2),
@@ -64,7 +69,7 @@ def finding(run: Run, invariant: Id) -> Finding:
     return next(each for each in check_all(run) if each.invariant is invariant)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kind)
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_it_takes_effect_and_is_undone_and_every_promise_is_kept(fault: Fault) -> None:
     run = run_with(fault)
     (end,) = of(run, What.FAULT_END)

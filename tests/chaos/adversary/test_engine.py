@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 
 from chaos.claims import StandStill
 from chaos.engine import FaultyEngine, prefix_cache_of
+from chaos.gap import EventGap
+from chaos.modes.toy import OtherModel, SimToy, most_used, sim_toy_of
+from chaos.remote_toy import RemoteToyConfig, core_of
 from chaos.simulation import run_simulation
-from inference.errors import EngineFailed
-from inference.events import BlocksEvicted, BlocksStored, Cleared
-from inference.request import EngineRequest, Namespace, Sampling, TokenEvent
+from inference import toy_language
+from inference.errors import EngineFailed, UnknownModel
+from inference.events import BlockHash, BlocksEvicted, BlocksStored, Cleared
+from inference.request import (
+    EngineRequest,
+    FinishReason,
+    Namespace,
+    Sampling,
+    TextPrompt,
+    TokenEvent,
+)
 from inference.toy import ToyConfig, ToyEngine
 from inference.worker import AnswerStream
+from overlay.served import advertised
 
 TOY = ToyConfig(prefill_tokens_per_s=1000.0, decode_s_per_token=0.1, end_every=0)
 A = Namespace("a")
@@ -33,8 +46,8 @@ def request(name: str = "1", tokens: int = 100) -> EngineRequest:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[FaultyEngine]:
-    engine = FaultyEngine(ToyEngine(TOY))
+async def running(engine: FaultyEngine | None = None) -> AsyncIterator[FaultyEngine]:
+    engine = engine or FaultyEngine(ToyEngine(TOY))
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         yield engine
@@ -183,5 +196,186 @@ def test_the_truth_is_told_anew_after_a_false_claim() -> None:
             assert cache is not None
             assert len(blocks) == cache.total_blocks - cache.free_blocks
             assert engine.cache_events() == []
+
+    run_simulation(1, main)
+
+
+def remote(**how: bool) -> FaultyEngine:
+    config = RemoteToyConfig(
+        prefill_tokens_per_s=1000.0, decode_s_per_token=0.1, end_every=0, **how
+    )
+    return FaultyEngine(core_of(config, SimToy))
+
+
+def test_every_so_manieth_step_finds_no_memory_and_the_engine_goes_on() -> None:
+    async def main() -> None:
+        async with running() as engine:
+            noticed: list[int] = []
+            whole = await answer(engine, request())
+            engine.run_short("f", 2, lambda: noticed.append(1))
+            async with engine.submit(request("2")) as stream:
+                with pytest.raises(EngineFailed, match="out of memory by f"):
+                    await rest_of(stream)
+            assert Cleared() in engine.cache_events()
+            assert noticed == [1]
+            for name in "345":  # never given up, as steps between them are good
+                async with engine.submit(request(name)) as stream:
+                    with pytest.raises(EngineFailed, match="MemoryError"):
+                        await rest_of(stream)
+            engine.have_memory("f")
+            again = await answer(engine, request("6"))
+            assert [e.token_ids for e in again] == [e.token_ids for e in whole]
+
+    run_simulation(1, main)
+
+
+def test_a_server_that_is_away_serves_nothing_and_comes_back_empty() -> None:
+    async def main() -> None:
+        async with running(remote()) as engine:
+            before = engine.capabilities()
+            assert engine.capabilities() is before
+            await answer(engine, request())
+            engine.cache_events()
+            async with engine.submit(replace(request("2"), body=b'{"stream": true}')) as stream:
+                await anext(stream)
+                assert engine.lose_server("f") == 1
+                with pytest.raises(EngineFailed, match="away"):
+                    await rest_of(stream)
+            assert Cleared() in engine.cache_events()
+            away = engine.capabilities()
+            assert (away.models, away.slots, away.tokenizes) == ((), 0, False)
+            assert engine.capabilities() is away
+            assert engine.load().total_blocks == 0
+            with pytest.raises(UnknownModel):
+                await engine.tokenize("toy", TextPrompt(text="so"))
+            with pytest.raises(EngineFailed, match="away"):
+                await answer(engine, request("3"))
+            engine.find_server("f")
+            back = engine.capabilities()
+            assert back == before
+            assert back is not before
+            assert cached(await answer(engine, request("4"))) == 0
+
+    run_simulation(1, main)
+
+
+def test_events_that_are_lost_make_the_claims_inexact_until_the_cache_is_cleared() -> None:
+    async def main() -> None:
+        async with running(remote()) as engine:
+            await answer(engine, request())
+            lost: list[int] = []
+            cache = prefix_cache_of(engine.core)
+            assert cache is not None
+            gap = EventGap(5.0, cache.contents, trio.current_time, lambda: lost.append(1))
+            engine.lose_events("f", gap)
+            assert engine.cache_events()
+            engine.evict_all()
+            assert engine.cache_events() == []
+            await trio.sleep(5)
+            assert engine.capabilities().exact_claims
+            await answer(engine, request("2", tokens=40))
+            engine.cache_events()
+            told = engine.capabilities()
+            assert not told.exact_claims
+            assert told.models[0].estimated
+            assert lost
+            # It finds the two blocks of the last request, where it was thought to find six.
+            assert cached(await answer(engine, request("3"))) == 32
+            gone = [e for e in engine.cache_events() if isinstance(e, BlocksEvicted)]
+            assert len(gone[0].blocks) == 4
+            engine.hear_all("f")
+            assert engine.cache_events()[0] == Cleared()
+            assert engine.capabilities().exact_claims
+
+    run_simulation(1, main)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_remote_liar_tells_it_again_at_the_end(*, stream: bool) -> None:
+    async def main() -> None:
+        async with running(remote(tells_ids=False)) as engine:
+            body = b'{"stream": true}' if stream else b"{}"
+            engine.lie("f", lambda: None)
+            events = await answer(engine, replace(request(), body=body))
+            assert cached(events) == 100
+            last = events[-1]
+            assert last.usage is not None
+            assert last.usage.cached_tokens == 100
+            assert all(event.chunk for event in events)
+
+    run_simulation(1, main)
+
+
+def test_answers_end_early() -> None:
+    async def main() -> None:
+        engine = FaultyEngine(SimToy(TOY))
+        async with running(engine):
+            whole = await answer(engine, request())
+            noticed: list[int] = []
+            toy = sim_toy_of(engine.core)
+            assert toy is not None
+            toy.end_early("f", 2, lambda: noticed.append(1))
+            early = await answer(engine, request("2"))
+            assert [e.token_ids for e in early[:2]] == [e.token_ids for e in whole[:2]]
+            assert early[2].token_ids == (toy_language.END,)
+            assert [e.finish_reason for e in early] == [None, None, FinishReason.STOP]
+            assert noticed == [1]
+            toy.mend("f")
+            assert len(await answer(engine, request("3"))) == len(whole)
+
+    run_simulation(1, main)
+
+
+def test_what_is_answered_from_a_wrong_block_is_wrong_until_it_is_evicted() -> None:
+    async def main() -> None:
+        engine = FaultyEngine(SimToy(TOY))
+        async with running(engine):
+            toy = sim_toy_of(engine.core)
+            assert toy is not None
+            noticed: list[int] = []
+            assert not toy.corrupt("f", 0, lambda: noticed.append(1))
+            whole = [e.token_ids for e in await answer(engine, request())]
+            assert not toy.corrupt("f", 99, lambda: noticed.append(1))
+            assert toy.corrupt("f", 5, lambda: noticed.append(1))
+            # 80 tokens have five blocks: the sixth is the wrong one.
+            await answer(engine, request("2", tokens=80))
+            assert noticed == []
+            wrong = [e.token_ids for e in await answer(engine, request("3"))]
+            assert wrong != whole
+            assert noticed == [1]
+            engine.evict_all()
+            engine.cache_events()
+            assert [e.token_ids for e in await answer(engine, request("4"))] == whole
+            assert [e.token_ids for e in await answer(engine, request("5"))] == whole
+
+    run_simulation(1, main)
+
+
+def test_the_block_that_most_others_stand_on_is_the_one() -> None:
+    def stored(text: str, after: str = "") -> BlocksStored:
+        names = tuple(BlockHash(char.encode()) for char in text)
+        parent = BlockHash(after[-1:].encode()) if after else None
+        return BlocksStored(namespace=A, parent=parent, depth=len(after), blocks=names)
+
+    contents = [stored("ab"), stored("xyz"), stored("cd", "ab"), stored("e", "ab")]
+    assert most_used(contents, 0) == b"a"
+    assert most_used(contents, 2) == b"c"
+    assert most_used(contents, 4) is None
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_another_model_says_so_and_answers_otherwise(*, tokenizer: bool) -> None:
+    async def main() -> None:
+        said = []
+        for other in (None, OtherModel(tokenizer=tokenizer)):
+            engine = FaultyEngine(SimToy(TOY, other))
+            async with running(engine):
+                said.append([e.token_ids for e in await answer(engine, request())])
+                (model,) = engine.capabilities().models
+                mine = ToyEngine(TOY).capabilities().models[0]
+                same = advertised(model).prefix == advertised(mine).prefix
+                assert same is (other is None or not tokenizer)
+                assert (advertised(model).variant == advertised(mine).variant) is (other is None)
+        assert said[0] != said[1]
 
     run_simulation(1, main)
