@@ -12,7 +12,7 @@ from chaos.scenario.scenario import Cluster, FaultEntry
 from chaos.scenario.schedule import PlannedFault
 from chaos.scenario.selectors import Ground, every_link, resolve
 
-CLUSTER = Cluster(nodes=5, outside={"n4": ("b",)})
+CLUSTER = Cluster(nodes=5, outside={"n4": ("b",)}, remote=("n1", "n5"))
 GROUND = Ground(cluster=CLUSTER, core=("n1", "n2", "n3"), ingresses=("n2", "n5"))
 NAMES = CLUSTER.names
 
@@ -42,6 +42,7 @@ def part(target: str | None = None, groups: tuple[tuple[str, ...], ...] = ()) ->
         ("role:ingress", ("n2", "n5")),
         ("role:core", ("n1", "n2", "n3")),
         ("role:outside", ("n4", "n5")),
+        ("role:remote", ("n1", "n5")),
         ("tenant:b", ("n1", "n2", "n3", "n5")),
         ("tenant:a", NAMES),
     ],
