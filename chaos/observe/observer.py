@@ -59,12 +59,13 @@ class ClusterObserver:
         }
         marks, found = Marks(foreign), self._leaks.found(host.name)
         transport = self._transports[host.name] = TransportTap(ports.transport, marks, found)
-        several = len(self.watching.tenants) > 1
+        several, history = len(self.watching.tenants) > 1, self._cluster.history
         engine = EngineTap(
             ports.engine,
             self.watching,
             host.name,
             self._leaks.on_text(host.name) if several else None,
+            history.now if self._cluster.schedule.tells_answers else None,
         )
         storage = StorageTap(ports.storage, marks, found) if marks else ports.storage
         return replace(ports, transport=transport, storage=storage, engine=cast("Engine", engine))

@@ -75,6 +75,7 @@ class EngineTap:
     """``overlay.ports.Engine`` that is listened to; one for each boot.
 
     ``on_text`` is called with the tenant's id and each piece of text that it is answered.
+    ``said_s`` gives the time where all that the engine says is told as well (SAID).
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class EngineTap:
         watching: Watching,
         node: str,
         on_text: Callable[[str, str], None] | None,
+        said_s: Callable[[], float] | None = None,
     ) -> None:
         self.inner = inner
         self._watching = watching
@@ -90,7 +92,7 @@ class EngineTap:
         self._on_text = on_text
         self._left: dict[str, LeftBehind] = {}
         self._requests = 0
-        self._tells_answers = watching.cluster.schedule.tells_answers
+        self._said_s = said_s
         # Not looked up at each call: a router asks for these at every request.
         self.capabilities = inner.capabilities
         self.tokenize = inner.tokenize
@@ -112,10 +114,10 @@ class EngineTap:
             self._requests += 1
             left = self._left.setdefault(str(request.namespace), LeftBehind())
             overheard = _Overheard(stream, self, request, left, self._requests)
-            if not self._tells_answers:
+            if self._said_s is None:
                 yield overheard
                 return
-            from_s = self._watching.cluster.history.now()
+            from_s = self._said_s()
             try:
                 yield overheard
             finally:
