@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
-from chaos.invariants.lives import Fact, Life, lives
+from chaos.invariants.lives import Fact, Life, facts, lives
 from chaos.invariants.tally import Tally
+from chaos.invariants.voids import TAIL_S
 from chaos.run import Run
 
 DEADLINE = "deadline_exceeded"
@@ -16,15 +19,19 @@ def check(run: Run) -> Finding:
     """The share of requests that were answered, among those that their ingress could answer alone.
 
     What it could do alone is what it did in the overlay-off twin. Requests that were at fault
-    themselves, were cancelled, or whose ingress was lost, count neither way.
+    themselves, were cancelled, or whose ingress was lost, count neither way. One that needs an
+    engine with the whole body counts where no fault touches its ingress or any such engine.
     """
     tally = Tally(Id.AVAILABLE, run)
+    servers = _Servers(run)
     timeouts_s = {request.id: request.timeout_s for request in run.schedule.requests}
     failures: list[tuple[Life, Witness]] = []
     answered = 0
     for life in lives(run).values():
         end = life.end
-        if end is None or not life.invokes or not _could_alone(run, life, timeouts_s):
+        if end is None or not life.invokes:
+            continue
+        if not _could_alone(run, life, timeouts_s) and not servers.could(life):
             continue
         if end.event.what is What.OK:
             answered += tally.compare((life.ingress,), life.from_s, life.to_s, None)
@@ -38,6 +45,37 @@ def check(run: Run) -> Finding:
         for life, _ in failures:
             tally.compare((life.ingress,), life.from_s, life.to_s, None)
     return tally.finding()
+
+
+class _Servers:
+    """Engines that are given whole bodies, and when faults touch which nodes."""
+
+    def __init__(self, run: Run) -> None:
+        self._cluster = run.schedule.cluster
+        planned = {fault.id: frozenset(fault.nodes) for fault in run.schedule.faults}
+        ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
+        self._touched = [
+            (planned[begun.event.subject], begun.at_s, ends.get(begun.event.subject, math.inf))
+            for begun in facts(run, What.FAULT_BEGIN)
+            if begun.event.subject in planned
+        ]
+
+    def could(self, life: Life) -> bool:
+        """Whether nothing kept one of them from answering a request that needs one."""
+        asked, cluster = life.invokes[0].event.data, self._cluster
+        able = [
+            name
+            for name in cluster.remote
+            if asked.get("tools")
+            and name not in cluster.late
+            and asked["tenant"] not in cluster.outside.get(name, ())
+            and cluster.could_alone(name, asked["tenant"], tools=True)
+        ]
+        there = {life.ingress, *able}
+        return bool(able) and not any(
+            nodes & there and from_s <= life.to_s and life.from_s <= to_s + TAIL_S
+            for nodes, from_s, to_s in self._touched
+        )
 
 
 def _counts(life: Life, end: Fact) -> bool:

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chaos.faults.worker import WrongModel
 from chaos.history import What
 from chaos.invariants import account, output
 from chaos.invariants.invariant import Status
+from inference import toy_language
 from tests.chaos.invariants.histories import COLD, Story, facts_of, is_held, without_twin
 
 
@@ -118,3 +120,65 @@ def test_usage_that_is_not_so_is_found(told: dict[str, int]) -> None:
 def test_a_prompt_of_unknown_length_is_not_compared() -> None:
     story = Story().phases().invoke("r1", 20.0, prompt_tokens=0).answer("r1", 20.1)
     assert is_held(account.check(story.run()))
+
+
+def said(story: Story, *pieces: str, at_s: float = 20.0, whole: bool = True) -> Story:
+    return story.tell(
+        at_s + 2,
+        What.SAID,
+        "n2",
+        request="r1",
+        from_s=at_s,
+        pieces=list(pieces),
+        whole=whole,
+        completion_tokens=len(pieces),
+    )
+
+
+def chunks(*texts: str, end: What = What.OK, tokens: int = 4) -> Story:
+    """An answer of chunks at n2, without token ids; the cold run says COLD."""
+    story = Story().phases().invoke("r1", 20.0)
+    for number, text in enumerate(texts):
+        at_s = 20.1 + number / 100
+        story.tell(at_s, What.TOKENS, "r1", ids=[], text=text, piece=f"p{text}", blind=True)
+    return story.answer("r1", 20.5, (), node="n2", end=end, completion_tokens=tokens)
+
+
+TEXTS = tuple(toy_language.decode([token]) for token in COLD)
+
+
+def test_chunks_are_compared_by_what_they_say() -> None:
+    run = said(chunks(*TEXTS), *(f"p{text}" for text in TEXTS)).run()
+    assert is_held(output.check(run))
+    assert is_held(account.check(run))
+    other = (*TEXTS[:3], "!")
+    run = said(chunks(*other), *(f"p{text}" for text in other)).run()
+    assert facts_of(run, output.check(run)) == ["invoke r1", "ok r1"]
+    assert is_held(account.check(run))
+
+
+@pytest.mark.parametrize("got", [TEXTS[:3], (*TEXTS, TEXTS[3]), (*TEXTS[:2], TEXTS[3], TEXTS[2])])
+def test_chunks_that_went_astray_are_the_carriers_doing(got: tuple[str, ...]) -> None:
+    run = said(chunks(*got), *(f"p{text}" for text in TEXTS)).run()
+    assert is_held(output.check(run))
+    assert "each piece once" in account.check(run).witnesses[0].expected
+
+
+def test_tokens_of_chunks_are_as_many_as_the_engine_counts() -> None:
+    run = said(chunks(*TEXTS, tokens=5), *(f"p{text}" for text in TEXTS)).run()
+    assert "5 are told" in account.check(run).witnesses[0].found
+
+
+def test_right_tokens_that_the_engine_left_out_are_its_own_doing() -> None:
+    story = Story().phases().invoke("r1", 20.0).answer("r1", 20.1, COLD[:2])
+    run = said(story, *map(str, COLD[:2])).run()
+    assert is_held(account.check(run))
+    assert output.check(run).status is Status.VIOLATED
+
+
+@pytest.mark.parametrize(("ingress", "excused"), [("n2", True), ("n1", False)])
+def test_another_model_is_excused_where_requests_enter_at_it(ingress: str, excused: bool) -> None:
+    story = Story().fault(WrongModel(), "n2", mark="other_model_used").phases()
+    story.invoke("r1", 22.0, ingress).answer("r1", 22.1, (11, 99, 13, 14), node="n2")
+    run = story.run()
+    assert (output.check(run).status is Status.VIOLATED) is not excused

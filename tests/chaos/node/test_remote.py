@@ -161,6 +161,28 @@ def test_a_chunk_that_says_something_else_is_seen() -> None:
     assert finding(spoiled, Id.ACCOUNT).status is Status.HELD
 
 
+def test_a_body_that_some_server_reads_must_be_answered() -> None:
+    run = run_with()
+    whole = finding(run, Id.AVAILABLE)
+    name = next(
+        name
+        for name, life in lives(run).items()
+        if life.ingress == "n1" and life.invokes[0].event.data.get("tools")
+    )
+    failed = tuple(
+        Event(e.at_s, What.FAIL, name, {"code": "no_capable_peer", "expected": False})
+        if e.subject == name and e.what is What.OK
+        else e
+        for e in run.events
+    )
+    spoiled = replace(run, events=failed)
+    assert [w.request for w in finding(spoiled, Id.AVAILABLE).witnesses] == [name]
+    assert whole.exercised == len(of(run, What.OK))
+    # Where something ails the server, nobody promises it.
+    hurt = run_with(worker.SlowGpu())
+    assert 0 < finding(hurt, Id.AVAILABLE).exercised < len(of(hurt, What.OK))
+
+
 def test_a_server_that_restarts_answers_nothing_and_comes_back_with_an_empty_cache() -> None:
     run = run_with(worker.ServerRestart())
     assert broken(run) == []
