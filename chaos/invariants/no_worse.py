@@ -10,7 +10,7 @@ from itertools import pairwise
 from chaos.faults.fault import Mode
 from chaos.faults.link import Jitter, Latency
 from chaos.faults.process import SlowCpu
-from chaos.faults.worker import SlowGpu
+from chaos.faults.worker import SlowGpu, Stall
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Fact, Life, facts, lives
@@ -138,11 +138,14 @@ def _judged(count: int) -> int:
 def _bound_s(run: Run, twin_p99_s: float, worst: Sequence[_Pair]) -> float:
     """What p99 may be; silence is allowed for where a peer kept any of the worst waiting.
 
+    That an engine stands still is known after as long at the earliest.
+
     In live mode nobody tells whether one did.
     """
     one_way_s = run.schedule.cluster.delay_ms / 1000 + _slower_s(run)
     budget_s = BUDGET_S + 2 * 2 * one_way_s
-    silent_s = max((_silent_s(pair) for pair in worst), default=0.0)
+    stalls = _stalls(run)
+    silent_s = max((max(_silent_s(pair), _stalled_s(pair, stalls)) for pair in worst), default=0.0)
     if run.schedule.mode is Mode.LIVE:
         silent_s = SILENCE_S
     if silent_s > budget_s:
@@ -157,6 +160,29 @@ def _silent_s(pair: _Pair) -> float:
     """
     tries = [fact.at_s for fact in pair.life.routed if fact.at_s <= pair.first.at_s]
     return max((later - sooner for sooner, later in pairwise(tries)), default=0.0)
+
+
+def _stalls(run: Run) -> list[tuple[frozenset[str], float, float]]:
+    """Nodes whose engines stood still, from when to when."""
+    planned = {each.id: each for each in run.schedule.faults if isinstance(each.fault, Stall)}
+    ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
+    return [
+        (frozenset(planned[name].nodes), fact.at_s, ends.get(name, math.inf))
+        for fact in facts(run, What.FAULT_BEGIN)
+        if (name := fact.event.subject) in planned
+    ]
+
+
+def _stalled_s(pair: _Pair, stalls: Sequence[tuple[frozenset[str], float, float]]) -> float:
+    """How long a request was at an engine that stood still, before its first token."""
+    tries = [fact for fact in pair.life.routed if fact.at_s <= pair.first.at_s]
+    held = (
+        min(to_s, pair.first.at_s) - max(from_s, fact.at_s)
+        for nodes, from_s, to_s in stalls
+        for fact in tries
+        if fact.event.data["node"] in nodes
+    )
+    return max(held, default=0.0)
 
 
 def _slower_s(run: Run) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.faults.process import Kill9
-from chaos.faults.worker import LieCached, SlowGpu
+from chaos.faults.worker import LieCached, SlowGpu, Stall
 from chaos.history import What
 from chaos.invariants import available, no_worse
 from chaos.invariants.invariant import Status
@@ -185,6 +185,16 @@ def test_a_peer_that_has_just_become_slower_is_not_known_to_be(
     """The last three, of the 37th second and later, are slow at n2, which they were sent to."""
     story = asked(0.5, again_s=0.0).fault(SlowGpu(), "n2", from_s=began_s, to_s=60.0)
     assert bool(no_worse.check(story.run()).witnesses) == counts
+
+
+@pytest.mark.parametrize(("for_s", "holds"), [(0.4, True), (0.1, False)])
+def test_an_engine_that_stands_still_may_cost_as_long(for_s: float, *, holds: bool) -> None:
+    """The last three are at n2 when it does, each 0.5 s."""
+    story = asked(0.5, again_s=0.0)
+    for number in range(3):
+        at_s = 37.0 + number
+        story.fault(Stall(), "n2", from_s=at_s, to_s=at_s + for_s, mark="worker_slow")
+    assert is_held(no_worse.check(story.run())) is holds
 
 
 def test_requests_at_a_slow_host_do_not_count() -> None:
