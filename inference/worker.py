@@ -29,7 +29,8 @@ from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt, T
 
 STREAM_EVENTS_MAX = 64
 """Events that wait for a slow reader; further ones are joined to the last. An answer is bounded by
-the model's context, so a stream's memory is too, and no reader can hold up another's answer."""
+the model's context, so a stream's memory is too, and no reader can hold up another's answer. Those
+with a server's own JSON are kept apart."""
 
 LEAVE_LOOK_S = 0.5
 LEAVE_S = 30.0
@@ -122,7 +123,7 @@ class AnswerStream:
         """Takes an event in, joining it to the last one where the reader is far behind."""
         if self.ended:
             return
-        if len(self._events) >= STREAM_EVENTS_MAX:
+        if len(self._events) >= STREAM_EVENTS_MAX and not (event.chunk or self._events[-1].chunk):
             event = _joined(self._events.pop(), event)
         self._events.append(event)
         self.ended = event.finish_reason is not None
@@ -146,6 +147,8 @@ def _joined(first: TokenEvent, second: TokenEvent) -> TokenEvent:
         text=first.text + second.text,
         cached_tokens=first.cached_tokens,
         finish_reason=second.finish_reason,
+        usage=second.usage,
+        ended=second.ended,
     )
 
 

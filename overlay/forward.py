@@ -61,7 +61,8 @@ class ForwardRequest(
     ``token_ids`` is None where the ingress has no tokenizer. ``seed`` is drawn by the ingress when
     the client gave none, so that a resumed answer goes on as it began. ``emitted`` are the answer's
     tokens that the client has already (resume). ``deadline_ms`` is what is left of the request's
-    time. ``hops`` is 1: the receiver refuses more.
+    time. ``hops`` is 1: the receiver refuses more. ``variant`` is the one that the receiver's
+    record told (``overlay/served.py``): with another one it refuses, as the record was old.
     """
 
     v: Annotated[int, Meta(ge=1, le=255)]
@@ -77,6 +78,7 @@ class ForwardRequest(
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)]
     hops: Annotated[int, Meta(ge=1, le=255)]
+    variant: Text | UnsetType = UNSET
 
 
 class Accept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="accept"):
@@ -150,6 +152,7 @@ REFUSALS = (
     "deadline",
     "stalled",
     "not_isolated",
+    "other_variant",
 )
 
 

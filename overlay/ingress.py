@@ -307,6 +307,7 @@ class PeerIngress:
             request.work,
             token_id=request.submission.principal.token_id,
             chat=request.submission.call.chat,
+            variant=route.view.variant,
             attempt=min(request.attempts - 1, 255),
             deadline_s=request.submission.deadline_s - self._clock.now_s(),
             budget_s=2 * route.rtt_s + self._limits.budget_s,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+from msgspec import UNSET
 
 from overlay.errors import (
     Deadline,
@@ -159,6 +160,7 @@ async def run_there(
     *,
     token_id: str,
     chat: bool,
+    variant: str,
     attempt: int,
     deadline_s: float,
     budget_s: float,
@@ -171,6 +173,7 @@ async def run_there(
         work: What to run.
         token_id: Id of the client's credential, for the far side's audit.
         chat: Whether ``work.body`` is a chat completion.
+        variant: Of the model, as the peer's record tells it; empty for any.
         attempt: 0 for the first try of this request.
         deadline_s: Seconds left of the request's time.
         budget_s: Seconds within which the peer must accept or refuse.
@@ -180,7 +183,14 @@ async def run_there(
         Refused: The peer will not; Silent: it did not answer within the budget; Broken: it failed.
         Denied: The peer finds the request itself wrong.
     """
-    opening = opening_of(work, token_id=token_id, chat=chat, attempt=attempt, deadline_s=deadline_s)
+    opening = opening_of(
+        work,
+        token_id=token_id,
+        chat=chat,
+        variant=variant,
+        attempt=attempt,
+        deadline_s=deadline_s,
+    )
     answer_by_s = trio.current_time() + budget_s
     try:
         async with connection.open(
@@ -212,7 +222,9 @@ async def run_there(
         raise Refused("cannot_send") from error
 
 
-def opening_of(work: Work, *, token_id: str, chat: bool, attempt: int, deadline_s: float) -> bytes:
+def opening_of(
+    work: Work, *, token_id: str, chat: bool, variant: str, attempt: int, deadline_s: float
+) -> bytes:
     """The opening message that asks a peer to run ``work``; arguments as in ``run_there``."""
     return encode(
         ForwardRequest(
@@ -229,6 +241,7 @@ def opening_of(work: Work, *, token_id: str, chat: bool, attempt: int, deadline_
             seed=work.sampling.seed,
             deadline_ms=max(0, int(deadline_s * 1000)),
             hops=1,
+            variant=variant or UNSET,
         )
     )
 

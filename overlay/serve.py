@@ -29,6 +29,7 @@ from overlay.forward import (
 from overlay.local_run import LocalRun, run_here
 from overlay.logs import about_request
 from overlay.ports import Engine
+from overlay.served import advertised
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
@@ -104,7 +105,15 @@ class ForwardHandler:
             return "deadline"
         if self._engine.stalled():
             return "stalled"
-        return None if self._serves(tenant.tenant_id) else "not_isolated"
+        if not self._serves(tenant.tenant_id):
+            return "not_isolated"
+        return None if self._is_expected(request) else "other_variant"
+
+    def _is_expected(self, request: ForwardRequest) -> bool:
+        """Whether the model is still the one that our record told when the forwarder chose us."""
+        models = self._engine.capabilities().models
+        ours = next((model for model in models if model.name == request.model), None)
+        return ours is None or not request.variant or advertised(ours).variant == request.variant
 
     async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from inference.request import ServedModel
 
@@ -53,6 +54,7 @@ class Advertised:
         return f"{self.prefix} {self.weights}"
 
 
+@lru_cache(maxsize=64)
 def advertised(model: ServedModel) -> Advertised:
     """How a model is told to others."""
     prefix, output = model.prefix, model.output

@@ -16,13 +16,20 @@ from inference.none import NoCore, no_engine
 from inference.request import (
     EngineLoad,
     EngineRequest,
+    EngineUsage,
     FinishReason,
     Namespace,
     Sampling,
     TextPrompt,
     TokenEvent,
 )
-from inference.worker import FAILURES_MAX, LEAVE_S, STREAM_EVENTS_MAX, EngineWorker
+from inference.worker import (
+    FAILURES_MAX,
+    LEAVE_S,
+    STREAM_EVENTS_MAX,
+    AnswerStream,
+    EngineWorker,
+)
 from tests.inference.bench import Bench
 
 
@@ -416,7 +423,7 @@ async def test_no_engine_serves_nothing() -> None:
         assert worker.capabilities().models == ()
         assert not worker.capabilities().tokenizes
         with pytest.raises(UnknownModel):
-            worker.tokenize("m", TextPrompt(text="x"))
+            await worker.tokenize("m", TextPrompt(text="x"))
         with pytest.raises(UnknownModel):
             async with worker.submit(request("r")):
                 pass
@@ -465,3 +472,17 @@ async def test_step_that_hangs_in_its_thread_is_told_while_it_does(
             assert [event async for event in stream]
             assert not worker.stalled()
         nursery.cancel_scope.cancel()
+
+
+def test_a_slow_readers_events_are_joined_but_a_servers_own_json_is_not() -> None:
+    plain, chunked = AnswerStream(), AnswerStream()
+    for number in range(3 * STREAM_EVENTS_MAX):
+        plain.put(TokenEvent(token_ids=(number,), text="a"))
+        chunked.put(TokenEvent(token_ids=None, text="a", chunk=b"%d" % number))
+    usage = EngineUsage(prompt_tokens=1, completion_tokens=2)
+    plain.put(TokenEvent(token_ids=(), text="", finish_reason=FinishReason.STOP, usage=usage))
+    assert len(plain._events) == STREAM_EVENTS_MAX
+    assert plain._events[-1].usage == usage
+    assert [event.chunk for event in chunked._events] == [
+        b"%d" % number for number in range(3 * STREAM_EVENTS_MAX)
+    ]

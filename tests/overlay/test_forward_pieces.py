@@ -12,9 +12,7 @@ from overlay.forward import ANSWER_BYTES_MAX, CHUNK_BYTES_MAX, Joined, Tokens, p
 from overlay.transport.limits import MESSAGE_BYTES_MAX
 
 
-@given(
-    st.integers(0, 3 * CHUNK_BYTES_MAX), st.integers(0, 3 * CHUNK_BYTES_MAX), st.integers(0, 4)
-)
+@given(st.integers(0, 3 * CHUNK_BYTES_MAX), st.integers(0, 3 * CHUNK_BYTES_MAX), st.integers(0, 4))
 @settings(max_examples=60)
 def test_a_piece_of_any_size_comes_whole(text: int, chunk: int, ids: int) -> None:
     piece = Tokens(

@@ -100,6 +100,7 @@ CASES = {
     ),
     "another kind of body": Case({"chat": False}, "cannot_read"),
     "unknown model": Case({"model": "other"}, "unknown_model"),
+    "weights of an old record": Case({"variant": "0" * 16 + " " + "1" * 16}, "other_variant"),
 }
 
 

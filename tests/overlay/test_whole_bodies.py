@@ -112,6 +112,21 @@ def test_where_no_engine_can_the_field_is_refused_by_name(hosts: list[ToyConfig 
     simulate(62, main)
 
 
+def test_while_the_server_is_away_the_client_is_not_told_that_its_body_is_wrong() -> None:
+    async def main() -> None:
+        async with world_of(69, [FAST, SERVER]) as world:
+            await everybody_ready(world)
+            here, there = world.hosts
+            await ask(world, here, 1, tools=[TOOL])
+            world.kill(there)
+            await until(lambda: not here.running.peers.up())
+            with pytest.raises(RequestError) as caught:
+                await ask(world, here, 2, tools=[TOOL])
+            assert (caught.value.status, caught.value.code) == (503, "no_capable_peer")
+
+    simulate(69, main)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_ingress_without_an_engine_passes_them_too(*, stream: bool) -> None:
     async def main() -> None:
