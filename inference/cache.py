@@ -1,16 +1,19 @@
 """The prefix cache of an engine: which block holds what, who uses it, and what went.
 
 Blocks are numbers from 0 to ``total_blocks - 1``; what a number stands for (KV memory, or nothing
-in the toy engine) is the engine's business. Each block is in exactly one place: on the free list,
-private to one lease, or in one namespace's tree. Rules:
+in the toy engine) is the engine's business. Each block is in exactly one place: free, private to
+one lease, or in one namespace's tree. Rules:
 
-1. A request takes a :class:`Lease` on the blocks that it needs at most; it gets memory for them as
-   it grows, and growing within the promise never fails.
+1. A request takes a :class:`Lease`, which locks what it found cached. It is promised more blocks:
+   growing within the promise never fails, beyond it raises ``CacheFull`` when there are none.
 2. Computed full blocks are committed to the tree and may be shared from then on. Where the tree has
    the same block already, the lease takes that one and gives its own back.
-3. Blocks are evicted only when memory is needed, least recently used leaves first, across all
-   namespaces; namespaces never share a block.
-4. Every change of the tree is an event, in order. When nobody drains them they are dropped, and
+3. A part of the blocks is reserved, in equal shares, for the namespaces that hold any. Above its
+   share a namespace borrows: it takes no block from one that holds its share or less, unless told
+   so (``beyond``), and what it has cached above is the first to go.
+4. Blocks are evicted only when memory is needed, least recently used leaves first: among namespaces
+   above their share, then the asking one's own, then all. Namespaces never share a block.
+5. Every change of the tree is an event, in order. When nobody drains them they are dropped, and
    the next drain gives ``Cleared`` and the whole content.
 """
 
@@ -21,7 +24,8 @@ from dataclasses import dataclass, field
 
 from inference.errors import EngineOverloaded
 from inference.events import BlockHash, BlocksEvicted, BlocksStored, CacheEvent, Cleared
-from inference.radix import LeafQueue, RadixTree, Run
+from inference.free_list import FreeList
+from inference.radix import BlockTokens, Evicted, LeafQueue, RadixTree, Run
 from inference.request import Namespace
 
 EVENT_BLOCKS_MIN = 4096
@@ -38,7 +42,8 @@ class Lease:
 
     ``block_ids`` is its block table: ``cached_blocks`` shared ones that were found, then its own.
     The first ``committed_blocks`` of them are in the tree. ``promised`` is how many more it may
-    have.
+    have. ``sealed`` says that the tree has other tokens under the next block's name, so that
+    nothing more of this request can be kept.
     """
 
     namespace: Namespace
@@ -47,7 +52,21 @@ class Lease:
     block_ids: list[int]
     promised: int
     run: Run = field(repr=False)
+    sealed: bool = False
     released: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    """What one namespace holds: its tree, and blocks that are its leases' own."""
+
+    tree: RadixTree
+    private_blocks: int = 0
+    leases: list[Lease] = field(default_factory=list)
+
+    @property
+    def held_blocks(self) -> int:
+        return self.tree.blocks + self.private_blocks
 
 
 class PrefixCache:
@@ -55,13 +74,23 @@ class PrefixCache:
 
     Args:
         total_blocks: How many blocks there are, at least 1.
+        reserved_fraction: The part of them, 0 to 1, that is reserved in equal shares. More keeps a
+            quiet tenant's cache for longer, less lets a busy one use what others leave idle.
         event_blocks_max: How many blocks undrained events may name before they are dropped. The
             default is twice the number of blocks: past that, the content is shorter to tell.
     """
 
-    def __init__(self, total_blocks: int, *, event_blocks_max: int | None = None) -> None:
+    def __init__(
+        self,
+        total_blocks: int,
+        *,
+        reserved_fraction: float = 0.0,
+        event_blocks_max: int | None = None,
+    ) -> None:
         assert total_blocks > 0
+        assert 0 <= reserved_fraction <= 1
         self.total_blocks = total_blocks
+        self._reserved_blocks = int(total_blocks * reserved_fraction)
         default = max(EVENT_BLOCKS_MIN, 2 * total_blocks)
         self._event_blocks_max = default if event_blocks_max is None else event_blocks_max
         self._events: list[CacheEvent] = []
@@ -72,17 +101,42 @@ class PrefixCache:
     @property
     def free_blocks(self) -> int:
         """Blocks that hold nothing."""
-        return len(self._free)
+        return self._free.count
 
     @property
     def available_blocks(self) -> int:
-        """Blocks that a new request could still be promised."""
-        return len(self._free) + self._leaves.unlocked_blocks - self._promised
+        """Blocks that a new request could still be promised, if all shares were ignored."""
+        return self._free.count + self._leaves.unlocked_blocks - self._promised
 
-    def match(self, namespace: Namespace, hashes: Sequence[BlockHash]) -> int:
+    def available_to(self, namespace: Namespace) -> int:
+        """Blocks that this namespace could still be promised while others keep their shares."""
+        asking = self._tenants.get(namespace)
+        share = self.share_of(namespace)
+        available = self._free.count - self._promised
+        for tenant in self._tenants.values():
+            unlocked = tenant.tree.unlocked_blocks
+            spare = unlocked if tenant is asking else tenant.held_blocks - share
+            available += min(unlocked, max(0, spare))
+        return available
+
+    def share_of(self, namespace: Namespace) -> int:
+        """How many blocks are reserved for a namespace; the same for each."""
+        return self._reserved_blocks // (len(self._tenants) + (namespace not in self._tenants))
+
+    def held_by(self, namespace: Namespace) -> int:
+        """How many blocks a namespace has, in use or cached."""
+        tenant = self._tenants.get(namespace)
+        return 0 if tenant is None else tenant.held_blocks
+
+    def match(
+        self,
+        namespace: Namespace,
+        hashes: Sequence[BlockHash],
+        tokens: Sequence[BlockTokens] = (),
+    ) -> int:
         """How many leading blocks are cached; changes nothing."""
-        tree = self._trees.get(namespace)
-        return 0 if tree is None else tree.match(hashes).blocks
+        tenant = self._tenants.get(namespace)
+        return 0 if tenant is None else tenant.tree.match(hashes, tokens).blocks
 
     def acquire(
         self,
@@ -90,7 +144,9 @@ class PrefixCache:
         hashes: Sequence[BlockHash],
         needed_blocks: int,
         *,
+        tokens: Sequence[BlockTokens] = (),
         at_once: int | None = None,
+        beyond: bool = False,
     ) -> Lease:
         """Locks the cached prefix of a request and promises it the rest.
 
@@ -98,73 +154,145 @@ class PrefixCache:
             namespace: Whose blocks.
             hashes: Names of the leading blocks that may come from the cache; see
                 :func:`inference.blocks.reusable_blocks`.
-            needed_blocks: Length of the block table at most, those in ``hashes`` included.
+            needed_blocks: Length of the block table that is promised, those in ``hashes`` included.
+            tokens: The tokens of the blocks in ``hashes``, which are compared as well. An engine
+                whose blocks hold memory always gives them.
             at_once: Length of the block table now; the default is all of it.
+            beyond: Whether other namespaces' shares may be used.
 
         Raises:
             CacheFull: When running requests hold too much; nothing has changed then.
         """
         assert len(hashes) <= needed_blocks
-        tree = self._tree(namespace)
-        match = tree.match(hashes)
+        tenant = self._tenants.get(namespace) or _Tenant(RadixTree(namespace, self._leaves))
+        match = tenant.tree.match(hashes, tokens)
         promised = needed_blocks - match.blocks
-        if promised + tree.unlocked_in(match) > self.available_blocks:
+        available = self.available_blocks if beyond else self.available_to(namespace)
+        if promised + tenant.tree.unlocked_in(match) > available:
             raise CacheFull("running requests hold too much of the cache")
-        run = tree.lock(match)
+        self._tenants[namespace] = tenant
+        run = tenant.tree.lock(match)
         lease = Lease(namespace, match.blocks, match.blocks, _path_blocks(run), promised, run)
+        tenant.leases.append(lease)
         self._promised += promised
         self.grow(lease, needed_blocks if at_once is None else at_once)
         return lease
 
-    def grow(self, lease: Lease, blocks: int) -> None:
-        """Makes the block table at least ``blocks`` long, evicting what nobody uses."""
+    def grow(self, lease: Lease, blocks: int, *, beyond: bool = False) -> None:
+        """Makes the block table at least ``blocks`` long, evicting what nobody uses.
+
+        Raises:
+            CacheFull: When there are not so many beyond the promise; nothing has changed then.
+        """
         count = blocks - len(lease.block_ids)
         if count <= 0:
             return
         assert not lease.released
-        assert count <= lease.promised
-        if count > len(self._free):
-            self._evict(count - len(self._free))
-        lease.block_ids.extend(reversed(self._free[-count:]))
-        del self._free[-count:]
-        lease.promised -= count
-        self._promised -= count
+        more = count - lease.promised
+        if more > 0 and more > (
+            self.available_blocks if beyond else self.available_to(lease.namespace)
+        ):
+            raise CacheFull("running requests hold too much of the cache")
+        tenant = self._tenants[lease.namespace]
+        if count > self._free.count:
+            self._evict(count - self._free.count, tenant)
+        lease.block_ids.extend(self._free.take(count, after=lease.block_ids))
+        tenant.private_blocks += count
+        kept = min(count, lease.promised)
+        lease.promised -= kept
+        self._promised -= kept
 
-    def commit(self, lease: Lease, hashes: Sequence[BlockHash]) -> None:
+    def adopt(
+        self,
+        lease: Lease,
+        hashes: Sequence[BlockHash],
+        tokens: Sequence[BlockTokens] = (),
+    ) -> int:
+        """Takes over what others have committed since, in place of blocks not computed yet.
+
+        Args:
+            lease: All that it has computed is committed.
+            hashes: Names of the blocks that follow.
+            tokens: Their tokens.
+
+        Returns:
+            How many blocks need not be computed any more.
+        """
+        assert not lease.released
+        tree = self._tenants[lease.namespace].tree
+        done = 0
+        while (shared := tree.descend(lease.run, hashes, done, tokens)) is not None:
+            lease.run = shared
+            self._exchange(lease, shared.block_ids)
+            done += len(shared.hashes)
+        return done
+
+    def commit(
+        self,
+        lease: Lease,
+        hashes: Sequence[BlockHash],
+        tokens: Sequence[BlockTokens] = (),
+    ) -> None:
         """Makes the next blocks of a lease reusable.
 
         Args:
             lease: Its ``block_ids`` may change: a block that the tree already has is taken from
                 there.
             hashes: Names of the computed full blocks that follow those committed before.
+            tokens: Their tokens.
         """
-        assert not lease.released
         assert lease.committed_blocks + len(hashes) <= len(lease.block_ids)
-        tree = self._tree(lease.namespace)
-        done = 0
-        while (shared := tree.descend(lease.run, hashes, done)) is not None:
-            lease.run = shared
-            self._exchange(lease, shared.block_ids)
-            done += len(shared.hashes)
+        if lease.sealed:
+            return
+        done = self.adopt(lease, hashes, tokens)
         if done == len(hashes):
             return
+        if hashes[done] in lease.run.children:
+            lease.sealed = True
+            return
+        tenant = self._tenants[lease.namespace]
         first, end = lease.committed_blocks, lease.committed_blocks + len(hashes) - done
         parent = lease.run.hashes[-1] if lease.run.hashes else None
         fresh = tuple(hashes[done:])
-        lease.run = tree.append(lease.run, fresh, lease.block_ids[first:end])
+        lease.run = tenant.tree.append(
+            lease.run, fresh, lease.block_ids[first:end], tokens[done:] if tokens else ()
+        )
         lease.committed_blocks = end
+        tenant.private_blocks -= len(fresh)
         self._record(
             BlocksStored(namespace=lease.namespace, parent=parent, depth=first, blocks=fresh),
             len(fresh),
         )
 
-    def release(self, lease: Lease) -> None:
-        """Ends a lease: committed blocks stay until they are evicted, the others are free."""
+    def release(self, lease: Lease, *, keep: bool = True) -> None:
+        """Ends a lease: committed blocks stay until they are evicted, the others are free.
+
+        Args:
+            lease: Void from now on.
+            keep: False drops what it committed or found as well, where nobody else uses it: a
+                request that failed may have left wrong numbers there.
+        """
         assert not lease.released
         lease.released = True
-        self._free.extend(reversed(lease.block_ids[lease.committed_blocks :]))
+        tenant = self._tenants[lease.namespace]
+        own = _own(lease)
+        self._free.give(own)
+        tenant.private_blocks -= len(own)
+        tenant.leases.remove(lease)
         self._promised -= lease.promised
-        self._tree(lease.namespace).unlock(lease.run)
+        tenant.tree.unlock(lease.run)
+        run = lease.run
+        while not keep and run.evictable and run.parent is not None:
+            parent = run.parent
+            self._drop(self._leaves.take(run, len(run.hashes)))
+            run = parent
+        self._leave(lease.namespace)
+
+    def evict_all(self) -> int:
+        """Drops whatever nobody uses; how many blocks went."""
+        free = self._free.count
+        self._evict(self._leaves.unlocked_blocks)
+        return self._free.count - free
 
     def clear(self) -> None:
         """Forgets everything; leases taken before are void and must not be used any more."""
@@ -186,8 +314,8 @@ class PrefixCache:
     def contents(self) -> list[BlocksStored]:
         """All that is cached, as events that would build it, parents first."""
         stored = []
-        for namespace in sorted(self._trees):
-            for depth, run in self._trees[namespace].runs():
+        for namespace in sorted(self._tenants):
+            for depth, run in self._tenants[namespace].tree.runs():
                 parent = run.parent.hashes[-1] if run.parent and run.parent.hashes else None
                 stored.append(
                     BlocksStored(
@@ -196,31 +324,82 @@ class PrefixCache:
                 )
         return stored
 
+    def check_integrity(self) -> None:
+        """Asserts that every block is in exactly one place and that all counts are right.
+
+        Walks everything, so it is for tests and for finding faults, not for every step.
+        """
+        places = self._free.blocks()
+        assert len(places) == self._free.count
+        locks: dict[int, int] = {}
+        for tenant in self._tenants.values():
+            own = [block for lease in tenant.leases for block in _own(lease)]
+            assert len(own) == tenant.private_blocks
+            places += own
+            for lease in tenant.leases:
+                assert not lease.released
+                assert lease.block_ids[: lease.committed_blocks] == _path_blocks(lease.run)
+                above: Run | None = lease.run
+                while above is not None:
+                    locks[id(above)] = locks.get(id(above), 0) + 1
+                    above = above.parent
+        for tenant in self._tenants.values():
+            assert tenant.leases or tenant.tree.blocks
+            places += tenant.tree.check_integrity(locks)
+        assert sorted(places) == list(range(self.total_blocks))
+        trees = [tenant.tree for tenant in self._tenants.values()]
+        assert self._leaves.unlocked_blocks == sum(tree.unlocked_blocks for tree in trees)
+        assert self._promised == sum(
+            lease.promised for tenant in self._tenants.values() for lease in tenant.leases
+        )
+        assert 0 <= self._promised <= self._free.count + self._leaves.unlocked_blocks
+
+    def check_leases(self, leases: Sequence[Lease]) -> None:
+        """Asserts that these are all leases that there are; for tests."""
+        mine = [id(lease) for tenant in self._tenants.values() for lease in tenant.leases]
+        assert sorted(mine) == sorted(id(lease) for lease in leases)
+
     def _forget(self) -> None:
-        # The lowest numbers are taken first, and in order: neighbours are cheaper to read.
-        self._free = list(range(self.total_blocks - 1, -1, -1))
+        self._free = FreeList(self.total_blocks)
         self._leaves = LeafQueue()
-        self._trees: dict[Namespace, RadixTree] = {}
+        self._tenants: dict[Namespace, _Tenant] = {}
         self._promised = 0
 
-    def _tree(self, namespace: Namespace) -> RadixTree:
-        tree = self._trees.get(namespace)
-        if tree is None:
-            tree = self._trees[namespace] = RadixTree(namespace, self._leaves)
-        return tree
+    def _leave(self, namespace: Namespace) -> None:
+        """Forgets a namespace that holds nothing any more."""
+        tenant = self._tenants[namespace]
+        if not tenant.leases and not tenant.tree.blocks:
+            del self._tenants[namespace]
 
     def _exchange(self, lease: Lease, shared: Sequence[int]) -> None:
         first, end = lease.committed_blocks, lease.committed_blocks + len(shared)
-        self._free.extend(reversed(lease.block_ids[first:end]))
+        own = lease.block_ids[first:end]
+        self._free.give(own)
+        self._tenants[lease.namespace].private_blocks -= len(own)
         lease.block_ids[first:end] = shared
         lease.committed_blocks = end
 
-    def _evict(self, blocks: int) -> None:
-        for gone in self._leaves.evict(blocks):
-            self._free.extend(gone.block_ids)
-            self._record(
-                BlocksEvicted(namespace=gone.namespace, blocks=gone.hashes), len(gone.hashes)
-            )
+    def _evict(self, blocks: int, asking: _Tenant | None = None) -> None:
+        """Frees so many blocks; there must be as many that nobody uses."""
+        tenants = list(self._tenants.values())
+        share = self._reserved_blocks // max(1, len(tenants))
+        held = {tenant.tree: tenant for tenant in tenants}
+        trees = [tenant.tree for tenant in tenants]
+        goal = self._free.count + blocks
+        for among, spare in (
+            (trees, lambda tree: held[tree].held_blocks - share),
+            ([] if asking is None else [asking.tree], lambda tree: tree.unlocked_blocks),
+            (trees, lambda tree: tree.unlocked_blocks),
+        ):
+            for gone in self._leaves.evict(goal - self._free.count, among, spare):
+                self._drop(gone)
+        assert self._free.count >= goal
+        for tenant in tenants:
+            self._leave(tenant.tree.namespace)
+
+    def _drop(self, gone: Evicted) -> None:
+        self._free.give(gone.block_ids)
+        self._record(BlocksEvicted(namespace=gone.namespace, blocks=gone.hashes), len(gone.hashes))
 
     def _record(self, event: CacheEvent, blocks: int) -> None:
         if self._events_lost:
@@ -240,3 +419,7 @@ def _path_blocks(run: Run) -> list[int]:
         parts.append(above.block_ids)
         above = above.parent
     return [block for part in reversed(parts) for block in part]
+
+
+def _own(lease: Lease) -> list[int]:
+    return lease.block_ids[lease.committed_blocks :]

@@ -18,7 +18,14 @@ from inference.blocks import KEY_BYTES
 from inference.convert import Progress
 from inference.errors import UnsupportedModel
 from inference.files import ModelFiles, default_cache_dir, find_model
-from inference.hardware import choose_device, choose_dtype, choose_threads, dtype_name
+from inference.hardware import (
+    choose_device,
+    choose_dtype,
+    choose_threads,
+    dtype_name,
+    free_bytes,
+)
+from inference.linear import narrow_linears
 from inference.model import (
     end_tokens,
     load_config,
@@ -46,6 +53,11 @@ BLOCKS_MIN = CHUNK_TOKENS // BLOCK_TOKENS
 
 MIB = 1 << 20
 
+CPU_CACHE_BYTES = 1 << 30
+
+GPU_MEMORY_FRACTION = 0.85
+"""Of the memory that is free beside the weights; the rest is for what a step computes."""
+
 WARM_UP_TOKENS = CHUNK_TOKENS
 WARM_UP_ANSWER = 4
 """One whole chunk and a few tokens: under a second for a small model on one thread."""
@@ -58,17 +70,23 @@ class EngineSettings:
     ``model`` is None for the small packaged one, a folder, a GGUF file or a hub id; ``device`` is
     ``auto``, ``cuda`` or ``cpu``; ``dtype`` ``auto`` or a name; ``threads`` 0 for physical cores
     minus one; ``cache_dir`` None for the platform's; ``prefix_cache`` False makes every run cold.
+    ``slots`` is how many requests are computed at once: more answer more in all and each more
+    slowly. ``kv_cache_bytes`` None takes :data:`GPU_MEMORY_FRACTION` of what is free on a GPU once
+    the model is there, and :data:`CPU_CACHE_BYTES` on a CPU. ``reserved_fraction`` of the cache, 0
+    to 1, is divided among the tenants that use it; the rest goes to whoever asks first.
     """
 
     model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
-    kv_cache_bytes: int = 1 << 30
+    kv_cache_bytes: int | None = None
     cache_dir: Path | None = None
     reuse_decoded: bool = True
     queue_max: int = 64
     prefix_cache: bool = True
+    slots: int = 8
+    reserved_fraction: float = 0.5
 
 
 def no_progress(_what: str, _done: float) -> None:
@@ -95,12 +113,20 @@ def load_engine(
     config = load_config(files)
     check_supported(config)
     dtype = choose_dtype(settings.dtype, device.device, config.dtype)
-    blocks = _blocks_of(config, settings.kv_cache_bytes, dtype)
-    context = min(context_of(config), blocks * BLOCK_TOKENS)
-    check_supported(config, context_tokens=context)
     threads = choose_threads(settings.threads)
     torch.set_num_threads(threads)
+    cache_bytes = settings.kv_cache_bytes
+    if cache_bytes is None and device.device.type == "cpu":
+        cache_bytes = CPU_CACHE_BYTES
+    if cache_bytes is not None:
+        # What cannot be served is refused before its weights are read.
+        check_supported(config, context_tokens=_context(config, cache_bytes, dtype))
     model = load_weights(files, dtype=dtype, device=device.device)
+    if cache_bytes is None:
+        cache_bytes = int(GPU_MEMORY_FRACTION * free_bytes(device.device))
+    blocks = _blocks_of(config, cache_bytes, dtype)
+    context = _context(config, cache_bytes, dtype)
+    check_supported(config, context_tokens=context)
     tokenizer = PromptTokenizer(files.folder, context_tokens=context, source_digest=files.tokenizer)
     step = _proven_step(model, blocks=blocks, dtype=dtype, context_tokens=context)
     posture = Posture(
@@ -113,6 +139,7 @@ def load_engine(
         kv_cache_bytes=blocks * kv_shape_of(config).block_bytes(dtype),
         kv_blocks=blocks,
         context_tokens=context,
+        slots=settings.slots,
         load_s=time.monotonic() - began_s,
     )
     parts = ModelParts(
@@ -130,6 +157,7 @@ def load_engine(
         reuse_decoded=settings.reuse_decoded,
         prefix_cache=settings.prefix_cache,
         queue_max=settings.queue_max,
+        reserved_fraction=settings.reserved_fraction,
         now_s=time.monotonic,
     )
     warm_up(core)
@@ -159,6 +187,12 @@ def warm_up(core: EmbeddedCore) -> None:
     core.cache_events()
 
 
+def _context(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
+    """The longest prompt plus answer that both the model and the cache can hold."""
+    blocks = _blocks_of(config, kv_cache_bytes, dtype)
+    return min(context_of(config), blocks * BLOCK_TOKENS)
+
+
 def _blocks_of(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
     """How many blocks fit; raises ``UnsupportedModel`` when they are too few to serve anything."""
     block_bytes = kv_shape_of(config).block_bytes(dtype)
@@ -184,6 +218,7 @@ def _proven_step(
             f"a cache of {blocks * shape.block_bytes(dtype)} bytes does not fit into the memory of "
             f"{model.device} (--kv-cache)"
         ) from error
+    narrow_linears(model)
     step = ModelStep(model, pool, context_tokens=context_tokens)
     prove(model, step, expected)
     return step

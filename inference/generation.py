@@ -1,17 +1,22 @@
 """One request on its way through the embedded engine: its tokens, blocks, text and end.
 
 Positions count from 0 over prompt and answer. The tokens before ``computed`` have keys and values
-in the pool; the last token never does, as it is what the next step computes.
+in the pool; the last token never does, as it is what the next step computes. A preempted request
+keeps its tokens and loses its blocks: when it starts again it prefills prompt and answer alike.
 """
 
 from __future__ import annotations
 
-from inference.blocks import BlockChain, blocks_for, reusable_blocks
+from inference.blocks import BlockChain, block_tokens, blocks_for, reusable_blocks
 from inference.cache import Lease, PrefixCache
 from inference.detokenizer import Decode, TextStream
 from inference.events import BlockHash
-from inference.request import BLOCK_TOKENS, EngineRequest, FinishReason, TokenEvent
+from inference.request import BLOCK_TOKENS, EngineRequest, FinishReason, Namespace, TokenEvent
 from inference.step import Rows, chunk_end
+
+LOOKAHEAD_TOKENS = 64
+"""Tokens of the answer that a request has blocks promised for when it starts. Each time that it is
+preempted this doubles, so that it never starts again and again for a few tokens."""
 
 
 class Generation:
@@ -23,6 +28,7 @@ class Generation:
         decode: Token ids to text.
         end_tokens: Tokens that end the answer.
         context_tokens: Where the answer ends at the latest.
+        arrival: Its number among all requests.
     """
 
     def __init__(
@@ -33,15 +39,22 @@ class Generation:
         decode: Decode,
         end_tokens: frozenset[int],
         context_tokens: int,
+        arrival: int,
     ) -> None:
         self.request = request
+        self.arrival = arrival
         self.tokens = [*request.token_ids, *request.emitted]
         self.given_tokens = len(self.tokens)
         self.computed = 0
         self.uncached_tokens = self.given_tokens
         self.lease: Lease | None = None
+        self.charged = False
+        self.estimated = False
+        self._lookahead = LOOKAHEAD_TOKENS
+        self._first_start = True
         self._chain = chain
         self._hashes: list[BlockHash] = []
+        self._contents: list[bytes] = []
         self._end_tokens = end_tokens
         self._text = TextStream(decode, stop=request.sampling.stop, emitted=request.emitted)
         self._cached_tokens: int | None = 0
@@ -53,6 +66,15 @@ class Generation:
     def request_id(self) -> str:
         return self.request.request_id
 
+    @property
+    def namespace(self) -> Namespace:
+        return self.request.namespace
+
+    @property
+    def decoding(self) -> bool:
+        """Whether a started request has its prompt behind it."""
+        return self.computed >= self.given_tokens
+
     def ended(self) -> FinishReason | None:
         """Why the answer is over with the tokens it has, None while it is not."""
         if self._text.stopped:
@@ -62,39 +84,94 @@ class Generation:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.tokens) >= self._length else None
 
-    def reusable(self) -> list[BlockHash]:
-        """The names of the blocks that may come from the cache; the last token is computed."""
+    def reusable(self) -> int:
+        """How many blocks may come from the cache, all named; the last token is computed."""
         blocks = reusable_blocks(self.given_tokens)
-        if len(self._hashes) < blocks:
-            self._hashes = self._chain.hashes(self.tokens[: blocks * BLOCK_TOKENS])
-        return self._hashes[:blocks]
+        self._name(blocks)
+        return blocks
 
-    def start(self, cache: PrefixCache, *, reuse: bool) -> None:
-        """Takes blocks from the cache; raises ``CacheFull`` and changes nothing when it cannot."""
+    def cached_blocks(self, cache: PrefixCache) -> int:
+        """How many blocks it would find at present."""
+        blocks = self.reusable()
+        return cache.match(self.namespace, self._hashes[:blocks], self._contents[:blocks])
+
+    def start(self, cache: PrefixCache, *, reuse: bool, beyond: bool) -> None:
+        """Takes blocks from the cache; raises ``CacheFull`` and changes nothing when it cannot.
+
+        Args:
+            cache: Where from.
+            reuse: Whether cached blocks may be used.
+            beyond: Whether the shares of other tenants may be used.
+        """
+        self.given_tokens = len(self.tokens)
+        blocks = self.reusable() if reuse else 0
         lease = cache.acquire(
-            self.request.namespace,
-            self.reusable() if reuse else (),
-            blocks_for(self._length),
+            self.namespace,
+            self._hashes[:blocks],
+            blocks_for(min(self._length, self.given_tokens + self._lookahead)),
+            tokens=self._contents[:blocks],
             at_once=blocks_for(self.given_tokens),
+            beyond=beyond,
         )
         self.lease = lease
-        self.computed = lease.cached_blocks * BLOCK_TOKENS
-        self.uncached_tokens = self.given_tokens - self.computed
-        self._cached_tokens = min(self.computed, len(self.request.token_ids))
+        self._found(lease.cached_blocks)
 
-    def rows(self, cache: PrefixCache) -> Rows:
-        """What to compute next; makes room for it."""
+    def needed_blocks(self) -> int:
+        """What a start would be promised if nothing were cached."""
+        return blocks_for(min(self._length, len(self.tokens) + self._lookahead))
+
+    def preempt(self, cache: PrefixCache) -> None:
+        """Gives the blocks back and keeps the tokens."""
+        self.leave(cache)
+        self.computed = 0
+        self._first_start = False
+        self.given_tokens = self.uncached_tokens = len(self.tokens)
+        self._lookahead *= 2
+
+    def grow(self, cache: PrefixCache, *, beyond: bool) -> None:
+        """Makes room for the next token; raises ``CacheFull`` where there is none."""
         assert self.lease is not None
-        decode = self.computed >= self.given_tokens
-        end = len(self.tokens) if decode else chunk_end(self.computed, self.given_tokens)
-        cache.grow(self.lease, blocks_for(end))
+        cache.grow(self.lease, blocks_for(len(self.tokens)), beyond=beyond)
+
+    def next_token(self) -> Rows:
+        """The row that gives the next token of the answer."""
+        assert self.lease is not None
+        end = len(self.tokens)
         return Rows(
             token_ids=self.tokens[self.computed : end],
             start=self.computed,
             blocks=self.lease.block_ids,
-            decode=decode,
+            decode=True,
+            logits=True,
+        )
+
+    def next_chunk(self, cache: PrefixCache, *, reuse: bool) -> Rows:
+        """The rows of the prompt's next chunk, after what others have computed of it since."""
+        lease = self.lease
+        assert lease is not None
+        first = lease.committed_blocks
+        if reuse and self.computed == first * BLOCK_TOKENS:
+            blocks = self.reusable()
+            found = cache.adopt(lease, self._hashes[first:blocks], self._contents[first:blocks])
+            if found:
+                self._found(first + found)
+        end = chunk_end(self.computed, self.given_tokens)
+        return Rows(
+            token_ids=self.tokens[self.computed : end],
+            start=self.computed,
+            blocks=lease.block_ids,
+            decode=False,
             logits=end == len(self.tokens),
         )
+
+    def _found(self, blocks: int) -> None:
+        """So many leading blocks need not be computed."""
+        found = blocks * BLOCK_TOKENS - self.computed
+        self.computed += found
+        self.uncached_tokens = self.given_tokens - self.computed
+        if self._cached_tokens is not None and self._first_start:
+            known = self._cached_tokens + found
+            self._cached_tokens = min(known, len(self.request.token_ids))
 
     def on_computed(self, rows: Rows) -> None:
         """The rows' keys and values are in the pool."""
@@ -132,15 +209,20 @@ class Generation:
         first, end = self.lease.committed_blocks, until // BLOCK_TOKENS
         if end <= first:
             return
-        known = len(self._hashes)
-        if known < end:
-            parent = self._hashes[-1] if known else self._chain.root
-            fresh = self.tokens[known * BLOCK_TOKENS : end * BLOCK_TOKENS]
-            self._hashes += self._chain.extend(parent, fresh)
-        cache.commit(self.lease, self._hashes[first:end])
+        self._name(end)
+        cache.commit(self.lease, self._hashes[first:end], self._contents[first:end])
 
-    def leave(self, cache: PrefixCache) -> None:
-        """Gives the blocks back; what was committed stays cached."""
+    def leave(self, cache: PrefixCache, *, keep: bool = True) -> None:
+        """Gives the blocks back; what was committed stays cached if it is to be kept."""
         if self.lease is not None:
-            cache.release(self.lease)
+            cache.release(self.lease, keep=keep)
             self.lease = None
+
+    def _name(self, blocks: int) -> None:
+        """Makes the names of the first so many blocks known."""
+        known = len(self._hashes)
+        if known < blocks:
+            parent = self._hashes[-1] if known else self._chain.root
+            fresh = self.tokens[known * BLOCK_TOKENS : blocks * BLOCK_TOKENS]
+            self._hashes += self._chain.extend(parent, fresh)
+            self._contents += block_tokens(fresh)

@@ -105,3 +105,26 @@ def physical_cores() -> int:
         for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
     }
     return min(usable, len(siblings) or usable)
+
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+"""What allocators say that have no error type of their own; torch's on a CPU is the second."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether computing less at once may help."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in OUT_OF_MEMORY_WORDS)
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Whether the device itself is in doubt: every later call on it may fail as well."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a CUDA device that nobody uses at present."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)

@@ -57,6 +57,7 @@ def sampling_defaults(files: ModelFiles, model: PreTrainedModel) -> SamplingDefa
         temperature=1.0 if config.temperature is None else float(config.temperature),
         top_p=1.0 if config.top_p is None else float(config.top_p),
         top_k=int(config.top_k or 0),
+        min_p=float(getattr(config, "min_p", None) or 0.0),
     )
 
 

@@ -45,6 +45,11 @@ class BlockPool:
         slots = (blocks + 1) * BLOCK_TOKENS
         size = (shape.layers, 2, slots, shape.kv_heads, shape.head_dim)
         self._memory = torch.zeros(size, dtype=dtype, device=device)
+        # Views [1, kv_heads, slots, head_dim], made once: attention takes slices of them.
+        self._heads = [
+            (layer[0].transpose(0, 1)[None], layer[1].transpose(0, 1)[None])
+            for layer in self._memory
+        ]
         self.dump_slot = blocks * BLOCK_TOKENS
         self.zero_slot = self.dump_slot + 1
 
@@ -61,14 +66,19 @@ class BlockPool:
         self._memory[layer, 1].index_copy_(0, slots, values)
 
     def read(self, layer: int, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of these slots, ``[slots, kv_heads, head_dim]`` each."""
-        keys, values = self._memory[layer]
+        """Keys and values of these slots, ``[1, kv_heads, slots, head_dim]`` each."""
         if isinstance(slots, slice):
-            return keys[slots], values[slots]
-        return keys.index_select(0, slots), values.index_select(0, slots)
+            keys, values = self._heads[layer]
+            return keys[:, :, slots], values[:, :, slots]
+        keys, values = self._memory[layer]
+        return (
+            keys.index_select(0, slots).transpose(0, 1)[None],
+            values.index_select(0, slots).transpose(0, 1)[None],
+        )
 
     def close(self) -> None:
         """Gives the memory back; nothing can be read or written any more."""
+        self._heads = []
         self._memory = torch.empty(0)
 
 
@@ -78,3 +88,21 @@ def slot_numbers(blocks: Sequence[int], start: int, end: int) -> list[int]:
         blocks[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS
         for position in range(start, end)
     ]
+
+
+def leading_slots(blocks: Sequence[int], end: int) -> Slots:
+    """The slots of the first ``end`` tokens; a slice where the blocks follow each other."""
+    count = -(-end // BLOCK_TOKENS)
+    first = blocks[0]
+    if blocks[count - 1] - first == count - 1 and list(blocks[:count]) == list(
+        range(first, first + count)
+    ):
+        return slice(first * BLOCK_TOKENS, first * BLOCK_TOKENS + end)
+    return numbered_slots(blocks, end)
+
+
+def numbered_slots(blocks: Sequence[int], end: int) -> torch.Tensor:
+    """The same as numbers in any case, on the CPU."""
+    count = -(-end // BLOCK_TOKENS)
+    firsts = torch.tensor(blocks[:count], dtype=torch.long) * BLOCK_TOKENS
+    return (firsts[:, None] + torch.arange(BLOCK_TOKENS)).flatten()[:end]

@@ -9,6 +9,8 @@ Each edge is a run of consecutive blocks. Rules:
    run nothing is locked.
 4. Eviction takes single blocks from the tail of the leaf that was unlocked longest ago, so no block
    ever loses its parent. Runs are not joined again: each keeps its own time of last use.
+5. A name alone never makes a hit where the tokens are known: a block whose tokens differ ends the
+   match, however equal the names.
 
 The idea is RadixAttention's (SGLang); lock counts up to the root and the split that keeps the lower
 node are as in mini-sglang.
@@ -17,17 +19,26 @@ node are as in mini-sglang.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from inference.events import BlockHash
 from inference.request import Namespace
 
+BlockTokens = bytes
+"""The tokens of one block as ``inference.blocks.block_tokens`` packs them."""
+
 
 class Run:
-    """Consecutive blocks without a branch: their names, where they are stored, what follows."""
+    """Consecutive blocks without a branch: their names, where they are stored, what follows.
 
-    __slots__ = ("block_ids", "children", "hashes", "locks", "parent", "queued", "tree", "used_at")
+    ``tokens`` has one entry a block, or none at all where the cache is not told them.
+    """
+
+    __slots__ = (
+        *("block_ids", "children", "hashes", "locks", "parent", "queued", "tokens", "tree"),
+        "used_at",
+    )
 
     def __init__(
         self,
@@ -35,12 +46,15 @@ class Run:
         parent: Run | None,
         hashes: list[BlockHash],
         block_ids: list[int],
+        tokens: list[BlockTokens],
     ) -> None:
         assert len(hashes) == len(block_ids)
+        assert not tokens or len(tokens) == len(hashes)
         self.tree = tree
         self.parent = parent
         self.hashes = hashes
         self.block_ids = block_ids
+        self.tokens = tokens
         self.children: dict[BlockHash, Run] = {}
         self.locks = 0
         self.used_at = 0
@@ -49,7 +63,7 @@ class Run:
     @property
     def evictable(self) -> bool:
         """Whether the run's last block may go: nobody uses it and nothing follows it."""
-        return not self.locks and not self.children and self.parent is not None
+        return not self.locks and not self.children and bool(self.hashes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +88,10 @@ class LeafQueue:
     """Unlocked leaves of all trees of one cache, least recently used first.
 
     ``unlocked_blocks`` counts the blocks that could be evicted one after another. Each run stands
-    in the heap at most once; an entry that has grown old is put right when it comes up.
+    in its tree's heap at most once; an entry that has grown old is put right when it comes up.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Run]] = []
         self._ticks = 0
         self._entries = 0
         self.unlocked_blocks = 0
@@ -93,48 +106,82 @@ class LeafQueue:
         if run.evictable and not run.queued:
             run.queued = True
             self._entries += 1
-            heapq.heappush(self._heap, (run.used_at, self._entries, run))
+            heapq.heappush(run.tree.leaves, (run.used_at, self._entries, run))
 
-    def evict(self, blocks: int) -> Iterator[Evicted]:
-        """Takes so many blocks out of the trees, run by run. There must be as many unlocked."""
-        assert 0 <= blocks <= self.unlocked_blocks
-        while blocks:
-            run = self._oldest()
-            taken = min(blocks, len(run.hashes))
-            blocks -= taken
-            self.unlocked_blocks -= taken
-            yield run.tree.trim(run, taken)
-            self.offer(run if run.hashes else _parent_of(run))
-
-    def _oldest(self) -> Run:
-        while True:
-            used_at, _, run = heapq.heappop(self._heap)
-            run.queued = False
+    def oldest(self, tree: RadixTree) -> Run | None:
+        """The leaf of this tree that was used longest ago; it stays where it is."""
+        heap = tree.leaves
+        while heap:
+            used_at, _, run = heap[0]
             if run.evictable and run.used_at == used_at:
                 return run
+            heapq.heappop(heap)
+            run.queued = False
             self.offer(run)
+        return None
+
+    def evict(
+        self, blocks: int, trees: Sequence[RadixTree], spare: Callable[[RadixTree], int]
+    ) -> Iterator[Evicted]:
+        """Takes so many blocks out of the trees, run by run, oldest leaf first.
+
+        Args:
+            blocks: How many at most.
+            trees: Whose.
+            spare: How many blocks a tree may lose at present; asked again after each run.
+        """
+        while blocks:
+            found = [
+                (leaf.used_at, at, leaf)
+                for at, tree in enumerate(trees)
+                if spare(tree) > 0 and (leaf := self.oldest(tree)) is not None
+            ]
+            if not found:
+                return
+            run = min(found)[2]
+            taken = min(blocks, len(run.hashes), spare(run.tree))
+            blocks -= taken
+            yield self.take(run, taken)
+
+    def take(self, run: Run, blocks: int) -> Evicted:
+        """Takes the last blocks of an unlocked leaf out of its tree."""
+        parent = _parent_of(run)
+        gone = run.tree.trim(run, blocks)
+        self.offer(run if run.hashes else parent)
+        return gone
 
 
 class RadixTree:
-    """The cached blocks of one namespace. Block numbers belong to the caller."""
+    """The cached blocks of one namespace. Block numbers belong to the caller.
+
+    ``blocks`` is how many there are, ``unlocked_blocks`` how many of them nobody uses; ``leaves``
+    is this tree's part of the queue.
+    """
 
     def __init__(self, namespace: Namespace, leaves: LeafQueue) -> None:
         self.namespace = namespace
-        self.root = Run(self, None, [], [])
+        self.root = Run(self, None, [], [], [])
+        self.blocks = 0
+        self.unlocked_blocks = 0
+        self.leaves: list[tuple[int, int, Run]] = []
         self._leaves = leaves
 
-    def match(self, hashes: Sequence[BlockHash]) -> Match:
+    def match(self, hashes: Sequence[BlockHash], tokens: Sequence[BlockTokens] = ()) -> Match:
         """Finds the longest cached prefix; changes nothing, not even the order of eviction.
 
         Args:
             hashes: Chain hashes of consecutive blocks from the first one on.
+            tokens: The tokens of the same blocks; none where only names are compared.
         """
         run, inside, depth = self.root, 0, 0
         while depth < len(hashes):
             child = run.children.get(hashes[depth])
             if child is None:
                 break
-            run, inside = child, _common(child.hashes, hashes, depth)
+            common = _same(child, hashes, tokens, depth)
+            if not common:
+                break
+            run, inside = child, common
             depth += inside
             if inside < len(run.hashes):
                 break
@@ -170,11 +217,17 @@ class RadixTree:
             above.locks -= 1
             above.used_at = now
             if not above.locks:
-                self._leaves.unlocked_blocks += len(above.hashes)
+                self._count_unlocked(len(above.hashes))
             above = above.parent
         self._leaves.offer(run)
 
-    def descend(self, run: Run, hashes: Sequence[BlockHash], start: int) -> Run | None:
+    def descend(
+        self,
+        run: Run,
+        hashes: Sequence[BlockHash],
+        start: int,
+        tokens: Sequence[BlockTokens] = (),
+    ) -> Run | None:
         """Moves a lock on ``run`` further down, to blocks named ``hashes[start:]``.
 
         Returns:
@@ -182,15 +235,21 @@ class RadixTree:
             where nothing of that name follows.
         """
         child = run.children.get(hashes[start]) if start < len(hashes) else None
-        if child is None:
+        common = 0 if child is None else _same(child, hashes, tokens, start)
+        if child is None or not common:
             return None
-        common = _common(child.hashes, hashes, start)
         if common < len(child.hashes):
             child = self._split(child, common)
         self._lock_one(child)
         return child
 
-    def append(self, run: Run, hashes: Sequence[BlockHash], block_ids: Sequence[int]) -> Run:
+    def append(
+        self,
+        run: Run,
+        hashes: Sequence[BlockHash],
+        block_ids: Sequence[int],
+        tokens: Sequence[BlockTokens] = (),
+    ) -> Run:
         """Stores new blocks after a run that the caller has locked.
 
         Returns:
@@ -199,11 +258,14 @@ class RadixTree:
         assert run.locks
         assert hashes
         assert hashes[0] not in run.children
+        self.blocks += len(hashes)
         if run.locks == 1 and not run.children and run.parent is not None:
             run.hashes.extend(hashes)
             run.block_ids.extend(block_ids)
+            run.tokens.extend(tokens)
+            assert not run.tokens or len(run.tokens) == len(run.hashes)
             return run
-        child = Run(self, run, list(hashes), list(block_ids))
+        child = Run(self, run, list(hashes), list(block_ids), list(tokens))
         child.locks = 1
         run.children[hashes[0]] = child
         return child
@@ -221,6 +283,9 @@ class RadixTree:
             del _parent_of(run).children[run.hashes[0]]
         del run.hashes[first:]
         del run.block_ids[first:]
+        del run.tokens[first:]
+        self.blocks -= blocks
+        self._count_unlocked(-blocks)
         return gone
 
     def runs(self) -> Iterator[tuple[int, Run]]:
@@ -232,10 +297,41 @@ class RadixTree:
             below = depth + len(run.hashes)
             waiting.extend((below, child) for child in reversed(run.children.values()))
 
+    def check_integrity(self, locks: Mapping[int, int]) -> list[int]:
+        """Asserts that the tree and its counts agree.
+
+        Args:
+            locks: How many leases go through each run, by the run's ``id``.
+
+        Returns:
+            The numbers of all its blocks.
+        """
+        blocks: list[int] = []
+        unlocked = 0
+        queued = [run for _, _, run in self.leaves if run.queued]
+        for _, run in self.runs():
+            parent = _parent_of(run)
+            assert run.hashes
+            assert len(run.hashes) == len(run.block_ids)
+            assert len(run.tokens) in (0, len(run.hashes))
+            assert parent.children[run.hashes[0]] is run
+            assert run.locks == locks.get(id(run), 0)
+            assert run.queued or not run.evictable
+            blocks += run.block_ids
+            unlocked += 0 if run.locks else len(run.hashes)
+        assert len(queued) == len({id(run) for run in queued})
+        assert len(blocks) == self.blocks
+        assert unlocked == self.unlocked_blocks
+        return blocks
+
     def _lock_one(self, run: Run) -> None:
         if not run.locks:
-            self._leaves.unlocked_blocks -= len(run.hashes)
+            self._count_unlocked(-len(run.hashes))
         run.locks += 1
+
+    def _count_unlocked(self, blocks: int) -> None:
+        self.unlocked_blocks += blocks
+        self._leaves.unlocked_blocks += blocks
 
     def _split(self, run: Run, at: int) -> Run:
         """Cuts a run in two; ``run`` stays the lower part, so that its locks mean the same.
@@ -244,11 +340,12 @@ class RadixTree:
         """
         assert 0 < at < len(run.hashes)
         parent = _parent_of(run)
-        upper = Run(self, parent, run.hashes[:at], run.block_ids[:at])
+        upper = Run(self, parent, run.hashes[:at], run.block_ids[:at], run.tokens[:at])
         upper.locks = run.locks
         parent.children[upper.hashes[0]] = upper
         del run.hashes[:at]
         del run.block_ids[:at]
+        del run.tokens[:at]
         run.parent = upper
         upper.children[run.hashes[0]] = run
         return upper
@@ -257,6 +354,14 @@ class RadixTree:
 def _parent_of(run: Run) -> Run:
     assert run.parent is not None, "the root is never cut or evicted"
     return run.parent
+
+
+def _same(run: Run, hashes: Sequence[BlockHash], tokens: Sequence[BlockTokens], start: int) -> int:
+    """How many blocks of a run are those named ``hashes[start:]``, by their tokens too."""
+    common = _common(run.hashes, hashes, start)
+    if not tokens or not run.tokens or run.tokens[:common] == list(tokens[start : start + common]):
+        return common
+    return next(at for at in range(common) if run.tokens[at] != tokens[start + at])
 
 
 def _common(run: Sequence[BlockHash], hashes: Sequence[BlockHash], start: int) -> int:

@@ -1,13 +1,16 @@
 """Schedules the embedded engine: a transformers model over a block pool under a radix tree.
 
-One request runs at a time and others queue; a step takes a list all the same, so more slots are a
-number, not another design. A step is one prefill chunk or one token of each running request.
-Rules:
+A step takes new requests in, starts what can start, and computes one token of every answer and a
+prompt chunk beside them in one forward pass (``batching.py``). Rules:
 
 1. The prompt's full blocks are committed as they are computed, the answer's too with
    ``reuse_decoded``; a partial block never is, and the last prompt token is always computed.
 2. A request's blocks are freed in the same call that ends it, however it ends.
-3. ``add`` and ``load`` touch only the queue and numbers, as a step may be running in a thread.
+3. ``add`` and ``load`` touch only what waits and numbers, as a step may be running in a thread.
+4. A request that breaks a step fails, and what it computed is not reused; the others go on
+   (``passes.py``).
+5. What can never fit is refused by ``add``: prompt and answer must fit into the context, and the
+   context is never longer than the cache.
 """
 
 from __future__ import annotations
@@ -19,18 +22,22 @@ from pathlib import Path
 
 import torch
 
+from inference.batching import ContinuousBatch
 from inference.blocks import BlockChain
-from inference.cache import CacheFull, PrefixCache
+from inference.cache import PrefixCache
 from inference.core import StepResult
 from inference.errors import (
     ContextOverflow,
     EngineFailed,
     EngineOverloaded,
+    InferenceError,
     InvalidRequest,
     UnknownModel,
 )
 from inference.events import CacheEvent
 from inference.generation import Generation
+from inference.passes import Outcome, Passes
+from inference.rates import StepRates
 from inference.request import (
     BLOCK_TOKENS,
     Capabilities,
@@ -41,14 +48,11 @@ from inference.request import (
     TokenEvent,
 )
 from inference.sampler import SamplingDefaults, choose
-from inference.step import ModelStep, Rows
+from inference.step import CHUNK_TOKENS, ModelStep, Rows
 from inference.tokenizer import PromptTokenizer
 
-SLOTS = 1
-"""Requests that run at once. Batches come on the same pool and step."""
-
-RATE_MEMORY = 0.9
-"""Weight of the past in a rate, per step: about the last ten steps count."""
+ESTIMATE_STEPS = 8
+"""Steps after which what waiting requests would find in the cache is looked up again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class Posture:
     kv_cache_bytes: int
     kv_blocks: int
     context_tokens: int
+    slots: int
     load_s: float
 
     def describe(self) -> str:
@@ -87,23 +92,6 @@ class ModelParts:
     posture: Posture
 
 
-class Rate:
-    """A recent average of ``amount`` per second, weighted by amount."""
-
-    def __init__(self) -> None:
-        self._amount = 0.0
-        self._seconds = 0.0
-
-    def add(self, amount: float, seconds: float) -> None:
-        self._amount = RATE_MEMORY * self._amount + amount
-        self._seconds = RATE_MEMORY * self._seconds + seconds
-
-    @property
-    def per_s(self) -> float:
-        """0 while nothing has been measured."""
-        return self._amount / self._seconds if self._seconds > 0 else 0.0
-
-
 class EmbeddedCore:
     """An engine core (``inference.core.EngineCore``) that computes a model.
 
@@ -112,6 +100,7 @@ class EmbeddedCore:
         reuse_decoded: Whether blocks made while decoding are kept for reuse.
         prefix_cache: Whether anything is reused at all; without, every run is a cold one.
         queue_max: Requests that may wait.
+        reserved_fraction: The part of the cache that is reserved for tenants in equal shares.
         now_s: A clock for the rates.
     """
 
@@ -122,6 +111,7 @@ class EmbeddedCore:
         reuse_decoded: bool,
         prefix_cache: bool,
         queue_max: int,
+        reserved_fraction: float,
         now_s: Callable[[], float],
     ) -> None:
         self._parts: ModelParts | None = parts
@@ -130,13 +120,14 @@ class EmbeddedCore:
         self._vocabulary = parts.vocabulary
         self._end_tokens = parts.end_tokens
         self.posture = parts.posture
+        self._slots = parts.posture.slots
         self._reuse_decoded = reuse_decoded
         self._prefix_cache = prefix_cache
         self._queue_max = queue_max
         self._now_s = now_s
         self._capabilities = Capabilities(
             models=(parts.served,),
-            slots=SLOTS,
+            slots=self._slots,
             block_tokens=BLOCK_TOKENS,
             exact_claims=True,
             salts=True,
@@ -146,16 +137,20 @@ class EmbeddedCore:
             device=parts.posture.describe(),
             cache_bytes=parts.posture.kv_cache_bytes,
         )
-        self._cache = PrefixCache(parts.blocks)
-        self._waiting: deque[Generation] = deque()
-        self._running: list[Generation] = []
-        self._prefill = Rate()
-        self._decode = Rate()
+        self._cache = PrefixCache(parts.blocks, reserved_fraction=reserved_fraction)
+        self._batch = ContinuousBatch(self._cache, slots=self._slots, reuse=prefix_cache)
+        self._passes = Passes(parts.step)
+        # By id: all that wait, those that the batch has not been told of included.
+        self._waiting: dict[str, Generation] = {}
+        self._arrived: deque[Generation] = deque()
+        self._arrivals = 0
+        self._steps = 0
+        self._rates = StepRates(CHUNK_TOKENS)
 
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+    def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...] | None:
         """The prompt's token ids; raises ``UnknownModel`` or ``InvalidRequest``."""
         self._check_model(model)
         return self._tokenizer.tokenize(prompt)
@@ -171,37 +166,44 @@ class EmbeddedCore:
         """
         self._check_model(request.model)
         self._check_tokens(request)
-        if len(self._waiting) >= self._queue_max + SLOTS - len(self._running):
+        name, running = request.request_id, tuple(self._batch.running)
+        if name in self._waiting or any(each.request_id == name for each in running):
+            raise InvalidRequest("a request of this id is running")
+        if len(self._waiting) >= self._queue_max + self._slots - len(running):
             raise EngineOverloaded(f"{self._queue_max} requests are waiting already")
-        self._waiting.append(
-            Generation(
-                request,
-                chain=BlockChain(request.chain_key, self._served.prefix),
-                decode=self._tokenizer.decode,
-                end_tokens=self._end_tokens,
-                context_tokens=self._served.context_tokens,
-            )
+        self._arrivals += 1
+        generation = Generation(
+            request,
+            chain=BlockChain(request.chain_key, self._served.prefix),
+            decode=self._tokenizer.decode,
+            end_tokens=self._end_tokens,
+            context_tokens=self._served.context_tokens,
+            arrival=self._arrivals,
         )
+        self._waiting[name] = generation
+        self._arrived.append(generation)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request and frees its blocks; an unknown one is no error."""
-        for each in [each for each in self._running if each.request_id == request_id]:
-            self._end(each)
-        for each in [each for each in self._waiting if each.request_id == request_id]:
-            self._waiting.remove(each)
+        self._take_in()
+        waiting = self._waiting.pop(request_id, None)
+        if waiting is not None:
+            self._batch.drop(waiting)
+        for each in tuple(self._batch.running):
+            if each.request_id == request_id:
+                self._batch.end(each)
 
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._batch.running or self._waiting)
 
     def load(self) -> EngineLoad:
-        waiting, running = tuple(self._waiting), tuple(self._running)
-        decode_per_s = self._decode.per_s
+        waiting, running = tuple(self._waiting.values()), tuple(self._batch.running)
         return EngineLoad(
             running=len(running),
             queued=len(waiting),
             queued_tokens=sum(each.uncached_tokens for each in (*running, *waiting)),
-            prefill_tokens_per_s=self._prefill.per_s,
-            decode_s_per_token=1 / decode_per_s if decode_per_s > 0 else 0.0,
+            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
+            decode_s_per_token=self._rates.decode_s_per_token,
             used_blocks=self._cache.total_blocks - self._cache.free_blocks,
             total_blocks=self._cache.total_blocks,
         )
@@ -210,85 +212,106 @@ class EmbeddedCore:
         return self._cache.drain_events()
 
     def step(self) -> StepResult:
-        """Starts what can start, then computes one chunk or one token of each running request."""
-        assert self._parts is not None
+        """Starts what can start, then computes a chunk of a prompt and a token of each answer."""
         events: list[tuple[str, TokenEvent]] = []
-        self._start(events)
-        if self._running:
-            batch = [each.rows(self._cache) for each in self._running]
+        failed: list[tuple[str, InferenceError]] = []
+        self._take_in()
+        self._admit(events)
+        plan = self._batch.plan()
+        for each in self._batch.preempted:
+            if each.lease is None:  # it has not started again within this step
+                self._waiting[each.request_id] = each
+        self._batch.preempted.clear()
+        if plan:
+            batch = [rows for _, rows in plan]
             began_s = self._now_s()
-            logits = self._parts.step.run(batch)
+            outcomes = self._passes.compute(batch)
             self._measure(batch, self._now_s() - began_s)
-            for each, rows, row in zip(tuple(self._running), batch, logits, strict=True):
-                self._advance(each, rows, row, events)
+            for (generation, rows), outcome in zip(plan, outcomes, strict=True):
+                self._advance(generation, rows, outcome, events, failed)
         self._estimate_waiting()
-        return StepResult(events=tuple(events), failed=(), virtual_s=0.0)
+        return StepResult(events=tuple(events), failed=tuple(failed), virtual_s=0.0)
 
     def reset(self) -> None:
         """Drops every request and the whole cache."""
+        self._arrived.clear()
         self._waiting.clear()
-        for each in tuple(self._running):
-            self._end(each)
+        self._batch.clear()
         self._cache.clear()
 
     def close(self) -> None:
         """Lets go of the model and its memory; nothing runs any more."""
-        self._waiting.clear()
-        self._running.clear()
+        self.reset()
         if self._parts is not None:
             self._parts.step.close()
             self._parts = None
 
-    def _start(self, events: list[tuple[str, TokenEvent]]) -> None:
-        while self._waiting and len(self._running) < SLOTS:
-            first = self._waiting[0]
-            if first.ended() is not None:
-                events.append((first.request_id, first.on_nothing_left()))
-            else:
-                try:
-                    first.start(self._cache, reuse=self._prefix_cache)
-                except CacheFull:
-                    return
-                self._running.append(first)
-            self._waiting.popleft()
+    def check_integrity(self) -> None:
+        """Asserts that blocks, leases and queues agree; for tests, between steps."""
+        self._batch.check_integrity(len(self._waiting) - len(self._arrived))
+
+    def _take_in(self) -> None:
+        while self._arrived:
+            self._batch.push(self._arrived.popleft())
+
+    def _admit(self, events: list[tuple[str, TokenEvent]]) -> None:
+        started, over = self._batch.admit()
+        for each in started:
+            self._waiting.pop(each.request_id, None)
+        for each in over:
+            del self._waiting[each.request_id]
+            events.append((each.request_id, each.on_nothing_left()))
 
     def _advance(
         self,
         generation: Generation,
         rows: Rows,
-        logits: torch.Tensor | None,
+        outcome: Outcome,
         events: list[tuple[str, TokenEvent]],
+        failed: list[tuple[str, InferenceError]],
     ) -> None:
-        assert self._parts is not None
+        try:
+            token = self._token_of(generation, rows, outcome)
+        except EngineFailed as failure:
+            self._batch.end(generation, keep=False)
+            failed.append((generation.request_id, failure))
+            return
         generation.on_computed(rows)
         if self._prefix_cache:
             generation.commit(self._cache, decoded=self._reuse_decoded)
-        if logits is None:
+        if token is None:
             return
-        if bool(torch.isnan(logits).any()):
-            raise EngineFailed("the model computed no numbers (NaN)")
-        sampling, defaults = generation.request.sampling, self._parts.sampling
-        event = generation.on_token(choose(logits, sampling, defaults, position=rows.end))
+        event = generation.on_token(token)
+        self._batch.answered(generation)
         events.append((generation.request_id, event))
         if event.finish_reason is not None:
-            self._end(generation)
+            self._batch.end(generation)
 
-    def _end(self, generation: Generation) -> None:
-        self._running.remove(generation)
-        generation.leave(self._cache)
+    def _token_of(self, generation: Generation, rows: Rows, outcome: Outcome) -> int | None:
+        """The next token, None where the rows end inside the prompt; raises ``EngineFailed``."""
+        assert self._parts is not None
+        if isinstance(outcome, EngineFailed):
+            raise outcome
+        if outcome is None:
+            return None
+        if bool(torch.isnan(outcome).any()):
+            raise EngineFailed("the model computed no numbers (NaN)")
+        sampling, defaults = generation.request.sampling, self._parts.sampling
+        return choose(outcome, sampling, defaults, position=rows.end)
 
     def _measure(self, batch: list[Rows], seconds: float) -> None:
-        prefilled = sum(len(rows.token_ids) for rows in batch if not rows.decode)
-        if prefilled:
-            self._prefill.add(prefilled, seconds)
-        else:
-            # Each request waits a whole step for its token, however many are in the batch.
-            self._decode.add(1, seconds)
+        self._rates.measured(
+            prefill_tokens=sum(len(rows.token_ids) for rows in batch if not rows.decode),
+            decoding=sum(1 for rows in batch if rows.decode),
+            seconds=seconds,
+        )
 
     def _estimate_waiting(self) -> None:
-        if self._prefix_cache:
-            for each in tuple(self._waiting):
-                cached = self._cache.match(each.request.namespace, each.reusable())
+        self._steps += 1
+        for each in tuple(self._waiting.values()) if self._prefix_cache else ():
+            if not each.estimated or self._steps % ESTIMATE_STEPS == 0:
+                each.estimated = True
+                cached = each.cached_blocks(self._cache)
                 each.uncached_tokens = each.given_tokens - cached * BLOCK_TOKENS
 
     def _check_model(self, model: str) -> None:

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from inference.attention import ROWS_MIN, Layout, PagedAttention, Span
-from inference.pool import BlockPool, Slots, slot_numbers
+from inference.attention import (
+    LENGTHS_ALIGNED,
+    ROWS_MIN,
+    Layout,
+    PagedAttention,
+    Span,
+    Together,
+)
+from inference.pool import BlockPool, leading_slots, numbered_slots, slot_numbers
 
 CHUNK_TOKENS = 256
 """Prompt tokens in one step. 64 costs 40 % more prefill time, 512 gains 3 % and is less fair."""
@@ -68,22 +75,27 @@ class ModelStep:
         positions: list[int] = []
         slots: list[int] = []
         spans: list[Span] = []
-        keep: list[int] = []
-        for rows in batch:
-            spans.append(self._span(rows, first=len(ids)))
+        ends: dict[int, int] = {}
+        singles = [at for at, rows in enumerate(batch) if rows.decode]
+        chunks = [at for at, rows in enumerate(batch) if not rows.decode]
+        for at in (*singles, *chunks):
+            rows = batch[at]
+            if not rows.decode:
+                spans.append(self._span(rows, first=len(ids)))
             ids.extend(rows.token_ids)
             positions.extend(range(rows.start, rows.end))
             slots.extend(slot_numbers(rows.blocks, rows.start, rows.end))
             if rows.logits:
-                keep.append(len(ids) - 1)
-        if not all(rows.decode for rows in batch):
+                ends[at] = len(ids) - 1
+        if chunks:
             padding = max(0, ROWS_MIN - len(ids))
             ids += ids[-1:] * padding
             positions += positions[-1:] * padding
             slots += [self._pool.dump_slot] * padding
-        layout = Layout(slots=self._tensor(slots), spans=tuple(spans))
-        logits = iter(self._forward(ids, positions, layout, keep))
-        return [next(logits) if rows.logits else None for rows in batch]
+        layout = self._layout(slots, [batch[at] for at in singles], spans)
+        logits = self._forward(ids, positions, layout, list(ends.values()))
+        given = dict(zip(ends, logits, strict=True))
+        return [given.get(at) for at in range(len(batch))]
 
     def close(self) -> None:
         """Gives the pool's memory back."""
@@ -93,7 +105,7 @@ class ModelStep:
     def _forward(
         self, ids: list[int], positions: list[int], layout: Layout, keep: list[int]
     ) -> list[torch.Tensor]:
-        self.attention.layout = layout
+        self.attention.begin(layout)
         try:
             output = self._model(
                 input_ids=self._tensor(ids)[None],
@@ -105,12 +117,35 @@ class ModelStep:
             self.attention.layout = None
         return list(output.logits[0].float().cpu())
 
+    def _layout(self, slots: list[int], decoding: Sequence[Rows], spans: list[Span]) -> Layout:
+        """On a CPU each decode row reads its keys where they are; elsewhere they are gathered.
+
+        Measured with 8 requests of 1,000 tokens on one thread: 0.99 ms a layer one by one in place,
+        2.4 ms one by one gathered, 2.1 to 2.7 ms gathered and padded into one call.
+        """
+        in_place = self._pool.device.type == "cpu"
+        return Layout(
+            slots=self._tensor(slots),
+            count=len(decoding),
+            singles=tuple(leading_slots(rows.blocks, rows.end) for rows in decoding if in_place),
+            together=self._together(decoding) if decoding and not in_place else None,
+            spans=tuple(spans),
+        )
+
+    def _together(self, decoding: Sequence[Rows]) -> Together:
+        longest = -(-max(rows.end for rows in decoding) // LENGTHS_ALIGNED) * LENGTHS_ALIGNED
+        keys = torch.full((len(decoding), longest), self._pool.zero_slot)
+        mask = torch.full((len(decoding), 1, 1, longest), -torch.inf, dtype=self._pool.dtype)
+        for at, rows in enumerate(decoding):
+            keys[at, : rows.end] = numbered_slots(rows.blocks, rows.end)
+            mask[at, :, :, : rows.end] = 0
+        device = self._pool.device
+        return Together(keys=keys.flatten().to(device), mask=mask.to(device))
+
     def _span(self, rows: Rows, *, first: int) -> Span:
-        numbers = slot_numbers(rows.blocks, 0, rows.end)
-        if rows.decode:
-            return Span(first=first, rows=1, keys=self._run_or_numbers(numbers), mask=None)
         chunk = (rows.start // CHUNK_TOKENS + 1) * CHUNK_TOKENS
-        numbers += [self._pool.zero_slot] * (chunk - len(numbers))
+        numbers = torch.full((chunk,), self._pool.zero_slot)
+        numbers[: rows.end] = numbered_slots(rows.blocks, rows.end)
         count = len(rows.token_ids)
         seen = torch.arange(rows.start, rows.start + -(-count // ROWS_MIN) * ROWS_MIN)
         seen = seen.clamp(max=rows.end - 1)
@@ -119,16 +154,9 @@ class ModelStep:
         return Span(
             first=first,
             rows=count,
-            keys=self._tensor(numbers),
+            keys=numbers.to(self._pool.device),
             mask=mask.to(self._pool.device),
         )
-
-    def _run_or_numbers(self, numbers: list[int]) -> Slots:
-        """A slice where the slots follow each other, which spares copying them in every layer."""
-        first, last = numbers[0], numbers[-1]
-        if last - first == len(numbers) - 1 and numbers == list(range(first, last + 1)):
-            return slice(first, last + 1)
-        return self._tensor(numbers)
 
     def _tensor(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._pool.device)

@@ -167,7 +167,6 @@ def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> No
     layers = list(range(model.config.num_hidden_layers))
     given: torch.Tensor | None = None
     for start, end in ((0, 21), (21, len(prompt) - 1), (len(prompt) - 1, len(prompt))):
-        step.attention.layers_seen.clear()
         rows = Rows(
             token_ids=prompt[start:end],
             start=start,

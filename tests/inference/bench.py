@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from inference.core import StepResult
 from inference.embedded import EngineSettings, load_engine
-from inference.request import EngineRequest, Namespace, Sampling
+from inference.request import EngineRequest, Namespace, Sampling, TokenEvent
 from inference.scheduler import EmbeddedCore
 
 TEMPLATE = (
@@ -87,27 +88,48 @@ class Bench:
         return EngineRequest(
             request_id=f"r{self._requests}",
             namespace=Namespace(namespace),
-            chain_key=namespace.encode() * 32,
+            chain_key=(namespace.encode() * 32)[:32],
             model=self.model,
             token_ids=tuple(prompt),
             sampling=Sampling(**{"seed": 1, "temperature": 0, "max_tokens": 6} | sampling),
             emitted=tuple(emitted),
         )
 
-    def ask(self, prompt: Sequence[int], **options: Any) -> Answer:
-        request = self.request(prompt, **options)
-        self.core.add(request)
-        events = []
+    def step(self) -> StepResult:
+        """One step, after which everything must be in its place."""
+        result = self.core.step()
+        self.core.check_integrity()
+        return result
+
+    def drain(self) -> list[tuple[str, TokenEvent]]:
+        """What comes until nothing is left to do."""
+        events: list[tuple[str, TokenEvent]] = []
         while self.core.has_work():
-            events += [event for name, event in self.core.step().events]
+            events += self.step().events
+        return events
+
+    def ask(self, prompt: Sequence[int], **options: Any) -> Answer:
+        return self.ask_all([self.request(prompt, **options)])[0]
+
+    def ask_all(self, requests: Sequence[EngineRequest]) -> list[Answer]:
+        """Asks all at once."""
+        for request in requests:
+            self.core.add(request)
+        events: dict[str, list[TokenEvent]] = {each.request_id: [] for each in requests}
+        for name, event in self.drain():
+            events[name].append(event)
+        return [self.answer_of(events[each.request_id]) for each in requests]
+
+    def answer_of(self, events: list[TokenEvent]) -> Answer:
+        """Asserts what holds for every answer's events."""
         assert [event.cached_tokens is None for event in events] == [False] + [True] * (
             len(events) - 1
         )
         assert events[-1].finish_reason is not None
         return Answer(
-            token_ids=tuple(token for event in events for token in event.token_ids),
+            token_ids=tuple(token for event in events for token in event.token_ids or ()),
             text="".join(event.text for event in events),
-            cached_tokens=events[0].cached_tokens,
+            cached_tokens=events[0].cached_tokens or 0,
             finish_reason=events[-1].finish_reason.value,
         )
 
@@ -115,6 +137,11 @@ class Bench:
         """The same with nothing cached anywhere."""
         self.core.reset()
         return self.ask(prompt, **options)
+
+
+def block_bytes() -> int:
+    """Memory of one block of the tiny model: keys and values, 2 layers, 2 heads of 16, float32."""
+    return 2 * 2 * 16 * 2 * 16 * 4
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from inference.attention import Layout, PagedAttention
+from inference.attention import Layout, PagedAttention, Together
 from inference.errors import EngineFailed, UnsupportedModel
-from inference.pool import BlockPool, KVShape, slot_numbers
+from inference.pool import BlockPool, KVShape, Slots, leading_slots, numbered_slots, slot_numbers
 from inference.step import chunk_end
 from tests.inference.bench import Bench
 
@@ -27,7 +27,9 @@ def attention() -> PagedAttention:
         device=torch.device("cpu"),
     )
     made = PagedAttention(pool, context_tokens=64)
-    made.layout = Layout(slots=torch.tensor([0]), spans=())
+    made.layout = Layout(
+        slots=torch.tensor([0]), count=1, singles=(slice(0, 1),), together=None, spans=()
+    )
     return made
 
 
@@ -130,13 +132,51 @@ def test_prefill_chunks_end_at_absolute_multiples() -> None:
 
 def test_slots_follow_the_block_table() -> None:
     assert slot_numbers([3, 1], 14, 18) == [62, 63, 16, 17]
+    assert numbered_slots([3, 1, 7], 18).tolist() == slot_numbers([3, 1], 0, 18)
+    assert leading_slots([3, 4, 9], 18) == slice(48, 66)
+    assert leading_slots([3, 4, 9], 32) == slice(48, 80)
+    apart = leading_slots([3, 1], 17)
+    assert isinstance(apart, torch.Tensor)
+    assert apart.tolist() == [*range(48, 64), 16]
 
 
-def test_single_row_equals_plain_attention() -> None:
-    from inference.attention import _attend_one
-
+def decoded(attention: PagedAttention, singles: tuple[Slots, ...], **layout: Any) -> torch.Tensor:
     torch.manual_seed(0)
-    rows, keys, values = torch.randn(6, 1, 8), torch.randn(1, 2, 20, 8), torch.randn(1, 2, 20, 8)
-    expected = scaled_dot_product_attention(rows[None], keys, values, enable_gqa=True)
-    given = _attend_one(rows, keys, values, None)
-    assert torch.allclose(given, expected[0].transpose(0, 1), atol=1e-6)
+    count = len(singles)
+    attention.layout = Layout(
+        slots=torch.arange(60, 60 + count),
+        count=count,
+        singles=singles,
+        **{"together": None, "spans": ()} | layout,
+    )
+    query, keys = torch.randn(1, 4, count, 8), torch.randn(1, 2, count, 8)
+    out, _ = attention.attend(MODULE, query, keys, keys, None, scaling=None)
+    return out[0]
+
+
+def test_decode_rows_equal_plain_attention_in_place_gathered_and_together(
+    attention: PagedAttention,
+) -> None:
+    torch.manual_seed(1)
+    stored = torch.randn(50, 2, 8)
+    attention._pool.write(0, torch.arange(50), stored, stored)
+    spans = [(0, 20), (17, 50)]
+    in_place = decoded(attention, tuple(slice(*span) for span in spans))
+    gathered = decoded(attention, tuple(torch.arange(*span) for span in spans))
+    longest = 40
+    keys = torch.full((2, longest), attention._pool.zero_slot)
+    mask = torch.full((2, 1, 1, longest), -torch.inf)
+    for at, (first, end) in enumerate(spans):
+        keys[at, : end - first] = torch.arange(first, end)
+        mask[at, :, :, : end - first] = 0
+    together = Together(keys=keys.flatten(), mask=mask)
+    padded = decoded(attention, tuple(slice(*span) for span in spans), together=together)
+    torch.manual_seed(0)
+    query = torch.randn(1, 4, 2, 8)
+    for at, (first, end) in enumerate(spans):
+        seen = stored[first:end].transpose(0, 1)[None]
+        expected = scaled_dot_product_attention(
+            query[:, :, at : at + 1], seen, seen, enable_gqa=True
+        )[0, :, 0]
+        for given in (in_place, gathered, padded):
+            assert torch.allclose(given[at], expected, atol=1e-6)

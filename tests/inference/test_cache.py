@@ -69,6 +69,16 @@ class Replay:
         ]
 
 
+def contents(cache: PrefixCache) -> list[tuple[BlocksStored, list[int]]]:
+    """What is cached, with the numbers of the blocks."""
+    block_ids = [
+        run.block_ids
+        for namespace in sorted(cache._tenants)
+        for _, run in cache._tenants[namespace].tree.runs()
+    ]
+    return list(zip(cache.contents(), block_ids, strict=True))
+
+
 @dataclass(eq=False)
 class Held:
     """What the model knows of a lease."""
@@ -152,18 +162,23 @@ class CacheModel(RuleBasedStateMachine):
         assert len(held.lease.block_ids) == held.table
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), blocks=st.integers(0, 8))
+    @rule(data=st.data(), blocks=st.integers(0, 10))
     def grow(self, data: st.DataObject, blocks: int) -> None:
         held = data.draw(st.sampled_from(self.leases))
-        blocks = min(blocks, held.needed)
+        more = max(0, blocks - held.needed)
+        if more > self.available:
+            with pytest.raises(CacheFull):
+                self.cache.grow(held.lease, blocks)
+            return
         self.cache.grow(held.lease, blocks)
+        held.needed = max(held.needed, blocks)
         self.grown(held, blocks)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), blocks=st.integers(0, 8))
     def commit(self, data: st.DataObject, blocks: int) -> None:
         held = data.draw(st.sampled_from(self.leases))
-        end = min(held.committed + blocks, held.table)
+        end = min(held.committed + blocks, held.table, len(held.path))
         self.cache.commit(held.lease, names_of(held.path)[held.committed : end])
         held.committed = end
         for key in held.locked:
@@ -171,13 +186,35 @@ class CacheModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    def adopt(self, data: st.DataObject) -> None:
         held = data.draw(st.sampled_from(self.leases))
-        self.cache.release(held.lease)
+        end = held.committed
+        while end < held.table and (held.namespace, held.path[: end + 1]) in self.stored:
+            if end + 1 > len(held.path):
+                break
+            end += 1
+        names = names_of(held.path)[held.committed : min(held.table, len(held.path))]
+        assert self.cache.adopt(held.lease, names) == end - held.committed
+        held.committed = end
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), keep=st.booleans())
+    def release(self, data: st.DataObject, *, keep: bool) -> None:
+        held = data.draw(st.sampled_from(self.leases))
+        self.cache.release(held.lease, keep=keep)
         self.leases.remove(held)
         self.now += 1
         for key in held.locked:
             self.stored[key] = self.now
+        for key in sorted(held.locked, key=lambda key: -len(key[1])) if not keep else ():
+            followed = any(path[:-1] == key[1] and space == key[0] for space, path in self.stored)
+            if not followed and key not in self.locked:
+                del self.stored[key]
+
+    @rule()
+    def evict_all(self) -> None:
+        assert self.cache.evict_all() == len(self.stored.keys() - self.locked)
+        self.stored = {key: self.stored[key] for key in self.stored if key in self.locked}
 
     @rule()
     def drain(self) -> None:
@@ -205,27 +242,15 @@ class CacheModel(RuleBasedStateMachine):
 
     @invariant()
     def every_block_is_in_exactly_one_place(self) -> None:
-        places: dict[Key, int] = {}
-        for namespace, tree in self.cache._trees.items():
-            for _, run in tree.runs():
-                assert run.hashes
-                assert len(run.hashes) == len(run.block_ids)
-                assert run.parent is not None
-                assert run.parent.children[run.hashes[0]] is run
-                assert run.parent.locks >= run.locks
-                for name, block in zip(run.hashes, run.block_ids, strict=True):
-                    places[namespace, tuple(name)] = block
-        private = [
-            block for held in self.leases for block in held.lease.block_ids[held.committed :]
-        ]
-        everywhere = [*self.cache._free, *private, *places.values()]
-        assert sorted(everywhere) == list(range(TOTAL))
+        self.cache.check_integrity()
+        places = {
+            (event.namespace, name): block
+            for event, block_ids in contents(self.cache)
+            for name, block in zip(event.blocks, block_ids, strict=True)
+        }
         for held in self.leases:
             assert held.lease.committed_blocks == held.committed
-            table = [
-                places[held.namespace, tuple(name)]
-                for name in names_of(held.path)[: held.committed]
-            ]
+            table = [places[held.namespace, name] for name in names_of(held.path)[: held.committed]]
             assert table == held.lease.block_ids[: held.committed]
 
     @invariant()

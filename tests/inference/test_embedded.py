@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from inference.embedded import EngineSettings, load_engine
+from inference.embedded import CPU_CACHE_BYTES, EngineSettings, load_engine
 from inference.errors import (
     ContextOverflow,
     EngineFailed,
@@ -19,6 +20,7 @@ from inference.errors import (
     UnsupportedModel,
 )
 from inference.events import BlocksStored, Cleared
+from inference.hardware import free_bytes
 from inference.request import BLOCK_TOKENS, TextPrompt
 from tests.inference.bench import Bench
 
@@ -103,20 +105,20 @@ def test_cancelling_frees_the_blocks_at_any_step(tiny: Bench, steps: int) -> Non
     assert tiny.core.step().events == ()
 
 
-def test_requests_wait_their_turn_and_are_all_answered(tiny: Bench) -> None:
+def test_requests_wait_their_turn_and_are_all_answered(tiny_with: Callable[..., Bench]) -> None:
+    tiny = tiny_with(slots=1)
     for n in range(4):
         tiny.core.add(tiny.request(tokens(40, seed=n), max_tokens=3))
     assert tiny.core.load().queued == 4
     ended = []
     while tiny.core.has_work():
-        ended += [
-            name for name, event in tiny.core.step().events if event.finish_reason is not None
-        ]
+        ended += [name for name, event in tiny.step().events if event.finish_reason is not None]
         assert tiny.core.load().running <= 1
     assert ended == ["r1", "r2", "r3", "r4"]
 
 
-def test_load_counts_uncached_tokens_and_measures_rates(tiny: Bench) -> None:
+def test_load_counts_uncached_tokens_and_measures_rates(tiny_with: Callable[..., Bench]) -> None:
+    tiny = tiny_with(slots=1)
     tiny.ask(tokens(100))
     load = tiny.core.load()
     assert load.prefill_tokens_per_s > 0
@@ -196,25 +198,32 @@ def test_wrong_requests_are_refused_and_leave_nothing(tiny: Bench) -> None:
 
 
 def test_full_queue_refuses(tiny_with: Callable[..., Bench]) -> None:
-    tiny = tiny_with(queue_max=2)
-    for _ in range(3):
+    tiny = tiny_with(queue_max=2, slots=3)
+    for _ in range(5):
         tiny.core.add(tiny.request(tokens(20)))
     with pytest.raises(EngineOverloaded):
         tiny.core.add(tiny.request(tokens(20)))
 
 
-def test_model_that_computes_no_numbers_fails_and_can_be_reset(tiny: Bench) -> None:
-    before = tiny.ask(tokens(40))
+def test_model_that_computes_no_numbers_fails_its_requests_and_the_engine_goes_on(
+    tiny: Bench,
+) -> None:
+    before = tiny.ask(tokens(300))
+    other = tiny.ask(tokens(60, seed=3))
     weights = tiny.core._parts.step._model.lm_head.weight
     kept = weights.data.clone()
     weights.data.fill_(float("nan"))
-    tiny.core.add(tiny.request(tokens(40)))
-    with pytest.raises(EngineFailed):
-        tiny.core.step()
-    tiny.core.reset()
-    assert tiny.core.cache_events() == (Cleared(),)
+    tiny.core.add(tiny.request(tokens(300)))
+    failed = tiny.step().failed
+    assert [(name, type(error)) for name, error in failed] == [("r3", EngineFailed)]
+    assert not tiny.core.has_work()
     weights.data.copy_(kept)
-    assert tiny.ask(tokens(40)).token_ids == before.token_ids
+    # What the failed request had used may be wrong, and is not used again.
+    assert tiny.ask(tokens(300)).token_ids == before.token_ids
+    again = tiny.ask(tokens(60, seed=3))
+    assert (again.token_ids, again.cached_tokens) == (other.token_ids, 48)
+    tiny.core.reset()
+    assert tiny.core.cache_events()[0] == Cleared()
 
 
 def test_posture_says_what_runs_where(tiny: Bench, tiny_folder: Path) -> None:
@@ -237,3 +246,13 @@ def test_cache_too_small_for_any_answer_is_refused(tiny_folder: Path) -> None:
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="safetensors"):
         load_engine(EngineSettings(model=str(tmp_path), device="cpu"))
+
+
+def test_size_of_the_cache_follows_from_the_device_when_it_is_not_given(
+    tiny_with: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posture = tiny_with(kv_cache_bytes=None, slots=3).core.posture
+    assert posture.kv_cache_bytes == CPU_CACHE_BYTES
+    assert posture.slots == 3
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (1000, 4000))
+    assert free_bytes(torch.device("cuda", 0)) == 1000

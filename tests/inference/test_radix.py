@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.events import BlockHash
-from inference.radix import LeafQueue, RadixTree, Run
+from inference.radix import Evicted, LeafQueue, RadixTree, Run
 from inference.request import Namespace
 
 paths = st.lists(st.integers(0, 2), min_size=1, max_size=12)
@@ -27,6 +27,10 @@ def store(tree: RadixTree, path: Sequence[int]) -> Run:
     run = tree.lock(match)
     fresh = names[match.blocks :]
     return tree.append(run, fresh, [name[0] for name in fresh]) if fresh else run
+
+
+def evict(leaves: LeafQueue, tree: RadixTree, blocks: int) -> list[Evicted]:
+    return list(leaves.evict(blocks, [tree], lambda each: each.unlocked_blocks))
 
 
 def shape(tree: RadixTree) -> list[tuple[int, list[BlockHash], int]]:
@@ -71,12 +75,12 @@ def test_a_locked_path_outlives_any_eviction(
         tree.unlock(store(tree, path))
     lock = store(tree, kept)
     count = min(blocks, leaves.unlocked_blocks)
-    gone = [name for evicted in leaves.evict(count) for name in evicted.hashes]
+    gone = [name for evicted in evict(leaves, tree, count) for name in evicted.hashes]
     assert len(gone) == count
     assert not set(gone) & set(names_of(kept))
     assert tree.match(names_of(kept)).blocks == len(kept)
     remaining = leaves.unlocked_blocks
-    assert sum(len(evicted.hashes) for evicted in leaves.evict(remaining)) == remaining
+    assert sum(len(evicted.hashes) for evicted in evict(leaves, tree, remaining)) == remaining
     assert [name for _, names, _ in shape(tree) for name in names] == names_of(kept)
     tree.unlock(lock)
     assert leaves.unlocked_blocks == len(kept)
@@ -110,5 +114,23 @@ def test_the_queue_of_leaves_holds_each_run_once() -> None:
     tree.unlock(store(tree, [2]))
     for _ in range(1000):
         tree.unlock(store(tree, [1]))
-    assert len(leaves._heap) == 2
-    assert [name for evicted in leaves.evict(1) for name in evicted.hashes] == names_of([2])
+    assert len(tree.leaves) == 2
+    assert [name for gone in evict(leaves, tree, 1) for name in gone.hashes] == names_of([2])
+
+
+def test_equal_names_of_other_tokens_are_no_hit() -> None:
+    tree = RadixTree(Namespace("a"), LeafQueue())
+    names = names_of([1, 2, 3])
+    root = tree.lock(tree.match(names))
+    run = tree.append(root, names, [0, 1, 2], [b"one", b"two", b"three"])
+    assert tree.match(names, [b"one", b"two", b"three"]).blocks == 3
+    assert tree.match(names, [b"one", b"TWO", b"three"]).blocks == 1
+    assert tree.match(names, [b"ONE", b"two", b"three"]).blocks == 0
+    assert tree.descend(root, names, 0, [b"ONE", b"two", b"three"]) is None
+    tree.lock(tree.match([]))
+    below = tree.descend(root, names, 0, [b"one", b"TWO", b"three"])
+    assert below is not None
+    assert (below.hashes, below.tokens) == (names[:1], [b"one"])
+    tree.unlock(below)
+    tree.unlock(run)
+    tree.check_integrity({})

@@ -1,0 +1,175 @@
+"""Continuous batching: who runs, what a step computes, and who gives way when blocks run out.
+
+Rules:
+
+1. A request starts when it is next (``fairness.py``), a slot is free and its prompt and a little of
+   its answer fit. The rest of the answer is not promised: blocks are taken as it grows.
+2. A step computes one token of every answer and, together, at most ``CHUNK_TOKENS`` of prompts:
+   tenants take turns, a tenant's own requests stay in order, so that the later ones find in the
+   cache what the first has computed. A chunk is never cut elsewhere than at its absolute boundary.
+3. Where a growing answer finds no block, the request that arrived last of the tenant that is most
+   above its share is preempted: its blocks are given up, its tokens kept, and it waits at the head
+   of its tenant's queue to be computed again. Likewise where a tenant's next request does not fit
+   although it stays within the tenant's share, as long as others are above theirs.
+4. A request that runs alone may use every block, so whatever was admitted ends.
+"""
+
+from __future__ import annotations
+
+from inference.cache import CacheFull, PrefixCache
+from inference.fairness import ANSWER_WEIGHT, FairQueue
+from inference.generation import Generation
+from inference.request import Namespace
+from inference.step import CHUNK_TOKENS, Rows
+
+
+class ContinuousBatch:
+    """The requests of an engine that wait in order and those that run.
+
+    Args:
+        cache: Whose blocks they use.
+        slots: How many run at once.
+        reuse: Whether cached blocks may be used.
+    """
+
+    def __init__(self, cache: PrefixCache, *, slots: int, reuse: bool) -> None:
+        self._cache = cache
+        self._slots = slots
+        self._reuse = reuse
+        self._queue: FairQueue[Generation] = FairQueue()
+        self._turns: dict[Namespace, int] = {}
+        self._steps = 0
+        self.running: list[Generation] = []
+        self.preempted: list[Generation] = []
+        self.preemptions = 0
+
+    def push(self, generation: Generation) -> None:
+        """A request arrives."""
+        self._queue.push(generation.namespace, generation)
+
+    def drop(self, generation: Generation) -> None:
+        """A waiting request is given up."""
+        self._queue.take(generation.namespace, generation)
+        self._queue.done(generation.namespace)
+
+    def end(self, generation: Generation, *, keep: bool = True) -> None:
+        """A running request has ended; ``keep`` says whether what it computed may be reused."""
+        self.running.remove(generation)
+        generation.leave(self._cache, keep=keep)
+        self._queue.done(generation.namespace)
+
+    def answered(self, generation: Generation) -> None:
+        """A running request was given a token."""
+        self._queue.charge(generation.namespace, ANSWER_WEIGHT)
+
+    def admit(self) -> tuple[list[Generation], list[Generation]]:
+        """Starts what can start.
+
+        Returns:
+            Those that started, and those that were over already: resumed after their last token.
+        """
+        started: list[Generation] = []
+        over: list[Generation] = []
+        while len(self.running) < self._slots and (first := self._queue.first()) is not None:
+            namespace, generation = first
+            if generation.ended() is not None:
+                self.drop(generation)
+                over.append(generation)
+                continue
+            if not self._start(generation):
+                break
+            self._queue.take(namespace, generation)
+            if not generation.charged:
+                generation.charged = True
+                self._queue.charge(namespace, generation.given_tokens)
+            self.running.append(generation)
+            started.append(generation)
+        return started, over
+
+    def plan(self) -> list[tuple[Generation, Rows]]:
+        """What the next step computes, with blocks for all of it."""
+        for generation in tuple(self.running):
+            if generation in self.running and generation.decoding:
+                self._make_room(generation)
+        plan = [(each, each.next_token()) for each in self.running if each.decoding]
+        plan += self._chunks()
+        return plan
+
+    def _chunks(self) -> list[tuple[Generation, Rows]]:
+        self._steps += 1
+        waiting = [each for each in self.running if not each.decoding]
+        namespaces = {each.namespace for each in waiting}
+        self._turns = {each: turn for each, turn in self._turns.items() if each in namespaces}
+        # Sorting is stable: within a tenant they stay in the order in which they started.
+        waiting.sort(key=lambda each: self._turns.get(each.namespace, 0))
+        chunks: list[tuple[Generation, Rows]] = []
+        left = CHUNK_TOKENS
+        for generation in waiting:
+            rows = generation.next_chunk(self._cache, reuse=self._reuse)
+            if len(rows.token_ids) > left:
+                break
+            left -= len(rows.token_ids)
+            chunks.append((generation, rows))
+            self._turns[generation.namespace] = self._steps
+        return chunks
+
+    def _start(self, generation: Generation) -> bool:
+        while True:
+            try:
+                generation.start(self._cache, reuse=self._reuse, beyond=not self.running)
+            except CacheFull:
+                victim = self._in_its_way(generation)
+                if victim is None:
+                    return False
+                self._preempt(victim)
+            else:
+                return True
+
+    def _in_its_way(self, generation: Generation) -> Generation | None:
+        """Who must give way to a request that stays within its tenant's share."""
+        cache, namespace = self._cache, generation.namespace
+        share = cache.share_of(namespace)
+        if cache.held_by(namespace) + generation.needed_blocks() > share:
+            return None
+        above = [
+            each
+            for each in self.running
+            if each.namespace != namespace and cache.held_by(each.namespace) > share
+        ]
+        return max(above, key=self._most_above, default=None)
+
+    def _most_above(self, generation: Generation) -> tuple[int, Namespace, int]:
+        """All shares are equal, so who holds most is most above its own."""
+        namespace = generation.namespace
+        return self._cache.held_by(namespace), namespace, generation.arrival
+
+    def _make_room(self, generation: Generation) -> None:
+        """Gives an answer its next block; somebody may be preempted for it, itself included."""
+        while generation in self.running:
+            try:
+                generation.grow(self._cache, beyond=len(self.running) == 1)
+            except CacheFull:
+                self._preempt(max(self.running, key=self._most_above))
+            else:
+                return
+
+    def _preempt(self, generation: Generation) -> None:
+        self.running.remove(generation)
+        generation.preempt(self._cache)
+        self._queue.push_back(generation.namespace, generation)
+        self.preempted.append(generation)
+        self.preemptions += 1
+
+    def clear(self) -> None:
+        """Drops every request; the cache is emptied by its owner."""
+        self.running.clear()
+        self.preempted.clear()
+        self._queue = FairQueue()
+
+    def check_integrity(self, waiting: int) -> None:
+        """Asserts that all counts agree; ``waiting`` requests wait. For tests."""
+        self._cache.check_integrity()
+        assert len(self._queue) == waiting
+        leases = [each.lease for each in self.running]
+        assert None not in leases
+        self._cache.check_leases([lease for lease in leases if lease is not None])
