@@ -6,7 +6,8 @@
    has more to it than a role and text, no tokens are given any more: such an answer is not one that
    another engine could continue.
 3. The last event says why the answer ended, and how many tokens were used. It comes when the server
-   says that it is done; it has no chunk.
+   says that it is done; it has no chunk. The piece with which the last choice has ended says
+   so (``ended``) as soon as it is there: what breaks later costs the usage and not the answer.
 4. A stream that stops short, an error in the middle and anything that is no such chunk fail the
    answer.
 
@@ -87,7 +88,7 @@ class AnswerReader:
         choices = _choices(body)
         if body.get("usage") is not None or "timings" in body:
             self.usage = usage_of(body) or self.usage
-        text, ids = "", self._held
+        text, ids, had_ended = "", self._held, self.finished
         self._compare(body, choices)
         for choice in choices:
             delta = choice.get("delta")
@@ -104,7 +105,8 @@ class AnswerReader:
         given = ids if text or self.finished else ()
         if shown is None and not text and not given:
             return None
-        return self._event(text, given if self._has_ids else None, shown)
+        ended = self._reason() if self.finished and not had_ended else None
+        return self._event(text, given if self._has_ids else None, shown, ended=ended)
 
     def whole(self, data: bytes) -> TokenEvent:
         """The one event of an answer that was not streamed.
@@ -155,7 +157,7 @@ class AnswerReader:
 
     def _event(
         self, text: str, ids: tuple[int, ...] | None, chunk: bytes | None, **last: Any
-    ) -> TokenEvent:  # the fields of a last event
+    ) -> TokenEvent:  # the fields of the last events
         cached, self._cached_tokens = self._cached_tokens, None
         passed = chunk if self._upstream.passes_chunks else None
         return TokenEvent(token_ids=ids, text=text, cached_tokens=cached, chunk=passed, **last)
@@ -169,7 +171,7 @@ class AnswerReader:
     def _end_choice(self, choice: Json, default: FinishReason | None = None) -> None:
         reason = choice.get("finish_reason")
         self._seen.add(_index(choice))
-        if reason in _FAILED:
+        if isinstance(reason, str) and reason in _FAILED:
             raise EngineFailed("the inference server gave the answer up")
         if isinstance(reason, str) and reason:
             self._ended[_index(choice)] = _FINISH.get(reason, FinishReason.STOP)

@@ -2,7 +2,8 @@
 
 The client's JSON is passed on as it is, in its order, except for: ``model`` (the server's name for
 it), fields that are taken out or refused (``kinds.py``), the tenant's salt, a stream's usage, and
-the answer's tokens where a broken answer could go on elsewhere.
+the answer's tokens where a broken answer could go on elsewhere. Parts of messages are looked
+through whatever type they say they are: a server may go by their other fields.
 
 An answer can be continued by another engine from its tokens alone, but only if nothing else decides
 how it goes on. So tokens are asked for only when every field of the body is one that a
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 from inference.errors import InvalidRequest
 from inference.remote.kinds import REFUSED, STRIPPED, ServerKind
-from inference.remote.server import Json, encode_json
+from inference.remote.server import Json, ServerBroken, encode_json
 from inference.request import EngineRequest
 
 CHAT_PATH = "/v1/chat/completions"
@@ -40,7 +41,13 @@ _NEUTRAL = {
 }
 """Fields that ask for nothing when they are zero, false or empty."""
 
-_TYPES_WITHOUT_URL = {"text", "input_text", "refusal", "thinking", "reasoning"}
+_PART_REFUSED = {
+    # Tensors that the server would load.
+    *("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"),
+    # A name in the server's cache of pictures, which knows no tenants.
+    "uuid",
+}
+_MEDIA = {"image", "audio", "video"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,13 @@ class Upstream:
 
 
 def upstream_of(
-    request: EngineRequest, kind: ServerKind, *, model: str, gives_ids: bool, fetches: bool = False
+    request: EngineRequest,
+    kind: ServerKind,
+    *,
+    model: str,
+    context_tokens: int,
+    gives_ids: bool,
+    fetches: bool = False,
 ) -> Upstream:
     """The request for a server.
 
@@ -72,6 +85,7 @@ def upstream_of(
         request: What the engine was asked.
         kind: The kind of server.
         model: The model's name there.
+        context_tokens: Its context, of prompt and answer.
         gives_ids: Whether prompts are known as real tokens and answers can be had as such.
         fetches: Whether a client may name URLs for the server to fetch.
 
@@ -79,13 +93,12 @@ def upstream_of(
         InvalidRequest: A field that may not be passed on, or nothing to ask.
     """
     if request.emitted or not request.body:
-        return _continued(request, kind, model, gives_ids=gives_ids)
+        return _continued(request, kind, model, context_tokens, gives_ids=gives_ids)
     body = _parsed(request.body)
     for name in sorted(REFUSED & set(body)):
         if body[name] is not None:
             raise InvalidRequest(f"{name} is not supported by this server", param=name)
-    if not fetches:
-        _check_urls(body.get("messages"))
+    _check_parts(body.get("messages"), fetches=fetches)
     for name in (*STRIPPED, *REFUSED):
         body.pop(name, None)
     body["model"] = model
@@ -104,7 +117,7 @@ def upstream_of(
         choices=_choices(body),
         hide_ids=hide_ids,
         has_ids=has_ids,
-        body=encode_json(body),
+        body=_written(body),
     )
 
 
@@ -115,20 +128,23 @@ def tokens_left(request: EngineRequest) -> int | None:
 
 
 def _continued(
-    request: EngineRequest, kind: ServerKind, model: str, *, gives_ids: bool
+    request: EngineRequest, kind: ServerKind, model: str, context_tokens: int, *, gives_ids: bool
 ) -> Upstream:
     if not gives_ids or kind.ids_field is None:
         raise InvalidRequest("this engine cannot go on with an answer of another")
     if not request.token_ids:
         raise InvalidRequest("the prompt is empty", param="prompt")
     sampling = request.sampling
+    # Always said: left out, a server's text completions have 16 tokens.
+    room = context_tokens - len(request.token_ids) - len(request.emitted)
+    left = tokens_left(request)
     body: Json = {
         "model": model,
         "prompt": [*request.token_ids, *request.emitted],
-        "max_tokens": tokens_left(request),
+        "max_tokens": room if left is None else min(left, room),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
+        "top_k": kind.top_k_all if sampling.top_k == 0 else sampling.top_k,
         "min_p": sampling.min_p,
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
@@ -140,7 +156,7 @@ def _continued(
         body[kind.salt_field] = request.cache_salt
     return Upstream(
         path=TEXT_PATH,
-        body=encode_json({name: value for name, value in body.items() if value is not None}),
+        body=_written({name: value for name, value in body.items() if value is not None}),
         stream=True,
         hide_usage=True,
         hide_ids=True,
@@ -163,19 +179,40 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check_urls(messages: object) -> None:
+def _written(body: Json) -> bytes:
+    """The body as it is sent; what JSON has no form for came from the client."""
+    try:
+        return encode_json(body)
+    except ServerBroken:
+        raise InvalidRequest(
+            "the body has half a surrogate pair, a number without end or too deep a nesting"
+        ) from None
+
+
+def _check_parts(messages: object, *, fetches: bool) -> None:
     """A part of a message may hold a picture, but not say where the server is to get it from."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in _TYPES_WITHOUT_URL:
+        for part in content if isinstance(content, list) else (content,):
+            if isinstance(part, dict):
                 _check_part(part)
+                if not fetches:
+                    _check_urls(part)
 
 
 def _check_part(part: Mapping[str, Any]) -> None:
+    named = {name for name in part if part[name] is not None} | {str(part.get("type"))}
+    for name in sorted(_PART_REFUSED & named):
+        raise InvalidRequest(
+            f"{name} in a message is not supported by this server", param="messages"
+        )
+
+
+def _check_urls(part: Mapping[str, Any]) -> None:
     for name, value in part.items():
         url = value.get("url") if isinstance(value, dict) else value
         may_be_url = name.endswith("url") or isinstance(value, dict)
+        may_be_url = may_be_url or (name in _MEDIA and "://" in str(value))
         if may_be_url and isinstance(url, str) and not url.startswith("data:"):
             raise InvalidRequest(
                 "this server fetches nothing: give the content itself, as a data: URL",

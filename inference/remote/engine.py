@@ -8,7 +8,7 @@ Rules:
 3. The server comes and goes by its owner's will. While it is away there are no models, requests
    in flight fail, and nothing counts as cached; when it is back it is looked over again.
 4. What it has cached is somebody else's picture of it (``cache_picture.py``), fed with every
-   request.
+   request. One that cannot be kept up to date is replaced by one that needs no keeping.
 5. An error that comes within a moment is raised on entering, as if nothing had been promised; one
    that comes later, or after the first piece, by the stream.
 """
@@ -18,11 +18,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import trio
 
-from inference.blocks import BlockChain, reusable_blocks
+from inference.blocks import reusable_blocks
 from inference.errors import (
     ContextOverflow,
     EngineFailed,
@@ -31,11 +31,20 @@ from inference.errors import (
     InvalidRequest,
     UnknownModel,
 )
-from inference.events import BlockHash, CacheEvent
+from inference.events import CacheEvent
 from inference.remote.answer import AnswerReader
-from inference.remote.body import Upstream, tokens_left, upstream_of
+from inference.remote.body import upstream_of
 from inference.remote.cache_picture import CachePicture, Outcome
 from inference.remote.failures import failure_of
+from inference.remote.job import (
+    Job,
+    Serving,
+    as_sent,
+    is_complete,
+    names_of,
+    nothing_more,
+    served_of,
+)
 from inference.remote.kinds import KINDS
 from inference.remote.load import LoadMeter, ServerMetrics, in_units
 from inference.remote.preflight import Preflight, Secret
@@ -45,16 +54,10 @@ from inference.remote.stream import RemoteAnswer
 from inference.remote.watch import ServerWatch, Watcher
 from inference.request import (
     BLOCK_TOKENS,
-    BodyPrompt,
     Capabilities,
-    ChatPrompt,
     EngineLoad,
     EngineRequest,
-    FinishReason,
     Prompt,
-    ServedModel,
-    TokenEvent,
-    canonical_json,
 )
 
 log = logging.getLogger(__name__)
@@ -62,38 +65,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictured:
-    """A picture of a server's cache, and what keeps it up to date until it is cancelled."""
+    """A picture of a server's cache, and what keeps it up to date until it is cancelled.
+
+    ``instead`` makes the picture that is used where ``run`` fails.
+    """
 
     picture: CachePicture
     run: Callable[[], Awaitable[None]] | None = None
+    instead: Callable[[], CachePicture] | None = None
 
 
 MakePicture = Callable[[Preflight], Pictured]
 """Called each time that a server has been looked over."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Serving:
-    """A server that is there."""
-
-    preflight: Preflight
-    picture: CachePicture
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Job:
-    """One request at the server. ``expected`` is how many of its blocks are thought cached."""
-
-    request: EngineRequest
-    upstream: Upstream
-    serving: Serving
-    expected: int
-    answer: RemoteAnswer = field(default_factory=RemoteAnswer)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    opened: trio.Event = field(default_factory=trio.Event)
-    done: trio.Event = field(default_factory=trio.Event)
-    reader: AnswerReader | None = None
 
 
 class RemoteEngine:
@@ -138,7 +121,10 @@ class RemoteEngine:
         serving = self._serving
         if serving is None or model not in serving.preflight.readers:
             raise UnknownModel("the inference server has no such model")
-        return await serving.preflight.readers[model].read(_as_sent(prompt))
+        try:
+            return await serving.preflight.readers[model].read(as_sent(prompt))
+        except RecursionError:
+            raise InvalidRequest("the prompt is nested too deeply") from None
 
     def load(self) -> EngineLoad:
         return self._meter.load()
@@ -152,10 +138,10 @@ class RemoteEngine:
                 (f"prompts of {name}", reader.words) for name, reader in preflight.readers.items()
             ]
             if preflight.salts:
-                lines.append(("isolation", "a cache salt for each tenant"))
+                lines.append(("isolation", preflight.isolation))
             if self._misread:
                 lines.append(("prompts misread", f"{self._misread} of {self._read} since start"))
-            lines += [("degraded", words) for words in preflight.degraded]
+            lines += [("degraded", words) for words in (*preflight.degraded, *serving.degraded)]
             lines += serving.picture.posture()
         return lines
 
@@ -208,9 +194,8 @@ class RemoteEngine:
         nursery, serving = self._nursery, self._serving
         if nursery is None or serving is None:
             raise EngineFailed("the inference server is away")
-        left = tokens_left(request)
-        if request.emitted and left is not None and left < 1:
-            yield await _nothing_more()
+        if is_complete(request, serving):
+            yield await nothing_more()
             return
         job = self._job(request, serving)
         nursery.start_soon(self._run, job)
@@ -229,7 +214,7 @@ class RemoteEngine:
     def _job(self, request: EngineRequest, serving: Serving) -> Job:
         """Admits a request; raises as :meth:`submit`."""
         preflight = serving.preflight
-        served = {model.name: model for model in preflight.models}.get(request.model)
+        served = served_of(serving, request.model)
         if served is None:
             raise UnknownModel("the inference server has no such model")
         if request.request_id in self._jobs:
@@ -246,10 +231,11 @@ class RemoteEngine:
             request,
             self._kind,
             model=served.name,
+            context_tokens=served.context_tokens,
             gives_ids=preflight.gives_token_ids,
             fetches=self._settings.fetches,
         )
-        names = _names(request, served)
+        names = names_of(request, served)
         picture, now_s = serving.picture, trio.current_time()
         picture.learn(request.namespace, request.chain_key, request.cache_salt)
         expected = picture.started(request.request_id, request.namespace, names, now_s)
@@ -279,7 +265,7 @@ class RemoteEngine:
             self._end(job)
 
     async def _answer(self, job: Job) -> None:
-        upstream, request_id = job.upstream, job.request.request_id
+        upstream = job.upstream
         request, cached = job.request, job.expected * BLOCK_TOKENS
         known = job.serving.preflight.readers[request.model].tokens
         prompt = (*request.token_ids, *request.emitted) if known and request.token_ids else ()
@@ -291,26 +277,38 @@ class RemoteEngine:
             await job.answer.put(whole)
             return
         job.reader = reader
-        end_by_s = float("inf")
-        async with self._server.stream(upstream.path, upstream.body) as payloads:
-            job.opened.set()
-            while not reader.said_end:
-                payload: bytes | None = None
-                with trio.move_on_at(end_by_s):
-                    payload = await anext(payloads, None)
-                if payload is None:
-                    break
-                event = None if not payload else reader.chunk(payload)
-                now_s = trio.current_time()
-                if self._meter.came(request_id, started=reader.started, now_s=now_s):
-                    job.serving.picture.prefilled(request_id, now_s)
-                if reader.finished:
-                    # Usage and the end's mark follow at once, or not at all.
-                    end_by_s = min(end_by_s, now_s + self._settings.timeouts.leave_s)
-                if event is not None:
-                    await job.answer.put(event)
+        try:
+            async with self._server.stream(upstream.path, upstream.body) as payloads:
+                job.opened.set()
+                await self._pass_on(job, reader, payloads)
+        except ServerError:
+            if not reader.finished:
+                raise
+            # The answer is whole: what broke off is its usage.
+            self._watch.suspect()
         if not reader.said_end:
             await job.answer.put(reader.end())
+
+    async def _pass_on(
+        self, job: Job, reader: AnswerReader, payloads: AsyncIterator[bytes]
+    ) -> None:
+        """The pieces of an answer, until the server says that it is done or no more comes."""
+        request_id, end_by_s = job.request.request_id, float("inf")
+        while not reader.said_end:
+            payload: bytes | None = None
+            with trio.move_on_at(end_by_s):
+                payload = await anext(payloads, None)
+            if payload is None:
+                break
+            event = None if not payload else reader.chunk(payload)
+            now_s = trio.current_time()
+            if self._meter.came(request_id, started=reader.started, now_s=now_s):
+                job.serving.picture.prefilled(request_id, now_s)
+            if reader.finished:
+                # Usage and the end's mark follow at once, or not at all.
+                end_by_s = min(end_by_s, now_s + self._settings.timeouts.leave_s)
+            if event is not None:
+                await job.answer.put(event)
 
     def _end(self, job: Job) -> None:
         """Books what a request has shown; it must not fail, as nobody could be told."""
@@ -343,7 +341,28 @@ class RemoteEngine:
         self._meter.slots = preflight.slots
         self._serving = Serving(preflight=preflight, picture=made.picture)
         if made.run is not None and self._nursery is not None:
-            self._nursery.start_soon(_in_scope, self._serving.scope, made.run)
+            self._nursery.start_soon(self._follow, self._serving, made.run, made.instead)
+
+    async def _follow(
+        self,
+        serving: Serving,
+        run: Callable[[], Awaitable[None]],
+        instead: Callable[[], CachePicture] | None,
+    ) -> None:
+        """Keeps a picture up to date while its server is there; it is replaced if that fails."""
+        with serving.scope:
+            try:
+                await run()
+            except* Exception as failed:  # noqa: BLE001 - sockets and frames of others
+                words = f"its cache events cannot be followed ({_first_of(failed)})"
+                log.warning("inference server: %s", words)
+                serving.degraded.append(words)
+                serving.picture.cleared()
+                if self._serving is serving:
+                    self._events.extend(serving.picture.drain())
+                if instead is not None:
+                    serving.degraded[-1] += ": what it has cached is estimated"
+                    serving.picture = instead()
 
     def _down(self, why: str) -> None:
         serving, self._serving = self._serving, None
@@ -365,8 +384,11 @@ class RemoteEngine:
     def _capabilities(self, serving: Serving | None, *, exact: bool) -> Capabilities:
         preflight = None if serving is None else serving.preflight
         models = () if preflight is None else preflight.models
+        # A picture is exact of the server's first model; of others nothing is told.
         return Capabilities(
-            models=tuple(replace(model, estimated=not exact) for model in models),
+            models=tuple(
+                replace(model, estimated=not exact or model is not models[0]) for model in models
+            ),
             slots=0 if preflight is None else preflight.slots,
             block_tokens=BLOCK_TOKENS if preflight is None else preflight.block_tokens,
             exact_claims=exact,
@@ -377,34 +399,9 @@ class RemoteEngine:
         )
 
 
-def _as_sent(prompt: Prompt) -> Prompt:
-    """Messages whose text came in parts reach the server so, and it joins them as it will."""
-    if not isinstance(prompt, ChatPrompt) or not any(each.parts for each in prompt.messages):
-        return prompt
-    messages = [
-        {
-            "role": each.role,
-            "content": [{"type": "text", "text": part} for part in each.parts] or each.content,
-        }
-        for each in prompt.messages
-    ]
-    return BodyPrompt(chat=True, fields=canonical_json({"messages": messages}))
-
-
-def _names(request: EngineRequest, served: ServedModel) -> Sequence[BlockHash]:
-    chain = BlockChain(request.chain_key, served.prefix)
-    return chain.hashes((*request.token_ids, *request.emitted))
-
-
-async def _in_scope(scope: trio.CancelScope, run: Callable[[], Awaitable[None]]) -> None:
-    with scope:
-        await run()
-
-
-async def _nothing_more() -> RemoteAnswer:
-    """The rest of an answer that has as many tokens as were asked for."""
-    answer = RemoteAnswer()
-    await answer.put(
-        TokenEvent(token_ids=(), text="", cached_tokens=0, finish_reason=FinishReason.LENGTH)
-    )
-    return answer
+def _first_of(failed: ExceptionGroup[Exception]) -> str:
+    """What the first of some errors says, if it is one of ours."""
+    error: Exception = failed
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, InferenceError) else type(error).__name__

@@ -17,6 +17,9 @@ are told to the client by name, because they would reach past its tenant or past
   ``logits_processors``, ``vllm_xargs``, ``prompt_embeds``, ``input_embeds``
 * a prompt other than the one that was read and hashed: ``input_ids``
 
+Likewise refused in parts of messages: ``image_embeds`` and the like, and ``uuid``, which names
+pictures in a cache that all tenants share (``body.py``).
+
 ``cache_prompt`` of llama.cpp is passed on: it only makes the request itself slower.
 """
 
@@ -71,10 +74,12 @@ class ServerKind:
 
     ``health_path`` answers 200 while it works; ``mark_path`` is one that only this kind has, and
     ``owner`` what its models list says under ``owned_by``. ``info_path`` tells slots and the like.
-    ``salt_field`` keeps tenants apart in its cache; ``ids_field`` asks for the tokens of an answer,
-    and says that a prompt may be given as tokens. ``tells_cached``: it reports ``cached_tokens``;
-    None is for what is found out by asking. ``block_tokens`` is its cache's grain where it does
-    not tell.
+    ``salt_field`` keeps tenants apart in its cache, in every version from ``salts_since`` on (None:
+    there is none of which that is known); ``ids_field`` asks for the tokens of an answer, and says
+    that a prompt may be given as tokens. ``tells_cached``: it reports ``cached_tokens``; None is
+    for what is found out by asking. ``block_tokens`` is its cache's grain where it does not tell.
+    ``loads_hub_ids``: what it tells as a model's root may be a hub id, which names its weights.
+    ``top_k_all`` is how no limit is asked for: left out, the model's own default would hold.
     """
 
     kind: RemoteKind
@@ -85,18 +90,22 @@ class ServerKind:
     default_slots: int
     default_context: int = 8192
     block_tokens: int = 16
+    loads_hub_ids: bool = False
     info_path: str | None = None
     metrics: MetricNames | None = None
     tokenize: TokenizeForm | None = None
     salt_field: str | None = None
+    salts_since: tuple[int, int] | None = None
     ids_field: str | None = None
     tells_cached: bool | None = False
+    top_k_all: int = 0
 
 
 _ALL = (
     ServerKind(
         kind=RemoteKind.VLLM,
         title="vLLM",
+        loads_hub_ids=True,
         health_path="/health",
         mark_path="/version",
         owner="vllm",
@@ -110,12 +119,15 @@ _ALL = (
         ),
         tokenize=TokenizeForm.VLLM,
         salt_field="cache_salt",
+        # Chats have salts since 0.9, text completions since 0.10.
+        salts_since=(0, 10),
         ids_field="return_token_ids",
         tells_cached=None,
     ),
     ServerKind(
         kind=RemoteKind.SGLANG,
         title="SGLang",
+        loads_hub_ids=True,
         health_path="/health",
         mark_path="/get_server_info",
         owner="sglang",
@@ -127,9 +139,11 @@ _ALL = (
             cache_usage="sglang:token_usage",
         ),
         tokenize=TokenizeForm.VLLM,
+        # Versions of 2025 and 2026 take the field and do nothing with it, so none is believed.
         salt_field="cache_salt",
         ids_field="return_token_ids",
         tells_cached=None,
+        top_k_all=-1,
     ),
     ServerKind(
         kind=RemoteKind.LLAMACPP,

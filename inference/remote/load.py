@@ -7,6 +7,7 @@ rate on one that was alone until its first token, the time per token on whole st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -66,7 +67,7 @@ def read_metrics(text: str, names: MetricNames) -> ServerMetrics:
         cache_usage=usage if usage is not None and 0 <= usage <= 1 else None,
         block_tokens=_number(labels.get("block_size")),
         total_blocks=_number(labels.get("num_gpu_blocks")),
-        started_s=found.get(START_TIME),
+        started_s=_time(found.get(START_TIME)),
     )
 
 
@@ -93,6 +94,10 @@ def _samples(text: str, names: MetricNames) -> Iterator[tuple[str, dict[str, str
 def _count(value: float | None) -> int | None:
     # The comparison is false for what is no number.
     return int(value) if value is not None and 0 <= value <= COUNT_MAX else None
+
+
+def _time(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _number(text: str | None) -> int | None:

@@ -6,6 +6,7 @@ Nothing is fetched: a folder is used, or what the hub's cache already has.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -21,22 +22,25 @@ from inference.remote.readers import LocalTokenizer
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """What was found.
-
-    ``weights`` is their digest where the files are here; ``problem`` says why there is no tokenizer
-    although its files are here.
-    """
+    """What was found; ``problem`` says why there is no tokenizer although its files are here."""
 
     tokenizer: LocalTokenizer | None = None
-    weights: str | None = None
-    quantisation: str | None = None
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalWeights:
+    """Which weights a folder or file has: their digest, and how they are stored."""
+
+    digest: str
+    quantisation: str
 
 
 async def load_local(names: Sequence[str | None], *, context_tokens: int) -> LocalModel:
@@ -60,6 +64,61 @@ def find_local(names: Sequence[str | None], *, context_tokens: int) -> LocalMode
     return LocalModel(problem=problem)
 
 
+async def load_weights(root: str | None) -> LocalWeights | None:
+    """The weights that a server says it has loaded, where they are here too.
+
+    Args:
+        root: A whole path, or a hub id. Another path is one from the server's own folder.
+    """
+    if root is None:
+        return None
+    return await trio.to_thread.run_sync(find_weights, root, abandon_on_cancel=True)
+
+
+def find_weights(root: str) -> LocalWeights | None:
+    """As :func:`load_weights`, in this thread."""
+    from inference.files import folder_files, weights_digest
+
+    path = Path(root)
+    try:
+        if path.is_absolute() and path.is_file():
+            return LocalWeights(digest=weights_digest(_parts_of(path)), quantisation="as its file")
+        folder = path if path.is_absolute() and path.is_dir() else _snapshot_of(root)
+        if folder is None:
+            return None
+        files = folder_files(folder)
+    except (InferenceError, OSError):
+        return None
+    quantisation = files.quantisation
+    if quantisation == "none":
+        quantisation = _configured(folder)
+    return LocalWeights(digest=files.weights, quantisation=quantisation)
+
+
+def _parts_of(file: Path) -> list[Path]:
+    """All files of a model that is split, as llama.cpp names them."""
+    split = _SPLIT.fullmatch(file.name)
+    if split is None:
+        return [file]
+    count = split["count"]
+    return sorted(p for p in file.parent.iterdir() if _is_part(p.name, split["stem"], count))
+
+
+def _is_part(name: str, stem: str, count: str) -> bool:
+    split = _SPLIT.fullmatch(name)
+    return split is not None and (split["stem"], split["count"]) == (stem, count)
+
+
+def _configured(folder: Path) -> str:
+    """How a folder's weights are stored, as its ``config.json`` says."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        method = config["quantization_config"]["quant_method"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "none"
+    return method if isinstance(method, str) else "none"
+
+
 def _folder_of(name: str) -> Path | None:
     path = Path(name).expanduser()
     try:
@@ -67,6 +126,10 @@ def _folder_of(name: str) -> Path | None:
             return path if any((path / file).is_file() for file in TOKENIZER_FILES) else None
     except OSError:
         return None
+    return _snapshot_of(name)
+
+
+def _snapshot_of(name: str) -> Path | None:
     if not _HUB_ID.fullmatch(name):
         return None
     from huggingface_hub import snapshot_download
@@ -92,6 +155,4 @@ def _read(folder: Path, context_tokens: int) -> LocalModel:
     except Exception as error:  # noqa: BLE001 - files of any origin, read by a library
         log.warning("the tokenizer in %s cannot be used: %s", folder, type(error).__name__)
         return LocalModel(problem=f"the tokenizer in {folder} cannot be used")
-    if files is None:
-        return LocalModel(tokenizer=tokenizer)
-    return LocalModel(tokenizer=tokenizer, weights=files.weights, quantisation=files.quantisation)
+    return LocalModel(tokenizer=tokenizer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from inference.remote.engine import Pictured
 from inference.remote.estimate import Estimate
-from inference.remote.events.endpoints import EndpointUnusable
 from inference.remote.events.feed import EventFeed, FeedSettings
 from inference.remote.events.mirror import Mirror
 from inference.remote.preflight import Preflight
@@ -15,23 +16,15 @@ def picture_of(preflight: Preflight) -> Pictured:
     """The picture for what was found.
 
     Events name tokens, so they are of use only where prompts are read as tokens; they are folded
-    for the server's first model, as one server computes one.
-
-    Raises:
-        EndpointUnusable: When an endpoint of events cannot be that of every rank.
+    for the server's first model, as one server computes one. Where they cannot be followed after
+    all, there is an estimate instead.
     """
     first = preflight.models[0]
     if not preflight.sources or not preflight.readers[first.name].tokens:
         return Pictured(picture=_estimate(preflight))
-    source, ranks = preflight.sources[0], len(preflight.sources)
-    mirror = Mirror(first.prefix, ranks=ranks)
-    feed = EventFeed(
-        mirror,
-        FeedSettings(
-            endpoint=source.endpoint, replay=source.replay, bind=source.binds, ranks=ranks
-        ),
-    )
-    return Pictured(picture=mirror, run=feed.run)
+    mirror = Mirror(first.prefix, ranks=len(preflight.sources))
+    feed = EventFeed(mirror, FeedSettings(sources=preflight.sources))
+    return Pictured(picture=mirror, run=feed.run, instead=partial(_estimate, preflight))
 
 
 def _estimate(preflight: Preflight) -> Estimate:
@@ -41,6 +34,3 @@ def _estimate(preflight: Preflight) -> Estimate:
         capacity_blocks=preflight.cache_blocks or preflight.slots * context // BLOCK_TOKENS,
         block_tokens=preflight.block_tokens,
     )
-
-
-__all__ = ["EndpointUnusable", "picture_of"]

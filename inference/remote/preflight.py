@@ -4,32 +4,47 @@
 2. Which models, how long a context, how many slots, which grain its cache has.
 3. How prompts are read (``readers.py``), and where it tells about its cache (``sources.py``).
 4. Whether its salt keeps tenants apart, and whether it reports cached tokens and gives the tokens
-   of an answer: seen on three tiny completions.
+   of an answer: seen on three tiny completions. A salt that could not be checked counts only where
+   the server's version is one that is known to have it (``kinds.py``), and the owner is told that
+   it rests on that; its cache events count for nothing here.
+5. Which weights each model has. A name says nothing of them, nor do the tokenizer's files. They are
+   those of the folder, file or hub id that the server says it has loaded, where that is here too
+   (and what vLLM does to them on loading, ``--quantization``, it does not tell), or those that it
+   names by a digest itself. Weights that are not told are like nobody else's.
 
 What is missing is no error but a line for the owner (``degraded``): the server serves without it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inference.errors import InferenceError, UnknownModel
+from inference.hub import is_hub_id
 from inference.remote.answer import usage_of
 from inference.remote.body import TEXT_PATH
+from inference.remote.cards import (
+    CONTEXT_MAX,
+    Card,
+    WrongKind,
+    check_kind,
+    list_cards,
+    number_of,
+    text_of,
+    wanted_of,
+    word_of,
+)
+from inference.remote.events.endpoints import EndpointUnusable
 from inference.remote.kinds import KINDS, ServerKind
 from inference.remote.load import ServerMetrics, read_metrics
-from inference.remote.local_model import LocalModel, load_local
+from inference.remote.local_model import load_local, load_weights
 from inference.remote.readers import PromptReader, ServerTokens, choose_reader
-from inference.remote.server import Json, Server, ServerBroken, ServerError, ServerRefused
+from inference.remote.server import Json, Server, ServerError, ServerRefused
 from inference.remote.settings import RemoteKind, RemoteSettings
 from inference.remote.sources import EventSource, find_sources
 from inference.request import BLOCK_TOKENS, OutputIdentity, PrefixIdentity, ServedModel
 
-MODELS_PATH = "/v1/models"
-MODELS_MAX = 32
-NAME_CHARS_MAX = 256
-CONTEXT_MAX = 1 << 24
 SLOTS_MAX = 1 << 12
 PROBE_TOKENS_MAX = 1024
 PROBE_BLOCKS = 2.5
@@ -43,15 +58,12 @@ _HOW_TO_REPORT = {
 }
 
 
-class WrongKind(InferenceError):
-    """The server is not of the kind that its owner said."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """What was found.
 
-    ``models`` with the ``readers`` of their prompts, by name. ``block_tokens`` is the cache's grain
+    ``models`` with the ``readers`` of their prompts, by name, and the ``cards`` that they were made
+    of. ``isolation`` says what ``salts`` rests on. ``block_tokens`` is the cache's grain
     in our terms, ``server_block_tokens`` in its own (None: not told). ``sources`` are there only
     where cache events can be used. ``degraded`` has a sentence for everything that is missing.
     ``cache_blocks`` is how many of our blocks its cache holds, 0 where it does not tell.
@@ -59,26 +71,18 @@ class Preflight:
 
     models: tuple[ServedModel, ...]
     readers: Mapping[str, PromptReader]
+    cards: tuple[Card, ...]
     block_tokens: int
     server_block_tokens: int | None
     slots: int
     salts: bool
+    isolation: str
     reports_cached: bool
     gives_token_ids: bool
     sources: tuple[EventSource, ...]
     degraded: tuple[str, ...]
     version: str
     cache_blocks: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """A model as its server lists it."""
-
-    name: str
-    owner: str | None = None
-    root: str | None = None
-    context_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,55 +95,66 @@ class Traits:
     degraded: tuple[str, ...] = ()
 
 
-async def look(server: Server, settings: RemoteSettings, *, secret: Secret) -> Preflight:
+async def look(
+    server: Server, settings: RemoteSettings, *, secret: Secret, own: str | None = None
+) -> Preflight:
     """Looks a server over.
+
+    Args:
+        server: The server.
+        settings: What its owner said of it.
+        secret: For what it must not have met before.
+        own: What weights that it does not tell are called; None for a name of this look alone.
 
     Raises:
         ServerError: It is not there, or not in order.
         WrongKind: It is another kind of server.
         UnknownModel: It has no such model.
+        EndpointUnusable: Its owner named an endpoint of events that cannot be that of every rank.
     """
     kind = KINDS[settings.kind]
-    cards = await _cards(server)
-    await _check_kind(server, kind, cards)
-    cards = _wanted(cards, settings.model)
+    listed = await list_cards(server, kind)
+    await check_kind(server, kind, listed)
+    cards = wanted_of(listed, settings.model)
     info = await _info(server, kind)
+    version = await _version(server, kind, info)
     metrics = await ask_metrics(server, kind)
     degraded: list[str] = []
-    grain = _number(info.get("page_size"), CONTEXT_MAX) or metrics.block_tokens
+    grain = number_of(info.get("page_size"), CONTEXT_MAX) or metrics.block_tokens
     block_tokens, fits = _grain(grain, kind)
     models: list[ServedModel] = []
     readers: dict[str, PromptReader] = {}
+    tokenizer = _tokenizer_of(settings, cards, degraded)
     for card in cards:
         context = _context(card, settings, kind, info, degraded)
-        local = await load_local((settings.tokenizer, card.root, card.name), context_tokens=context)
-        asked = None
-        if kind.tokenize is not None:
-            within_s = settings.timeouts.tokenize_s
-            asked = ServerTokens(server, kind.tokenize, card.name, within_s=within_s)
-        choice = await choose_reader(local.tokenizer, asked, model=card.name)
-        degraded += [*filter(None, (local.problem,)), *choice.degraded]
-        readers[card.name] = choice.reader
-        models.append(_served(card, context, choice.reader, local, info))
-    sources = await find_sources(server, settings, kind, info)
+        reader = await _reader(server, settings, card, tokenizer, context, degraded)
+        output = await _output(card, kind, info, own or secret(BLOCK_TOKENS).hex(), degraded)
+        readers[card.name] = reader
+        models.append(_served(card, context, reader, output))
+    sources = await _sources(server, settings, info, degraded)
     if sources and not fits:
         degraded.append(f"its cache's blocks of {grain} tokens fit no block of ours: events unused")
         sources = ()
+    if sources and len(models) > 1:
+        degraded.append(f"its cache events are used for {models[0].name} alone")
     traits = await _traits(server, kind, models[0], grain or kind.block_tokens, secret)
+    isolation = _isolation(kind, traits, version, degraded)
     return Preflight(
         models=tuple(models),
         readers=readers,
+        cards=cards,
         block_tokens=block_tokens,
         server_block_tokens=grain,
         slots=_slots(settings, kind, info),
-        salts=kind.salt_field is not None and traits.salts is not False,
+        salts=bool(isolation),
+        isolation=isolation,
         reports_cached=bool(kind.tells_cached or traits.reports_cached),
         gives_token_ids=kind.ids_field is not None
         and traits.gives_ids is not False
         and all(reader.tokens for reader in readers.values()),
         sources=sources,
         degraded=(*degraded, *traits.degraded),
-        version=f"{kind.title} {await _version(server, kind, info)}".strip(),
+        version=f"{kind.title} {version}".strip(),
         cache_blocks=metrics.cache_blocks,
     )
 
@@ -156,55 +171,6 @@ async def ask_metrics(server: Server, kind: ServerKind) -> ServerMetrics:
         return read_metrics(await server.get_text("/metrics"), kind.metrics)
     except ServerRefused:
         return ServerMetrics()
-
-
-async def _cards(server: Server) -> list[Card]:
-    listed = (await server.get_json(MODELS_PATH)).get("data")
-    cards = []
-    for each in listed if isinstance(listed, list) else ():
-        name = each.get("id") if isinstance(each, dict) else None
-        if isinstance(name, str) and name.isprintable() and 0 < len(name) <= NAME_CHARS_MAX:
-            cards.append(
-                Card(
-                    name=name,
-                    owner=_text(each.get("owned_by")),
-                    root=_text(each.get("root")),
-                    context_tokens=_number(each.get("max_model_len"), CONTEXT_MAX),
-                )
-            )
-    if not cards:
-        raise ServerBroken("the inference server lists no models")
-    return cards
-
-
-async def _check_kind(server: Server, kind: ServerKind, cards: Sequence[Card]) -> None:
-    owners = {each.owner: each for each in KINDS.values() if each.owner}
-    looks_like = owners.get(cards[0].owner or "")
-    if kind.owner is None or looks_like is kind:
-        return
-    if looks_like is not None:
-        raise WrongKind(
-            f"the inference server looks like {looks_like.title} and not like {kind.title}: "
-            f"give its kind as {looks_like.kind.value}"
-        )
-    try:
-        if kind.mark_path is not None:
-            await server.get_text(kind.mark_path)
-    except ServerRefused as error:
-        raise WrongKind(
-            f"the inference server does not look like {kind.title} (no {kind.mark_path}): "
-            f"give its kind as {RemoteKind.OPENAI.value}"
-        ) from error
-
-
-def _wanted(cards: list[Card], model: str | None) -> list[Card]:
-    if model is None:
-        return cards[:MODELS_MAX]
-    found = [card for card in cards if card.name == model]
-    if not found:
-        names = ", ".join(card.name for card in cards[:5])
-        raise UnknownModel(f"the inference server has no model {model!r}; it has {names}")
-    return found[:1]
 
 
 async def _info(server: Server, kind: ServerKind) -> Json:
@@ -237,8 +203,9 @@ def _context(
     card: Card, settings: RemoteSettings, kind: ServerKind, info: Json, degraded: list[str]
 ) -> int:
     generation = info.get("default_generation_settings")
-    told = _number(generation.get("n_ctx"), CONTEXT_MAX) if isinstance(generation, dict) else None
-    known = card.context_tokens or told or _number(info.get("context_length"), CONTEXT_MAX)
+    nested = generation if isinstance(generation, dict) else {}
+    told = number_of(nested.get("n_ctx"), CONTEXT_MAX)
+    known = card.context_tokens or told or number_of(info.get("context_length"), CONTEXT_MAX)
     if settings.context_tokens or known:
         return settings.context_tokens or known or kind.default_context
     degraded.append(
@@ -248,25 +215,105 @@ def _context(
 
 
 def _slots(settings: RemoteSettings, kind: ServerKind, info: Json) -> int:
-    told = _number(info.get("total_slots"), SLOTS_MAX)
-    told = told or _number(info.get("max_running_requests"), SLOTS_MAX)
+    told = number_of(info.get("total_slots"), SLOTS_MAX)
+    told = told or number_of(info.get("max_running_requests"), SLOTS_MAX)
     return settings.slots or told or kind.default_slots
 
 
-def _served(
-    card: Card, context: int, reader: PromptReader, local: LocalModel, info: Json
-) -> ServedModel:
+def _tokenizer_of(
+    settings: RemoteSettings, cards: Sequence[Card], degraded: list[str]
+) -> str | None:
+    """The owner's tokenizer, if it is clear of which model it is."""
+    if settings.tokenizer is not None and len({card.root or card.name for card in cards}) > 1:
+        degraded.append(
+            f"the tokenizer that was given is of one model, and the server has {len(cards)}: it is "
+            "not used, name the model as well (--engine-model)"
+        )
+        return None
+    return settings.tokenizer
+
+
+async def _reader(
+    server: Server,
+    settings: RemoteSettings,
+    card: Card,
+    tokenizer: str | None,
+    context: int,
+    degraded: list[str],
+) -> PromptReader:
+    kind = KINDS[settings.kind]
+    local = await load_local((tokenizer, card.root, card.name), context_tokens=context)
+    asked = None
+    if kind.tokenize is not None:
+        within_s = settings.timeouts.tokenize_s
+        asked = ServerTokens(server, kind.tokenize, card.name, within_s=within_s)
+    choice = await choose_reader(local.tokenizer, asked, model=card.name)
+    degraded += [*filter(None, (local.problem,)), *choice.degraded]
+    return choice.reader
+
+
+async def _output(
+    card: Card, kind: ServerKind, info: Json, own: str, degraded: list[str]
+) -> OutputIdentity:
+    """Which weights a model has; ``own`` stands for those that are not told."""
+    dtype = word_of(info.get("dtype")) or "unknown"
+    online = word_of(info.get("quantization"))
+    if card.digest is not None:
+        quantisation = online or card.quantisation or "unknown"
+        return OutputIdentity(weights=card.digest, quantisation=quantisation, dtype=dtype)
+    # SGLang lists the name that it serves the model by, and tells its folder elsewhere.
+    told = info.get("model_path") if kind.kind is RemoteKind.SGLANG else None
+    root = text_of(told) or card.root
+    local = None if card.parent is not None else await load_weights(root)
+    if local is not None:
+        quantisation = online or word_of(local.quantisation) or "unknown"
+        return OutputIdentity(weights=local.digest, quantisation=quantisation, dtype=dtype)
+    if card.parent is None and root is not None and kind.loads_hub_ids and is_hub_id(root):
+        # Its files are not on this host, as where the server has a container of its own.
+        return OutputIdentity(weights=f"hub:{root}", quantisation=online or "unknown", dtype=dtype)
+    degraded.append(
+        f"{card.name}: its weights are not told: no other peer goes on with its answers, nor is "
+        "it one for theirs, and requests go from one to the other only with --allow-variants"
+    )
+    return OutputIdentity(
+        weights=f"own:{own}:{card.name}", quantisation=online or "unknown", dtype=dtype
+    )
+
+
+async def _sources(
+    server: Server, settings: RemoteSettings, info: Json, degraded: list[str]
+) -> tuple[EventSource, ...]:
+    try:
+        return await find_sources(server, settings, KINDS[settings.kind], info)
+    except EndpointUnusable as error:
+        if settings.events is not None:
+            raise  # its owner's mistake
+        degraded.append(f"its cache events cannot be used: {error}")
+        return ()
+
+
+def _isolation(kind: ServerKind, traits: Traits, version: str, degraded: list[str]) -> str:
+    """How its salts keep tenants apart, in words; nothing where they are not known to."""
+    if kind.salt_field is None or traits.salts is False:
+        return ""
+    if traits.salts:
+        return "a cache salt for each tenant"
+    numbers = re.match(r"v?(\d{1,4})\.(\d{1,4})(?!\d)", version, re.ASCII)
+    found = (0, 0) if numbers is None else (int(numbers[1]), int(numbers[2]))
+    if kind.salts_since is not None and found >= kind.salts_since:
+        return f"a cache salt for each tenant (not checked: {kind.title} {version} has it)"
+    degraded.append("its salt is unchecked, so it is not known to keep tenants apart")
+    return ""
+
+
+def _served(card: Card, context: int, reader: PromptReader, output: OutputIdentity) -> ServedModel:
     return ServedModel(
         name=card.name,
         context_tokens=context,
         prefix=PrefixIdentity(
             served_model=card.name, tokenizer=reader.tokenizer, template=reader.template
         ),
-        output=OutputIdentity(
-            weights=local.weights or f"server:{card.root or card.name}",
-            quantisation=_text(info.get("quantization")) or local.quantisation or "unknown",
-            dtype=_text(info.get("dtype")) or "unknown",
-        ),
+        output=output,
         passes_bodies=True,
         estimated=True,
         by_text=not reader.tokens,
@@ -315,11 +362,4 @@ def _gives_ids(body: Json) -> bool:
     return isinstance(first, dict) and isinstance(first.get("token_ids"), list)
 
 
-def _text(value: object) -> str | None:
-    return (
-        value if isinstance(value, str) and value.isprintable() and 0 < len(value) < 512 else None
-    )
-
-
-def _number(value: object, most: int) -> int | None:
-    return value if type(value) is int and 0 < value <= most else None
+__all__ = ["Preflight", "Secret", "WrongKind", "ask_metrics", "look"]

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -171,12 +172,13 @@ def encode_json(value: object) -> bytes:
     """JSON as compact as servers write it, in the order given.
 
     Raises:
-        ServerBroken: For a number that JSON does not have.
+        ServerBroken: For a number that JSON does not have, half a surrogate pair, or nesting
+            without end.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ServerBroken("something that cannot be written as JSON") from None
 
 
@@ -184,10 +186,14 @@ def decode_object(data: bytes) -> Json:
     """A JSON object of the server.
 
     Raises:
-        ServerBroken: For anything else, as for nesting without end.
+        ServerBroken: For anything else, as for nesting without end, a number that is too large for
+            one, or half a surrogate pair: nothing that was made of it could be handed on.
     """
     try:
-        value = json.loads(data.decode(), parse_constant=_constant)
+        text = data.decode()
+        value = json.loads(text, parse_constant=_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise ServerBroken("the inference server sent no valid JSON") from None
     if not isinstance(value, dict):
@@ -197,6 +203,13 @@ def decode_object(data: bytes) -> Json:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("a number without end")
+    return value
 
 
 async def _read(response: httpx2.Response, limit: int) -> bytes:

@@ -10,27 +10,17 @@ bind the former and connect to the latter.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-from inference.remote.events.endpoints import of_rank
+from inference.remote.events.endpoints import EventSource, of_rank
 from inference.remote.kinds import ServerKind
 from inference.remote.server import Json, Server, ServerError
 from inference.remote.settings import RemoteKind, RemoteSettings
 
 RANKS_MAX = 256
+RANK_DIGITS_MAX = 4
 ENDPOINT_CHARS_MAX = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventSource:
-    """The publisher of one rank. ``binds`` says that we bind ``endpoint``; ``replay`` repeats."""
-
-    endpoint: str
-    replay: str | None = None
-    topic: str = ""
-    binds: bool = False
 
 
 async def find_sources(
@@ -45,7 +35,7 @@ async def find_sources(
         info: What ``kind.info_path`` gave.
 
     Raises:
-        EndpointUnusable: The owner's endpoint cannot be that of every rank.
+        EndpointUnusable: An endpoint cannot be that of every rank.
     """
     host = urlsplit(settings.url).hostname or "127.0.0.1"
     if settings.events is not None:
@@ -62,7 +52,7 @@ async def find_sources(
             told = await server.get_json("/kv_event_sources")
         except ServerError:
             return ()
-        ranks = sorted((name for name in told if name.isdecimal()), key=int)[:RANKS_MAX]
+        ranks = sorted(filter(_is_rank, told), key=int)[:RANKS_MAX]
         found = [_source(told[name], host) for name in ranks]
         # Ranks must not be mixed up: all or none.
         return tuple(each for each in found if each) if all(found) else ()
@@ -99,6 +89,7 @@ def _source(config: object, host: str) -> EventSource | None:
     topic = config.get("topic", "")
     if config.get("enable_kv_cache_events", True) is not True or not _is_endpoint(endpoint):
         return None
+    of_rank(endpoint, 0)  # raises for a port that is none
     wild = "*" in endpoint or "::" in endpoint or not endpoint.startswith("tcp:")
     return EventSource(
         endpoint=_reached(endpoint, host),
@@ -106,6 +97,10 @@ def _source(config: object, host: str) -> EventSource | None:
         topic=topic if isinstance(topic, str) else "",
         binds=not wild and config.get("bind") is not True,
     )
+
+
+def _is_rank(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) <= RANK_DIGITS_MAX
 
 
 def _is_endpoint(value: object) -> TypeGuard[str]:
@@ -124,3 +119,6 @@ def _reached(endpoint: str, host: str) -> str:
         if endpoint.startswith(f"tcp://{wildcard}:"):
             return f"tcp://{shown}:{endpoint.rpartition(':')[2]}"
     return endpoint
+
+
+__all__ = ["EventSource", "find_sources"]

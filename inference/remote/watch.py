@@ -1,9 +1,11 @@
 """Looks after a server: waits for it, looks it over, asks how it is, notices when it is gone.
 
 A server that is not there is no error: its owner starts it later, or again. It is looked for with
-growing pauses. While it is there it is asked for its health and metrics, every second while it has
-work, and at once when a request has failed. It is *away* when no connection is to be had,
-when it was not well several times in a row, or when it turns out to be another process.
+growing pauses. While it is there it is asked for its health, metrics and models, every second while
+it has work, and at once when a request has failed. It is *away* when no connection is to be had,
+when it was not well several times in a row, when it turns out to be another process, or when its
+models are others than they were; for one that is new alone it is let finish what it has.
+Nothing that a server says ends the watch of it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from dataclasses import dataclass
 
 import trio
 
-from inference.errors import InferenceError
+from inference.errors import InferenceError, UnknownModel
+from inference.remote.cards import Card, list_cards, wanted_of
 from inference.remote.kinds import KINDS
 from inference.remote.load import ServerMetrics
 from inference.remote.preflight import Preflight, Secret, ask_metrics, look
@@ -25,6 +28,7 @@ RETRY_MIN_S = 0.5
 RETRY_MAX_S = 10.0
 BUSY_LOOK_S = 1.0
 IDLE_LOOK_S = 5.0
+OWN_BYTES = 16
 FAILURES_MAX = 3
 """Not well so often in a row is away: once may be a pause of the host."""
 
@@ -62,6 +66,7 @@ class ServerWatch:
         self._kind = KINDS[settings.kind]
         self._watcher = watcher
         self._secret = secret
+        self._own = secret(OWN_BYTES)
         self._wake = trio.Event()
         self.healthy = False
         self.words = f"waiting for {settings.url}"
@@ -75,9 +80,11 @@ class ServerWatch:
         pause_s = RETRY_MIN_S
         while True:
             try:
-                preflight = await look(self._server, self._settings, secret=self._secret)
+                preflight = await look(
+                    self._server, self._settings, secret=self._secret, own=self._own.hex()
+                )
                 self._watcher.up(preflight)
-            except InferenceError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it says, it is looked at again
                 self._say(self._reason(error))
                 looked.set()
                 await trio.sleep(pause_s)
@@ -87,12 +94,12 @@ class ServerWatch:
             self.healthy = True
             self._say(f"{preflight.version} at {self._settings.url}")
             looked.set()
-            why = await self._until_away()
+            why = await self._until_away(preflight.cards)
             self.healthy = False
             self._say(f"waiting for {self._settings.url}: {why}")
             self._watcher.down(why)
 
-    async def _until_away(self) -> str:
+    async def _until_away(self, cards: tuple[Card, ...]) -> str:
         """Asks how it is, again and again; why it is away when it is."""
         failures = 0
         started_s: float | None = None
@@ -103,16 +110,20 @@ class ServerWatch:
                 await self._wake.wait()
             try:
                 metrics = await self._ask()
+                others = await self._are_others(cards)
             except ServerUnreachable as error:
                 if not error.slow:
                     return str(error)
                 failures += 1
-            except ServerError:
+            except Exception as error:  # noqa: BLE001 - as above
+                self._note(error)
                 failures += 1
             else:
                 failures = 0
                 if started_s is not None and metrics.started_s not in (None, started_s):
                     return "it was started anew"
+                if others:
+                    return "its models have changed"
                 started_s = metrics.started_s or started_s
                 self._watcher.seen(metrics)
             self.healthy = failures == 0
@@ -125,8 +136,24 @@ class ServerWatch:
         await self._server.get_text(self._kind.health_path, within_s=within_s)
         return await ask_metrics(self._server, self._kind)
 
-    def _reason(self, error: InferenceError) -> str:
+    async def _are_others(self, cards: tuple[Card, ...]) -> bool:
+        """Whether it has other models than these; a new one can wait until it has no work."""
+        try:
+            listed = wanted_of(await list_cards(self._server, self._kind), self._settings.model)
+        except UnknownModel:
+            return True
+        now, before = set(listed), set(cards)
+        return now != before and not (before < now and self._watcher.busy())
+
+    def _note(self, error: Exception) -> None:
+        if not isinstance(error, ServerError):
+            log.error("looking at the inference server failed: %s", type(error).__name__)
+
+    def _reason(self, error: Exception) -> str:
         url = self._settings.url
+        if not isinstance(error, InferenceError):
+            self._note(error)
+            return f"waiting for {url}: it says what cannot be read"
         if isinstance(error, ServerUnreachable):
             return f"waiting for {url}"
         if isinstance(error, ServerRefused) and error.status in {401, 403}:

@@ -7,6 +7,8 @@ so an owner may give us either theirs or ours: a wildcard that we connect to is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from inference.errors import InferenceError
 
 _WILDCARDS = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}  # noqa: S104 - replaced by loopback
@@ -15,6 +17,21 @@ _PORT_MAX = 65_535
 
 class EndpointUnusable(InferenceError):
     """An endpoint of events cannot be used; the message says why (blame: operator)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSource:
+    """The publisher of one rank.
+
+    ``replay`` is where missed batches can be asked for, None where that is not possible; ``topic``
+    is what its messages begin with, empty for any. ``binds`` says that we bind ``endpoint``:
+    servers connect to one without a wildcard.
+    """
+
+    endpoint: str
+    replay: str | None = None
+    topic: str = ""
+    binds: bool = False
 
 
 def of_rank(endpoint: str, rank: int) -> str:

@@ -10,14 +10,14 @@ Sockets reconnect by themselves; a flood of events gives way to other tasks ever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import trio
 import zmq
 
-from inference.remote.events.endpoints import EndpointUnusable, of_rank, to_connect
+from inference.remote.events.endpoints import EndpointUnusable, EventSource, to_connect
 from inference.remote.events.frames import (
     END_OF_REPLAY,
     PAYLOAD_BYTES_MAX,
@@ -46,10 +46,7 @@ class FeedSettings:
     """Where a server's events come from.
 
     Args:
-        endpoint: Of rank 0; see ``endpoints.py``.
-        replay: Of rank 0, where missed batches can be asked for; None where that is not possible.
-        bind: Whether we bind ``endpoint``: servers connect to one without a wildcard.
-        ranks: How many processes publish.
+        sources: The publishers, in the order of their ranks.
         replay_wait_s: How long to wait for each batch of an answer. vLLM answers between two of
             its own batches, within 0.1 s.
         idle_s: After so long without a batch, the last one is asked for; see ``sequence.py``.
@@ -57,10 +54,7 @@ class FeedSettings:
             and what is published between the first replay and then comes to nobody.
     """
 
-    endpoint: str
-    replay: str | None = None
-    bind: bool = False
-    ranks: int = 1
+    sources: Sequence[EventSource]
     replay_wait_s: float = 2.0
     idle_s: float = 10.0
     settle_s: float = 1.0
@@ -71,6 +65,8 @@ class _Rank:
     number: int
     endpoint: str
     replay: str | None
+    topic: str
+    binds: bool
     sequence: RankSequence
     clears: int
     batches: int = 0
@@ -81,13 +77,10 @@ class EventFeed:
     """The way from a server's sockets to a :class:`Mirror`.
 
     Args:
-        mirror: Made for as many ranks as there are in the settings.
+        mirror: Made for as many ranks as there are sources in the settings.
         settings: Where the events come from.
         changed: Called after something was folded.
         context: For ``inproc`` endpoints, which are of one context; default: one of its own.
-
-    Raises:
-        EndpointUnusable: When an endpoint cannot be that of every rank.
     """
 
     def __init__(
@@ -102,7 +95,7 @@ class EventFeed:
         self._settings = settings
         self._changed = changed
         self._context = context
-        self._ranks = [self._rank(number) for number in range(settings.ranks)]
+        self._ranks = [self._rank(*each) for each in enumerate(settings.sources)]
         mirror.fed_by(self.posture)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -127,22 +120,24 @@ class EventFeed:
         """What has come from where, for the host's owner; the mirror's posture has it too."""
         return [(f"events of {rank.endpoint}", _words(rank)) for rank in self._ranks]
 
-    def _rank(self, number: int) -> _Rank:
-        endpoint, replay = self._settings.endpoint, self._settings.replay
-        mine = of_rank(endpoint, number)
+    def _rank(self, number: int, source: EventSource) -> _Rank:
         return _Rank(
             number=number,
-            endpoint=mine if self._settings.bind else to_connect(mine),
-            replay=None if replay is None else to_connect(of_rank(replay, number)),
-            sequence=RankSequence(replays=replay is not None),
+            endpoint=source.endpoint if source.binds else to_connect(source.endpoint),
+            replay=None if source.replay is None else to_connect(source.replay),
+            topic=source.topic,
+            binds=source.binds,
+            sequence=RankSequence(replays=source.replay is not None),
             clears=self._mirror.clears,
         )
 
     def _subscribed(
         self, context: zmq.Context[Socket], rank: _Rank
     ) -> AbstractContextManager[Socket]:
-        bind = self._settings.bind
-        return _opened(context, zmq.SUB, rank.endpoint, LIVE_BATCHES_MAX, bind=bind)
+        topic = rank.topic.encode(errors="replace")
+        return _opened(
+            context, zmq.SUB, rank.endpoint, LIVE_BATCHES_MAX, bind=rank.binds, topic=topic
+        )
 
     async def _follow(self, context: zmq.Context[Socket], rank: _Rank, sub: Socket) -> None:
         await self._perform(context, rank, rank.sequence.start())
@@ -237,7 +232,13 @@ async def _receive(socket: Socket) -> list[bytes]:
 
 @contextmanager
 def _opened(
-    context: zmq.Context[Socket], kind: int, endpoint: str, batches_max: int, *, bind: bool
+    context: zmq.Context[Socket],
+    kind: int,
+    endpoint: str,
+    batches_max: int,
+    *,
+    bind: bool,
+    topic: bytes = b"",
 ) -> Iterator[Socket]:
     socket = context.socket(kind)
     try:
@@ -247,7 +248,7 @@ def _opened(
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
         socket.setsockopt(zmq.IPV6, 1)
         if kind == zmq.SUB:
-            socket.setsockopt(zmq.SUBSCRIBE, b"")
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
         try:
             (socket.bind if bind else socket.connect)(endpoint)
         except zmq.ZMQError as error:

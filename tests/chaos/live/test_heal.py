@@ -116,7 +116,10 @@ def test_a_process_of_a_dead_run_is_ended(sleeper: subprocess.Popen[bytes]) -> N
 
 
 @pytest.mark.parametrize(
-    "sleeper", [f"{os.getpid()}-{started_ticks(os.getpid())}-0a"], indirect=True
+    "sleeper",
+    [f"{os.getpid()}-{started_ticks(os.getpid())}-0a"],
+    ids=["of this process"],
+    indirect=True,
 )
 @pytest.mark.usefixtures("temporary")
 def test_a_process_of_a_living_run_is_left(sleeper: subprocess.Popen[bytes]) -> None:

@@ -15,6 +15,7 @@ client went away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -47,6 +48,7 @@ OWNERS = {
     RemoteKind.OPENAI: "somebody",
 }
 DEFAULT_TOKENS = 16
+"""Of a text completion; a chat has the rest of the context."""
 
 
 @dataclass
@@ -101,6 +103,12 @@ class FakeServer:
     started_s: float = 1.0
     event_sources: Json = field(default_factory=dict)
     more_info: Json = field(default_factory=dict)
+    version: str = "0.32.0"
+    weights_file: str = __file__
+    """What llama.cpp says that it has loaded; any file will do."""
+    meta: Json = field(default_factory=lambda: {"n_params": 1})
+    tags: dict[str, str] = field(default_factory=dict)
+    """Ollama's digests by model, where they are not made of the name."""
     tokens: Tokens = field(default_factory=ToyTokens)
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
@@ -204,9 +212,11 @@ class FakeServer:
             case "/metrics" if self.kind not in {RemoteKind.OLLAMA, RemoteKind.OPENAI}:
                 return self._metrics()
             case "/version" if self.kind is RemoteKind.VLLM:
-                return {"version": "0.32.0"}
+                return {"version": self.version}
             case "/api/version" if self.kind is RemoteKind.OLLAMA:
                 return {"version": "0.9"}
+            case "/api/tags" if self.kind is RemoteKind.OLLAMA:
+                return {"models": [self._tag(name) for name in self.models]}
             case "/kv_event_sources" if self.kind is RemoteKind.VLLM:
                 return self.event_sources
             case "/get_server_info" if self.kind is RemoteKind.SGLANG:
@@ -214,7 +224,8 @@ class FakeServer:
                 return told | {"max_running_requests": self.slots} | self.more_info
             case "/props" if self.kind is RemoteKind.LLAMACPP:
                 context = {"default_generation_settings": {"n_ctx": self.context_tokens}}
-                return context | {"total_slots": self.slots, "build_info": "b1"} | self.more_info
+                told = {"build_info": "b1", "model_path": self.weights_file}
+                return context | {"total_slots": self.slots} | told | self.more_info
             case "/apply-template" if self.kind is RemoteKind.LLAMACPP:
                 return {"prompt": ToyTokens().template(seen.body)}
             case "/tokenize" if self.has_tokenize and self._tokenizes:
@@ -229,7 +240,13 @@ class FakeServer:
         card: Json = {"id": name, "object": "model", "owned_by": self.owner or OWNERS[self.kind]}
         if self.kind in {RemoteKind.VLLM, RemoteKind.SGLANG}:
             card |= {"root": self.root or name, "max_model_len": self.context_tokens}
+        if self.kind is RemoteKind.LLAMACPP:
+            card["meta"] = self.meta
         return card
+
+    def _tag(self, name: str) -> Json:
+        digest = self.tags.get(name) or hashlib.sha256(name.encode()).hexdigest()
+        return {"name": name, "digest": digest, "details": {"quantization_level": "Q4_0"}}
 
     def _metrics(self) -> str:
         running = min(self.answering, self.slots)
@@ -258,12 +275,15 @@ class FakeServer:
         if body.get("model", self.models[0]) not in self.models:
             raise FakeRefusal(404, f"The model `{body['model']}` does not exist.", "model")
 
-    def _prompt(self, body: Json, *, chat: bool) -> list[int]:
+    def _prompts(self, body: Json, *, chat: bool) -> list[list[int]]:
+        """One prompt, or several of a text completion."""
         if chat:
             names = ("messages", "tools", "chat_template_kwargs")
-            return self.tokens.chat({name: body[name] for name in names if body.get(name)})
-        prompt = body["prompt"]
-        return self.tokens.text(prompt) if isinstance(prompt, str) else list(prompt)
+            return [self.tokens.chat({name: body[name] for name in names if body.get(name)})]
+        given = body["prompt"]
+        several = isinstance(given, list) and not all(isinstance(each, int) for each in given)
+        prompts = given if several else [given]
+        return [self.tokens.text(each) if isinstance(each, str) else list(each) for each in prompts]
 
     async def _generate(self, channel: Channel, seen: Seen) -> None:
         faults, body = self.faults, seen.body
@@ -275,8 +295,8 @@ class FakeServer:
             await channel.whole(faults.status, faults.status_body)
             return
         self._check_model(body)
-        prompt = self._prompt(body, chat=chat)
-        if len(prompt) >= self.context_tokens:
+        prompts = self._prompts(body, chat=chat)
+        if max(map(len, prompts)) >= self.context_tokens:
             words = f"This model's maximum context length is {self.context_tokens} tokens."
             raise FakeRefusal(400, words, "input_tokens")
         if body.get("temperature", 1) > 2:
@@ -291,7 +311,7 @@ class FakeServer:
                 async with self._limiter:
                     self.waiting -= 1
                     try:
-                        await self._answer(channel, body, prompt, chat=chat)
+                        await self._answer(channel, body, prompts, chat=chat)
                     finally:
                         self.waiting += 1
                 nursery.cancel_scope.cancel()
@@ -309,30 +329,44 @@ class FakeServer:
             self.left_early += 1
             scope.cancel()
 
-    async def _answer(self, channel: Channel, body: Json, prompt: list[int], *, chat: bool) -> None:
-        cached = self.cache.take(body.get("cache_salt"), prompt) if self.caches else 0
+    async def _answer(
+        self, channel: Channel, body: Json, prompts: list[list[int]], *, chat: bool
+    ) -> None:
+        salt = body.get("cache_salt")
+        cached = sum(self.cache.take(salt, prompt) for prompt in prompts) if self.caches else 0
+        length = sum(map(len, prompts))
         if body.get("stream") and self.kind is RemoteKind.VLLM:
             await channel.begin(self.faults.content_type)
         if self.faults.hold is not None:
             await self.faults.hold.wait()
-        await trio.sleep((len(prompt) - cached) * self.prefill_s_per_token)
-        most = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_TOKENS
-        most = min(most, self.context_tokens - len(prompt))
-        stops = body.get("stop") or []
-        stops = [stops] if isinstance(stops, str) else stops
-        if self.calls_tools and body.get("tools"):
-            said = tool_call()
-        else:
-            said = say(self.tokens, prompt, max_tokens=most, stops=stops)
+        await trio.sleep((length - cached) * self.prefill_s_per_token)
+        answers = [
+            self._say(body, prompt, chat=chat)
+            for prompt in prompts
+            for _ in range(body.get("n") or 1)
+        ]
         shown = cached if self.reports_cached else None
-        usage = usage_of(len(prompt), said.tokens * (body.get("n") or 1), shown)
+        usage = usage_of(length, sum(said.tokens for said in answers), shown)
         if not body.get("stream"):
-            await trio.sleep(self.decode_s_per_token * said.tokens)
-            await channel.whole(200, compact(self._whole(body, said, prompt, usage, chat=chat)))
+            await trio.sleep(self.decode_s_per_token * answers[0].tokens)
+            await channel.whole(200, compact(self._whole(body, answers, usage, chat=chat)))
             return
         if not channel.begun:
             await channel.begin(self.faults.content_type)
-        await self._stream(channel, self._chunks(body, said, prompt, usage, chat=chat))
+        await self._stream(channel, self._chunks(body, answers, prompts[0], usage, chat=chat))
+
+    def _say(self, body: Json, prompt: list[int], *, chat: bool) -> Said:
+        if self.calls_tools and body.get("tools"):
+            return tool_call()
+        room = self.context_tokens - len(prompt)
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        stops = body.get("stop") or []
+        return say(
+            self.tokens,
+            prompt,
+            max_tokens=min(most or (room if chat else DEFAULT_TOKENS), room),
+            stops=[stops] if isinstance(stops, str) else stops,
+        )
 
     async def _stream(self, channel: Channel, chunks: list[bytes]) -> None:
         faults = self.faults
@@ -351,12 +385,12 @@ class FakeServer:
         await channel.end()
 
     def _chunks(
-        self, body: Json, said: Said, prompt: list[int], usage: Json, *, chat: bool
+        self, body: Json, answers: list[Said], prompt: list[int], usage: Json, *, chat: bool
     ) -> list[bytes]:
         ids = bool(body.get("return_token_ids")) and self.gives_ids
         chunks, model = [], body["model"]
         options = body.get("stream_options") or {}
-        for index in range(body.get("n") or 1):
+        for index, said in enumerate(answers):
             if chat:
                 first = {"index": index, "delta": {"role": "assistant", "content": ""}}
                 more = {"prompt_token_ids": prompt} if ids else {}
@@ -376,10 +410,10 @@ class FakeServer:
             chunks.append(chunk_of(chat, model, [], **more))
         return [*chunks, b"[DONE]"]
 
-    def _whole(self, body: Json, said: Said, prompt: list[int], usage: Json, *, chat: bool) -> Json:
-        text = "".join(piece.delta.get("content", "") for piece in said.pieces)
+    def _whole(self, body: Json, answers: list[Said], usage: Json, *, chat: bool) -> Json:
         choices = []
-        for index in range(body.get("n") or 1):
+        for index, said in enumerate(answers):
+            text = "".join(piece.delta.get("content", "") for piece in said.pieces)
             choice: Json = {"index": index, "finish_reason": said.pieces[-1].finish}
             choice |= (
                 {"message": {"role": "assistant", "content": text}} if chat else {"text": text}

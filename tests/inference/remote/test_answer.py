@@ -169,6 +169,28 @@ def test_several_choices_end_when_all_have() -> None:
     assert events[-1].finish_reason is FinishReason.LENGTH
 
 
+def test_the_piece_that_ends_the_last_choice_says_so() -> None:
+    """What breaks after it is no matter to whoever has all of the answer."""
+    usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+    events = read(reader(), chunk({"content": "a"}), end(), usage, DONE)
+    assert [event.ended for event in events] == [None, FinishReason.STOP, None, None]
+    two = read(
+        reader(choices=2), chunk({"content": "a"}), end(), chunk(index=1, finish_reason="length")
+    )
+    assert [event.ended for event in two] == [None, None, FinishReason.STOP]
+    continued = read(reader(passes_chunks=False, has_ids=True), end(), DONE)
+    assert [(event.ended, event.finish_reason) for event in continued] == [
+        (FinishReason.STOP, None),
+        (None, FinishReason.STOP),
+    ]
+
+
+def test_a_reason_that_is_none_is_passed_over() -> None:
+    answer = reader()
+    read(answer, chunk(finish_reason=["abort"]), chunk(finish_reason={"a": 1}))
+    assert not answer.finished
+
+
 def test_a_stream_that_stops_short_fails() -> None:
     for data in ((), (chunk({"content": "x"}),)):
         answer = reader()
@@ -197,6 +219,10 @@ def test_nothing_comes_after_the_end() -> None:
         b'{"choices":1}',
         b'{"choices":[1]}',
         b'{"choices":[],"n":NaN}',
+        b'{"choices":[],"n":1e999}',
+        b'{"choices":[],"n":-1e999}',
+        b'{"choices":[{"delta":{"content":"a\\ud800"}}]}',
+        b'{"choices":[{"delta":{"a\\uDfff":1}}]}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b'{"error":{"message":"secret prompt"}}',

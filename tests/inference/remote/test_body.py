@@ -10,7 +10,7 @@ import pytest
 
 from inference.errors import InvalidRequest
 from inference.remote.body import CHAT_PATH, TEXT_PATH, Upstream, tokens_left, upstream_of
-from inference.remote.kinds import KINDS, REFUSED
+from inference.remote.kinds import KINDS, REFUSED, ServerKind
 from inference.remote.settings import RemoteKind
 from inference.request import EngineRequest, Namespace, Sampling
 
@@ -28,6 +28,14 @@ REQUEST = EngineRequest(
 VLLM = KINDS[RemoteKind.VLLM]
 
 
+def asked_for(
+    request: EngineRequest, kind: ServerKind, *, gives_ids: bool, fetches: bool = False
+) -> Upstream:
+    return upstream_of(
+        request, kind, model="m", context_tokens=100, gives_ids=gives_ids, fetches=fetches
+    )
+
+
 def sent(
     kind: RemoteKind = RemoteKind.VLLM,
     *,
@@ -37,7 +45,7 @@ def sent(
 ) -> tuple[Upstream, dict[str, Any]]:
     given = {"model": "shown to clients", "messages": SAID} | fields
     request = replace(REQUEST, body=json.dumps(given).encode())
-    upstream = upstream_of(request, KINDS[kind], model="m", gives_ids=gives_ids, fetches=fetches)
+    upstream = asked_for(request, KINDS[kind], gives_ids=gives_ids, fetches=fetches)
     return upstream, json.loads(upstream.body)
 
 
@@ -73,6 +81,11 @@ def test_what_reaches_past_the_request_is_refused_by_name(kind: RemoteKind, fiel
         {"type": "image_url", "image_url": "file:///etc/passwd"},
         {"type": "input_audio", "audio_url": {"url": "https://x"}},
         {"type": "video", "video": {"url": "ftp://x"}},
+        {"type": "image", "image": "http://x"},
+        *(
+            {"type": kind, "text": "hi", "image_url": "http://169.254.169.254/"}
+            for kind in ("text", "input_text", "refusal", "thinking", "reasoning", "new", None)
+        ),
     ],
 )
 def test_a_server_is_not_made_to_fetch(part: dict[str, Any]) -> None:
@@ -81,6 +94,36 @@ def test_a_server_is_not_made_to_fetch(part: dict[str, Any]) -> None:
         sent(messages=said)
     assert caught.value.param == "messages"
     assert sent(messages=said, fetches=True)[1]["messages"] == said
+
+
+def test_a_part_need_not_be_in_a_list() -> None:
+    part = {"type": "image_url", "image_url": "http://x"}
+    with pytest.raises(InvalidRequest):
+        sent(messages=[{"role": "user", "content": part}])
+
+
+@pytest.mark.parametrize("fetches", [True, False])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "hi", "uuid": "u", "image_url": "http://169.254.169.254/"},
+        {"type": "image_url", "image_url": None, "uuid": "of another tenant"},
+        {"type": "image_embeds"},
+        {"type": "prompt_embeds", "data": "AA"},
+        *(
+            {"type": kind, "text": "hi", f"{name}_embeds": "AA"}
+            for kind in ("text", "image_url", None)
+            for name in ("image", "audio", "video", "prompt")
+        ),
+    ],
+)
+def test_tensors_and_shared_names_of_a_part_are_refused(
+    part: dict[str, Any], fetches: bool
+) -> None:
+    """vLLM goes by a part's other fields where it has a ``uuid``, whatever its type is."""
+    with pytest.raises(InvalidRequest) as caught:
+        sent(messages=[{"role": "user", "content": [part]}], fetches=fetches)
+    assert caught.value.param == "messages"
 
 
 def test_content_itself_is_passed_on() -> None:
@@ -163,19 +206,39 @@ def test_an_absurd_number_of_choices_is_refused(n: int) -> None:
 
 def test_several_prompts_are_several_choices() -> None:
     body = json.dumps({"prompt": ["a", "b"], "n": 2}).encode()
-    upstream = upstream_of(replace(REQUEST, chat=False, body=body), VLLM, model="m", gives_ids=True)
+    upstream = asked_for(replace(REQUEST, chat=False, body=body), VLLM, gives_ids=True)
     assert (upstream.path, upstream.choices) == (TEXT_PATH, 4)
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"n":NaN}', b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        upstream_of(replace(REQUEST, body=body), VLLM, model="m", gives_ids=True)
+        asked_for(replace(REQUEST, body=body), VLLM, gives_ids=True)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"user":"\\ud800"',
+        b'"x":1e999',
+        b'"tools":[{"a":-1e999}]',
+        *(b'"x":' + b"[" * depth + b"]" * depth for depth in range(900, 1000, 5)),
+    ],
+    ids=lambda field: str(field[:20]),
+)
+def test_what_cannot_be_written_again_is_the_callers_error(field: bytes) -> None:
+    request = replace(REQUEST, body=b'{"messages":[],' + field + b"}")
+    try:
+        upstream = asked_for(request, VLLM, gives_ids=True)
+    except InvalidRequest:
+        return
+    assert field.startswith(b'"x":[')
+    assert field in upstream.body
 
 
 def test_a_continuation_is_a_plain_completion_of_all_tokens() -> None:
     request = replace(REQUEST, emitted=(7, 8), body=b'{"messages":[]}')
-    upstream = upstream_of(request, VLLM, model="m", gives_ids=True)
+    upstream = asked_for(request, VLLM, gives_ids=True)
     assert json.loads(upstream.body) == {
         "model": "m",
         "prompt": [1, 2, 3, 7, 8],
@@ -194,10 +257,29 @@ def test_a_continuation_is_a_plain_completion_of_all_tokens() -> None:
     assert tokens_left(request) == 8
 
 
+def continued(kind: RemoteKind = RemoteKind.VLLM, **sampling: Any) -> dict[str, Any]:
+    given = replace(REQUEST, emitted=(7, 8), sampling=Sampling(seed=5, **sampling))
+    body: dict[str, Any] = json.loads(asked_for(given, KINDS[kind], gives_ids=True).body)
+    return body
+
+
+@pytest.mark.parametrize(("most", "left"), [(None, 95), (10, 8), (10_000, 95)])
+def test_a_continuation_always_says_how_long_it_may_be(most: int | None, left: int) -> None:
+    """A server's text completions have 16 tokens where nothing is said."""
+    assert continued(max_tokens=most)["max_tokens"] == left
+
+
+def test_no_limit_of_a_continuation_is_said_as_the_server_does() -> None:
+    assert continued(top_k=0)["top_k"] == 0
+    assert continued(RemoteKind.SGLANG, top_k=0)["top_k"] == -1
+    assert continued(RemoteKind.SGLANG, top_k=3)["top_k"] == 3
+    assert "top_k" not in continued(RemoteKind.SGLANG)
+
+
 def test_only_some_servers_go_on_with_an_answer() -> None:
     request = replace(REQUEST, emitted=(7,))
     for kind, gives_ids in ((RemoteKind.LLAMACPP, True), (RemoteKind.VLLM, False)):
         with pytest.raises(InvalidRequest):
-            upstream_of(request, KINDS[kind], model="m", gives_ids=gives_ids)
+            asked_for(request, KINDS[kind], gives_ids=gives_ids)
     with pytest.raises(InvalidRequest):
-        upstream_of(replace(request, token_ids=()), VLLM, model="m", gives_ids=True)
+        asked_for(replace(request, token_ids=()), VLLM, gives_ids=True)

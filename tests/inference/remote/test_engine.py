@@ -20,7 +20,7 @@ from inference.errors import (
     UnknownModel,
 )
 from inference.remote.settings import RemoteKind
-from inference.request import FinishReason, TextPrompt
+from inference.request import BodyPrompt, FinishReason, TextPrompt, canonical_json
 from tests.inference.remote.bench import (
     PATIENT,
     WORDS,
@@ -135,10 +135,50 @@ async def test_an_answer_goes_on_where_another_engine_left_off() -> None:
             assert text_of(whole).endswith(text_of(rest))
             assert all(event.chunk is None for event in rest)
             assert rest[-1].finish_reason is FinishReason.LENGTH
-        asked = len(fake.seen)
         over = await ask(bench, resumed(request, ids, "over"))
-        assert len(fake.seen) == asked
+        assert len(fake.asked("/v1/completions")) == 6  # three of them looked the server over
     assert (ids_of(over), over[-1].finish_reason) == ((), FinishReason.LENGTH)
+
+
+async def test_an_answer_without_a_limit_goes_on_to_the_end_of_the_context() -> None:
+    async with remote(FakeServer(RemoteKind.VLLM, context_tokens=256)) as bench:
+        request = await request_for(bench, LONG, max_tokens=None)
+        whole = await ask(bench, request)
+        ids = ids_of(whole)
+        assert len(ids) == 256 - len(request.token_ids) > 2 * 16
+        rest = await ask(bench, resumed(request, ids[:5], "cut"))
+        assert ids_of(rest) == ids[5:]
+        # A context that is full is the end of an answer, and not the client's mistake.
+        full = await ask(bench, resumed(request, ids, "full"))
+    assert (ids_of(full), full[-1].finish_reason) == ((), FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("cut_after", [9, 10])
+async def test_an_answer_is_whole_although_its_usage_never_came(cut_after: int) -> None:
+    fake = FakeServer(RemoteKind.VLLM)
+    async with remote(fake) as bench:
+        request = await request_for(bench, LONG)
+        good = await ask(bench, request)
+        fake.faults.cut_after = cut_after
+        events = await ask(bench, request)
+    assert text_of(events) == text_of(good)
+    assert ids_of(events) == ids_of(good)
+    assert events[-1].finish_reason is FinishReason.LENGTH
+    assert (events[-1].usage is None) == (cut_after == 9)
+    # With a usage chunk that only we asked for, nothing is between that piece and the end.
+    assert [event.ended for event in events[-2:]] == [FinishReason.LENGTH, None]
+
+
+async def test_several_prompts_are_answered_at_once() -> None:
+    fake = FakeServer(RemoteKind.VLLM)
+    fields = canonical_json({"prompt": [WORDS, [1, 2, 3]]})
+    async with remote(fake) as bench:
+        request = await request_for(bench, BodyPrompt(chat=False, fields=fields), max_tokens=None)
+        events = await ask(bench, replace(request, token_ids=()))
+    indices = [json.loads(e.chunk)["choices"][0]["index"] for e in events if e.chunk]
+    assert indices == [0] * 16 + [1] * 16
+    assert events[-1].usage is not None
+    assert events[-1].usage.completion_tokens == 32
 
 
 # Errors
@@ -191,6 +231,8 @@ async def test_bad_requests_are_refused_before_anything_is_sent() -> None:
             (replace(good, token_ids=(), body=b""), InvalidRequest),
             (replace(good, token_ids=(1 << 40,)), InvalidRequest),
             (replace(good, body=b'{"messages":[],"rid":"x"}'), InvalidRequest),
+            (replace(good, body=b'{"messages":[],"user":"\\ud800"}'), InvalidRequest),
+            (replace(good, body=b'{"messages":[],"x":1e999}'), InvalidRequest),
         ):
             with pytest.raises(error):
                 async with bench.engine.submit(request):

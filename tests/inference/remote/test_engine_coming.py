@@ -156,6 +156,75 @@ async def test_a_server_that_was_started_anew_unseen_is_noticed(fast_clock: Mock
         assert ("cleared", None) in bench.pictures[0].told
 
 
+async def test_models_that_come_and_go_are_noticed(fast_clock: MockClock) -> None:
+    del fast_clock
+    fake = FakeServer(RemoteKind.OLLAMA, models=("toy",))
+    async with remote(fake) as bench:
+
+        def names() -> list[str]:
+            return [model.name for model in bench.engine.capabilities().models]
+
+        def weights() -> list[str]:
+            return [model.output.weights for model in bench.engine.capabilities().models]
+
+        fake.models = ("toy", "another")
+        await bench.until(lambda: names() == ["toy", "another"])
+        fake.models = ("another",)
+        await bench.until(lambda: names() == ["another"])
+        fake.tags = {"another": "1" * 64}
+        await bench.until(lambda: weights() == ["1" * 64])
+
+
+async def test_a_new_model_breaks_no_answer(fast_clock: MockClock) -> None:
+    del fast_clock
+    fake = FakeServer(RemoteKind.OLLAMA)
+    fake.faults.hold_after = (2, hold := trio.Event())
+    async with remote(fake) as bench:
+        async with bench.engine.submit(await request_for(bench, LONG)) as stream:
+            await anext(stream)
+            fake.models = ("toy", "another")
+            asked = len(fake.seen)
+            await bench.until(lambda: len(fake.seen) > asked + 4)
+            hold.set()
+            assert [event async for event in stream][-1].finish_reason is not None
+        await bench.until(lambda: len(bench.engine.capabilities().models) == 2)
+
+
+@pytest.mark.parametrize("told", ["meta", "weights_file"])
+async def test_another_file_under_the_same_name_is_noticed(
+    told: str, fast_clock: MockClock
+) -> None:
+    del fast_clock
+    fake = FakeServer(RemoteKind.LLAMACPP)
+    async with remote(fake) as bench:
+        setattr(fake, told, {"n_params": 2} if told == "meta" else "/another.gguf")
+        await bench.until(lambda: len(bench.pictures) == 2)
+
+
+async def test_the_one_model_that_is_wanted_may_go_and_others_are_no_matter(
+    fast_clock: MockClock,
+) -> None:
+    del fast_clock
+    fake = FakeServer(RemoteKind.OLLAMA, models=("toy",))
+    async with remote(fake, model="toy") as bench:
+        fake.models = ("toy", "another")
+        asked = len(fake.seen)
+        await bench.until(lambda: len(fake.seen) > asked + 6)
+        assert len(bench.pictures) == 1
+        fake.models = ("another",)
+        await bench.until(lambda: "it has another" in bench.engine.capabilities().description)
+        assert not bench.engine.capabilities().models
+
+
+async def test_a_start_time_that_is_none_is_no_other_process(fast_clock: MockClock) -> None:
+    del fast_clock
+    fake = FakeServer(RemoteKind.VLLM, started_s=float("nan"))
+    async with remote(fake) as bench:
+        asked = len(fake.seen)
+        await bench.until(lambda: len(fake.seen) > asked + 8)
+        assert len(bench.pictures) == 1
+
+
 async def test_a_server_that_is_not_well_for_long_is_away(fast_clock: MockClock) -> None:
     del fast_clock
     fake = FakeServer(RemoteKind.VLLM)

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import zmq
 
-from inference.remote.events.endpoints import EndpointUnusable, of_rank, to_connect
+from inference.remote.events.endpoints import EndpointUnusable, EventSource, of_rank
 from inference.remote.events.feed import EventFeed, FeedSettings, _receive
 from inference.remote.events.mirror import Mirror
 from tests.inference.remote.folding import IDENTITY, KEYS, NS_A, names, tokens_of
@@ -26,6 +26,8 @@ QUIET: dict[str, Any] = {"replay_wait_s": 5.0, "idle_s": 60.0, "settle_s": 60.0}
 
 class Publisher:
     """The sockets of one rank. An XPUB is to subscribers what a PUB is, and tells who came."""
+
+    topic = b"kv"
 
     def __init__(self, context: zmq.Context[Socket], endpoint: str, *, binds: bool = True) -> None:
         self.pub = context.socket(zmq.XPUB)
@@ -46,10 +48,10 @@ class Publisher:
         number = len(self.sent).to_bytes(8, "big")
         self.sent.append(payload)
         if not hidden:
-            self.pub.send_multipart([b"kv", number, payload])
+            self.pub.send_multipart([self.topic, number, payload])
 
-    async def subscribed(self) -> None:
-        assert await _receive(self.pub) == [b"\x01"]
+    async def subscribed(self, topic: bytes = b"") -> None:
+        assert await _receive(self.pub) == [b"\x01" + topic]
 
     async def asked(self) -> tuple[bytes, int]:
         peer, empty, start = await _receive(self.router)
@@ -86,12 +88,31 @@ def gone(*numbers: int) -> dict[str, Any]:
 class Rig:
     """A mirror, its feed and the wait for what is expected of it."""
 
-    def __init__(self, context: zmq.Context[Socket], **settings: Any) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[Socket],
+        *,
+        endpoint: str,
+        replay: str | None = None,
+        bind: bool = False,
+        ranks: int = 1,
+        topic: str = "",
+        **settings: Any,
+    ) -> None:
         self.context = context
-        self.mirror = Mirror(IDENTITY, ranks=settings.get("ranks", 1))
+        self.mirror = Mirror(IDENTITY, ranks=ranks)
         self.mirror.learn(NS_A, KEYS[NS_A], "sa")
         self._moved = trio.Event()
-        self.settings = FeedSettings(**QUIET | settings)
+        sources = tuple(
+            EventSource(
+                endpoint=of_rank(endpoint, rank),
+                replay=None if replay is None else of_rank(replay, rank),
+                topic=topic,
+                binds=bind,
+            )
+            for rank in range(ranks)
+        )
+        self.settings = FeedSettings(**QUIET | {"sources": sources} | settings)
         self.feed = EventFeed(self.mirror, self.settings, changed=self._wake, context=context)
 
     def _wake(self) -> None:
@@ -222,6 +243,22 @@ async def test_we_bind_where_the_server_connects(
         await subscribed(rig, publisher)
         publisher.close()
     assert "missed ones cannot be asked for" in rig.words()
+
+
+async def test_only_the_topic_that_is_told_is_listened_to(
+    context: zmq.Context[Socket], endpoint: str, publisher: Publisher
+) -> None:
+    rig = Rig(context, endpoint=endpoint, topic="kv")
+    async with rig.running():
+        with trio.fail_after(10):
+            await publisher.subscribed(b"kv")
+        publisher.topic = b"others"
+        publisher.say(block(1))
+        publisher.topic = b"kv"
+        publisher.sent.clear()
+        publisher.say(block(2))
+        await rig.until(lambda: rig.held(2) == 1)
+        assert rig.held(1) == 0
 
 
 async def test_every_rank_has_its_own_sockets(context: zmq.Context[Socket]) -> None:
@@ -376,7 +413,8 @@ async def test_its_own_context_is_gone_at_the_end(
         return made[-1]
 
     monkeypatch.setattr(zmq, "Context", make)
-    feed = EventFeed(Mirror(IDENTITY), FeedSettings(endpoint=endpoint))
+    source = EventSource(endpoint=endpoint)
+    feed = EventFeed(Mirror(IDENTITY), FeedSettings(sources=(source,)))
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
         nursery.cancel_scope.cancel()
@@ -390,26 +428,3 @@ async def test_an_endpoint_in_use_is_an_error_of_ours(
     with pytest.raises(EndpointUnusable, match="no/such/folder cannot be used"):
         await rig.feed.run()
     assert sockets_of(context) == 2
-
-
-@pytest.mark.parametrize(
-    "bad",
-    ["", "5557", "tcp://", "tcp://host", "tcp://:5", "tcp://host:x", "udp://h:5", "tcp://h:65536"],
-)
-def test_what_is_no_endpoint(bad: str) -> None:
-    with pytest.raises(EndpointUnusable):
-        of_rank(bad, 0)
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "connected"),
-    [
-        ("tcp://*:5557", "tcp://127.0.0.1:5557"),
-        ("tcp://0.0.0.0:5557", "tcp://127.0.0.1:5557"),
-        ("tcp://[::]:5557", "tcp://[::1]:5557"),
-        ("tcp://192.0.2.1:5557", "tcp://192.0.2.1:5557"),
-        ("ipc:///a:b", "ipc:///a:b"),
-    ],
-)
-def test_a_wildcard_is_this_host_to_who_connects(endpoint: str, connected: str) -> None:
-    assert to_connect(endpoint) == connected

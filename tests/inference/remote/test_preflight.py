@@ -11,12 +11,11 @@ import pytest
 import trio
 
 from inference.errors import UnknownModel
-from inference.remote.events.endpoints import EndpointUnusable
+from inference.remote.events.endpoints import EndpointUnusable, EventSource
 from inference.remote.preflight import Preflight, WrongKind, look
 from inference.remote.readers import LocalReader, ServerReader, TextReader
 from inference.remote.server import Server, ServerBroken, ServerRefused, ServerUnreachable
 from inference.remote.settings import RemoteKind, RemoteTimeouts
-from inference.remote.sources import EventSource
 from inference.tokenizer import PromptTokenizer
 from tests.inference.bench import save_tokenizer
 from tests.inference.remote.bench import secrets, settings_of
@@ -32,8 +31,9 @@ async def looked(fake: FakeServer, **given: Any) -> Preflight:
     return found.unwrap()
 
 
-async def test_vllm() -> None:
-    fake = FakeServer(RemoteKind.VLLM, block_tokens=32, context_tokens=4096)
+async def test_vllm(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    fake = FakeServer(RemoteKind.VLLM, block_tokens=32, context_tokens=4096, root=str(tmp_path))
     found = await looked(fake)
     assert found.version == "vLLM 0.32.0"
     assert [(m.name, m.context_tokens, m.passes_bodies) for m in found.models] == [
@@ -43,6 +43,7 @@ async def test_vllm() -> None:
     assert isinstance(found.readers["toy"], ServerReader)
     assert found.models[0].prefix.tokenizer == found.readers["toy"].tokenizer
     assert (found.salts, found.reports_cached, found.gives_token_ids) == (True, True, True)
+    assert found.isolation == "a cache salt for each tenant"
     assert found.degraded == ()
     asked = fake.asked("/v1/completions")
     assert len(asked) == 3
@@ -112,12 +113,45 @@ async def test_a_salt_without_effect_is_found_out() -> None:
     assert any("ignores salts" in words for words in found.degraded)
 
 
-async def test_a_salt_that_cannot_be_checked_is_believed() -> None:
+async def test_a_salt_that_cannot_be_checked_is_believed_of_versions_that_have_it() -> None:
     fake = FakeServer(RemoteKind.VLLM, reports_cached=False)
     found = await looked(fake)
     assert (found.salts, found.reports_cached) == (True, False)
+    assert found.isolation == "a cache salt for each tenant (not checked: vLLM 0.32.0 has it)"
     assert any("--enable-prompt-tokens-details" in words for words in found.degraded)
     assert len(fake.asked("/v1/completions")) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "salts"),
+    [
+        ("0.10.0", True),
+        ("0.11.1rc2.dev5+g12", True),
+        ("1.0", True),
+        ("v0.12", True),
+        ("0.9.2", False),
+        ("0.1.dev1+g12", False),
+        ("dev", False),
+        ("", False),
+        ("0.10" + "0" * 50, False),
+        ("\u0660.\u0661\u0660", False),
+    ],
+)
+async def test_an_unchecked_salt_rests_on_the_version(version: str, salts: bool) -> None:
+    found = await looked(FakeServer(RemoteKind.VLLM, version=version, reports_cached=False))
+    assert (found.salts, bool(found.isolation)) == (salts, salts)
+    assert any("not known to keep tenants apart" in words for words in found.degraded) != salts
+    seen = await looked(FakeServer(RemoteKind.VLLM, version=version))
+    assert (seen.salts, seen.isolation) == (True, "a cache salt for each tenant")
+
+
+@pytest.mark.parametrize(
+    "given", [{"reports_cached": False}, {"caches": False}, {"block_tokens": 1024}]
+)
+async def test_an_unchecked_salt_of_sglang_keeps_nobody_apart(given: dict[str, Any]) -> None:
+    found = await looked(FakeServer(RemoteKind.SGLANG, **given))
+    assert (found.salts, found.isolation) == (False, "")
+    assert any("not known to keep tenants apart" in words for words in found.degraded)
 
 
 async def test_a_cache_that_is_off_is_told() -> None:
@@ -228,9 +262,24 @@ async def test_the_tokenizer_of_a_local_folder_is_used(tmp_path: Path) -> None:
     found = await looked(fake)
     assert isinstance(found.readers["toy"], LocalReader)
     assert found.models[0].prefix.tokenizer == local.digest
-    assert found.models[0].output.weights == f"server:{tmp_path}"
     other = FakeServer(RemoteKind.VLLM)
     assert isinstance((await looked(other, tokenizer=str(tmp_path))).readers["toy"], ServerReader)
+
+
+async def test_a_tokenizer_is_of_one_model(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    given = {"tokenizer": str(tmp_path)}
+    fake = FakeServer(RemoteKind.OLLAMA, models=("a", "b"))
+    found = await looked(fake, **given)
+    assert all(isinstance(reader, TextReader) for reader in found.readers.values())
+    assert any("--engine-model" in words for words in found.degraded)
+    one = await looked(fake, model="b", **given)
+    assert isinstance(one.readers["b"], LocalReader)
+    # Two names of one model.
+    local = PromptTokenizer(tmp_path, context_tokens=100)
+    names = FakeServer(RemoteKind.VLLM, models=("a", "b"), root="/m", tokens=RealTokens(local))
+    both = (await looked(names, **given)).readers.values()
+    assert all(isinstance(reader, LocalReader) for reader in both)
 
 
 async def test_a_server_that_is_not_there() -> None:
