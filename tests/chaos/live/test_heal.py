@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,14 +39,6 @@ duration_s = 60
 [cluster]
 nodes = 2
 """
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place of this test's own for the folders of runs."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return tmp_path
 
 
 @pytest.fixture
@@ -162,9 +153,9 @@ class Doomed:
         return [pid for pid, run in processes_of() if run.startswith(prefix)]
 
     def sockets(self) -> list[Path]:
-        """Of both nodes: outside their folders, as a test's folder has a long path."""
-        records = [path for folder in self.folders() for path in folder.glob("n?/control.path")]
-        return [Home(path.parent).control_path() for path in records]
+        """Of both nodes, once their folders are there."""
+        homes = [path for folder in self.folders() for path in folder.glob("n?") if path.is_dir()]
+        return [Home(home).control_path() for home in homes]
 
     def folders(self) -> list[Path]:
         return list(self._folder.glob(f"{PREFIX}{self.process.pid}-*"))

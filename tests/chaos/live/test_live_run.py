@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -108,13 +107,6 @@ def schedule(
         requests=plan_requests(work, cluster, seed=1, duration_s=storm_s),
         faults=faults,
     )
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return tmp_path
 
 
 def left_of(folder: Path) -> list[object]:
