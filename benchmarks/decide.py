@@ -268,7 +268,7 @@ def measure_tokenising(runs: int, reference_us: float) -> None:
     """By the real model's tokenizer, where that model is installed."""
     try:
         # Late, as these load torch and transformers.
-        from inference.files import default_cache_dir, find_model
+        from inference.store.files import default_cache_dir, find_model
         from inference.tokenizer import PromptTokenizer
 
         files = find_model(None, default_cache_dir(), lambda _what, _done: None)

@@ -34,9 +34,10 @@ class EngineCore(Protocol):
     ``add`` raises ``InvalidRequest``, ``ContextOverflow``, ``UnknownModel`` or
     ``EngineOverloaded``, and then nothing is kept. ``cancel`` is idempotent, frees the slot and
     the blocks at once, and no event of that request follows. ``cache_events`` drains, in order.
-    ``tokenize`` gives None for a ``BodyPrompt`` that its tokenizer cannot read. ``step`` may run in another thread; while it does, only ``capabilities``, ``tokenize``, ``add``
-    and ``load`` may be called. ``reset`` drops every request and the whole cache after a step that
-    raised; it leaves a ``Cleared`` among the events.
+    ``tokenize`` gives None for a ``BodyPrompt`` that its tokenizer cannot read. ``step`` may run in
+    another thread; while it does, only ``capabilities``, ``tokenize``, ``add`` and ``load`` may be
+    called. ``reset`` drops every request and the whole cache after a step that raised; it leaves a
+    ``Cleared`` among the events.
     """
 
     def capabilities(self) -> Capabilities: ...

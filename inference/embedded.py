@@ -15,9 +15,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from inference.blocks import KEY_BYTES
-from inference.convert import Progress
 from inference.errors import UnsupportedModel
-from inference.files import ModelFiles, default_cache_dir, find_model
 from inference.hardware import (
     choose_device,
     choose_dtype,
@@ -45,6 +43,8 @@ from inference.request import (
 )
 from inference.scheduler import EmbeddedCore, ModelParts, Posture
 from inference.step import CHUNK_TOKENS, ModelStep
+from inference.store.convert import Progress
+from inference.store.files import ModelFiles, default_cache_dir, find_model
 from inference.support import check_supported, context_of, kv_shape_of, prove, reference_logits
 from inference.tokenizer import PromptTokenizer
 

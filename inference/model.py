@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from inference.convert import no_progress_bars
 from inference.errors import ModelMissing
-from inference.files import ModelFiles
 from inference.sampler import SamplingDefaults
+from inference.store.convert import no_progress_bars
+from inference.store.files import ModelFiles
 
 SMALL_MODEL_SAMPLING = SamplingDefaults(temperature=0.2, top_p=0.9)
 """What the small model's card advises; the file itself has no generation config."""

@@ -104,8 +104,8 @@ def toy_core(config: PeerConfig) -> EngineCore:
 
 def embedded_core(config: PeerConfig, progress: Progress) -> EngineCore:
     """The model on this host's processor or GPU."""
-    from inference.extras import require_local
-    from inference.files import default_cache_dir, find_model
+    from inference.store.extras import require_local
+    from inference.store.files import default_cache_dir, find_model
 
     # Before torch, which takes seconds to import: a mistyped name is told at once.
     files = find_model(config.model, default_cache_dir(), progress)

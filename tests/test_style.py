@@ -39,7 +39,7 @@ BANNED = {
     "random": set(),
     # Where the environment is read (or handed to a child) on purpose.
     "os.environ": {
-        "inference/files.py",
+        "inference/store/files.py",
         "overlay/client/client.py",
         "overlay/commands/options.py",
         "overlay/demo/run.py",
@@ -65,7 +65,16 @@ THREADS_ALLOWED = {
 TORCH_ALLOWED = {
     f"inference/{name}.py"
     for name in (
-        *("attention", "convert", "embedded", "hardware", "linear", "model", "passes", "pool"),
+        *(
+            "attention",
+            "store/convert",
+            "embedded",
+            "hardware",
+            "linear",
+            "model",
+            "passes",
+            "pool",
+        ),
         *("sampler", "scheduler", "step", "support", "tokenizer"),
     )
 }

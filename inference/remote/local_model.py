@@ -77,7 +77,7 @@ async def load_weights(root: str | None) -> LocalWeights | None:
 
 def find_weights(root: str) -> LocalWeights | None:
     """As :func:`load_weights`, in this thread."""
-    from inference.files import folder_files, weights_digest
+    from inference.store.files import folder_files, weights_digest
 
     path = Path(root)
     try:
@@ -142,7 +142,7 @@ def _snapshot_of(name: str) -> Path | None:
 
 
 def _read(folder: Path, context_tokens: int) -> LocalModel:
-    from inference.files import folder_files
+    from inference.store.files import folder_files
     from inference.tokenizer import PromptTokenizer
 
     try:

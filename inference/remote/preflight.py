@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inference.hub import is_hub_id
 from inference.remote.answer import usage_of
 from inference.remote.body import TEXT_PATH
 from inference.remote.cards import (
@@ -44,6 +43,7 @@ from inference.remote.server import Json, Server, ServerError, ServerRefused
 from inference.remote.settings import RemoteKind, RemoteSettings
 from inference.remote.sources import EventSource, find_sources
 from inference.request import BLOCK_TOKENS, OutputIdentity, PrefixIdentity, ServedModel
+from inference.store.hub import is_hub_id
 
 SLOTS_MAX = 1 << 12
 PROBE_TOKENS_MAX = 1024

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from inference.convert import convert
-from inference.files import default_cache_dir, fetch_model
-from inference.library import Kind, StoredModel, model_at, removal_of, stored_models
-from inference.package import MODEL_DISTRIBUTION, is_packaged, packaged_file
+from inference.store.convert import convert
+from inference.store.files import default_cache_dir, fetch_model
+from inference.store.library import Kind, StoredModel, model_at, removal_of, stored_models
+from inference.store.package import MODEL_DISTRIBUTION, is_packaged, packaged_file
 from overlay.commands.options import json_option, print_json
 from overlay.commands.watched import watched
 from overlay.errors import ConfigError, LocalFault

@@ -33,7 +33,7 @@ def import_without(module: str, blocked: tuple[str, ...]) -> None:
 
 
 def test_everything_but_the_embedded_engine_imports_without_torch() -> None:
-    names = [*PLAIN, "worker", "none", "files"]
+    names = [*PLAIN, "worker", "none", "store.files"]
     import_without(", ".join(f"inference.{name}" for name in names), TORCH)
 
 
@@ -42,7 +42,7 @@ def test_plain_parts_import_without_trio_and_torch() -> None:
 
 
 def test_engine_imports_without_trio_gguf_and_the_network() -> None:
-    names = [*ENGINE, "tokenizer", "model", "convert", "hardware", "embedded"]
+    names = [*ENGINE, "tokenizer", "model", "store.convert", "hardware", "embedded"]
     import_without(", ".join(f"inference.{name}" for name in names), NETWORK)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from inference import convert, model
-from inference.convert import read_source
+from inference import model
 from inference.errors import ModelMissing, UnsupportedModel
-from inference.files import default_cache_dir, find_model
 from inference.hardware import choose_device, choose_dtype, choose_threads, physical_cores
-from inference.package import MODEL_COMMAND
 from inference.sampler import SamplingDefaults
+from inference.store import convert
+from inference.store.convert import read_source
+from inference.store.files import default_cache_dir, find_model
+from inference.store.package import MODEL_COMMAND
 
 
 def silent(what: str, done: float) -> None:

@@ -17,10 +17,10 @@ import pytest
 import trio
 
 from chaos.world import World, until, world_of
-from inference.package import packaged_file
 from inference.remote.engine import RemoteEngine
 from inference.remote.pictures import picture_of
 from inference.remote.settings import RemoteKind, RemoteSettings
+from inference.store.package import packaged_file
 from overlay.body import parse_chat
 from overlay.ingress import IngressLimits
 from overlay.request import Delta, Finished, Principal, RequestId, Scope, Submission

@@ -21,11 +21,11 @@ import zmq
 
 from chaos.world import Host, World, until, world_of
 from inference.events import BlockHash
-from inference.files import default_cache_dir, find_model
 from inference.remote.engine import RemoteEngine
 from inference.remote.pictures import picture_of
 from inference.remote.settings import RemoteKind, RemoteSettings
 from inference.request import Namespace
+from inference.store.files import default_cache_dir, find_model
 from overlay.body import parse_chat
 from overlay.errors import RequestError
 from overlay.ingress import IngressLimits

@@ -5,9 +5,9 @@
 2. The salt of a chain's first block says whose it is; ``learn`` says which namespace has which
    salt. A salt belongs to the namespace that named it first, as a server that is not given salts
    does not keep tenants apart and we would tell one of the other's prompts.
-3. A block is held while any rank holds it (``ranks.py``), and so are those of a namespace whose salt
-   has changed; what of it a prompt can use, and what we tell, is ``inference/remote/held.py``'s
-   business. Where ranks hold parts of one prompt more may be told than any of them has.
+3. A block is held while any rank holds it (``ranks.py``), under any of its namespace's salts; what
+   of it a prompt can use, and what we tell, is ``inference/remote/held.py``'s business. Where ranks
+   hold parts of one prompt more may be told than any of them has.
 4. Memory is bounded: past ``blocks_max`` nothing more is taken in, the picture is not exact from
    then on, and both are said.
 5. While the picture is not exact, a request that found less than expected proves the rest wrong.

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from inference.errors import ContextOverflow, InferenceError, InvalidRequest, UnknownModel
-from inference.files import default_cache_dir, find_model
 from inference.remote.failures import failure_of
 from inference.remote.readers import PROBES
 from inference.remote.server import refused
 from inference.remote.settings import RemoteKind
 from inference.request import BodyPrompt, canonical_json
+from inference.store.files import default_cache_dir, find_model
 from inference.tokenizer import PromptTokenizer
 from tests.inference.remote.bench import WORDS, ask, chat, ids_of, remote, request_for, text_of
 from tests.inference.remote.fake_http import Channel

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from inference.convert import SOURCE_FILE
 from inference.remote.local_model import find_local, find_weights
 from inference.remote.preflight import Preflight, look
 from inference.remote.server import Server
 from inference.remote.settings import RemoteKind
+from inference.store.convert import SOURCE_FILE
 from tests.inference.bench import save_tokenizer
 from tests.inference.remote.bench import engine_only, secrets, settings_of
 from tests.inference.remote.fake_server import FakeServer

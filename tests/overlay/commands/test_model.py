@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from inference import library, package
-from tests.inference.model_store import WHOLE, convert_to_nothing, put_converted, put_snapshot
+from inference.store import library, package
+from tests.inference.store.model_store import (
+    WHOLE,
+    convert_to_nothing,
+    put_converted,
+    put_snapshot,
+)
 from tests.overlay.commands.terminal import ROOT, rhizome
 
 HIDING = """

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from inference.converted import (
+from inference.errors import ModelMissing
+from inference.store.converted import (
     Converted,
     converted_models,
     find_converted,
     handles,
     remove_converted,
 )
-from inference.errors import ModelMissing
-from inference.hub import hub_models, remove_from_hub
-from inference.package import (
+from inference.store.hub import hub_models, remove_from_hub
+from inference.store.package import (
     FETCH_COMMAND,
     MODEL_DISTRIBUTION,
     MODEL_REQUIREMENT,

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from inference import convert
-from inference.convert import SOURCE_FILE, only_one
-from inference.converted import (
+from inference.errors import ModelMissing
+from inference.store import convert
+from inference.store.convert import SOURCE_FILE, only_one
+from inference.store.converted import (
     ModelBusy,
     converted_models,
     find_converted,
     handles,
     remove_converted,
 )
-from inference.errors import ModelMissing
-from inference.files import find_model
-from tests.inference.model_store import convert_to_nothing, put_converted
+from inference.store.files import find_model
+from tests.inference.store.model_store import convert_to_nothing, put_converted
 
 A, B = "a" * 64, "b" * 64
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from inference.errors import PartMissing
-from inference.extras import LOCAL_COMMAND, require_local
+from inference.store.extras import LOCAL_COMMAND, require_local
 
 
 def test_what_is_installed_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from inference import convert
-from inference.convert import CONVERTER_VERSION, SOURCE_FILE
+from inference.store import convert
+from inference.store.convert import CONVERTER_VERSION, SOURCE_FILE
 
 COMMIT = "a" * 40
 WHOLE = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from inference.errors import ModelMissing
-from inference.hub import (
+from inference.store.hub import (
     HUB_FILES,
     cached_snapshot,
     fetch_from_hub,
@@ -23,7 +23,7 @@ from inference.hub import (
     is_hub_id,
     remove_from_hub,
 )
-from tests.inference.model_store import WHOLE, put_snapshot
+from tests.inference.store.model_store import WHOLE, put_snapshot
 
 Client = Callable[..., Any]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from inference import library
 from inference.errors import ModelMissing
-from inference.files import fetch_model, find_model
-from inference.library import Kind, did_you_mean, model_at, removal_of, stored_models
-from inference.package import SMALL_MODEL, SMALL_SHA256
-from tests.inference.model_store import WHOLE, put_converted, put_snapshot
+from inference.store import library
+from inference.store.files import fetch_model, find_model
+from inference.store.library import Kind, did_you_mean, model_at, removal_of, stored_models
+from inference.store.package import SMALL_MODEL, SMALL_SHA256
+from tests.inference.store.model_store import WHOLE, put_converted, put_snapshot
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inference.errors import ModelMissing
-from inference.extras import require_local
+from inference.store.extras import require_local
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how much of it is done (0 to 1)."""

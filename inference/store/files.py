@@ -20,12 +20,12 @@ from pathlib import Path
 
 import platformdirs
 
-from inference.convert import Progress, convert, only_one, read_source, require_conversion
-from inference.converted import Converted, converted_models, find_converted
 from inference.errors import ModelMissing
-from inference.hub import cached_snapshot, fetch_from_hub, is_hub_id
-from inference.library import did_you_mean
-from inference.package import (
+from inference.store.convert import Progress, convert, only_one, read_source, require_conversion
+from inference.store.converted import Converted, converted_models, find_converted
+from inference.store.hub import cached_snapshot, fetch_from_hub, is_hub_id
+from inference.store.library import did_you_mean
+from inference.store.package import (
     FETCH_COMMAND,
     MODEL_COMMAND,
     SMALL_ALIAS,

