@@ -24,7 +24,7 @@ help:
 	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
 	@echo "make bench-engine  the embedded engine beside transformers, vLLM and llama.cpp (12 minutes)"
 	@echo "make soak        20,000 requests with cancellations, evictions and failures (10 minutes)"
-	@echo "make test-gpu    equality and failures on a CUDA machine; make bench-gpu its speed"
+	@echo "make test-gpu    equality on a CUDA machine; make bench-gpu its speed"
 	@echo "make test-lan    README's two-host commands in three network namespaces (root, Linux)"
 	@echo "make setup       only install into .venv"
 

@@ -12,6 +12,7 @@ end of their absolute chunk.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,16 @@ class PagedAttention:
     def attach(self, model: PreTrainedModel) -> None:
         """Makes ``model`` use this attention from now on."""
         name = f"rhizome_paged_{id(self):x}"
-        AttentionInterface.register(name, self.attend)
+        # Transformers keeps what is registered for ever: not the pool, therefore.
+        mine = weakref.WeakMethod(self.attend)
+
+        def attend(*given: Any, **keywords: Any) -> tuple[torch.Tensor, None]:  # its own, as below
+            method = mine()
+            if method is None:
+                raise EngineFailed("attention was called after its engine was closed")
+            return method(*given, **keywords)
+
+        AttentionInterface.register(name, attend)
         model.set_attn_implementation(name)
 
     def begin(self, layout: Layout) -> None:

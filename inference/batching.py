@@ -10,7 +10,8 @@ Rules:
 3. Where a growing answer finds no block, the request that arrived last of the tenant that is most
    above its share is preempted: its blocks are given up, its tokens kept, and it waits at the head
    of its tenant's queue to be computed again. Likewise where a tenant's next request does not fit
-   although it stays within the tenant's share, as long as others are above theirs.
+   although it stays within the tenant's share, as long as others are above theirs and have been
+   given more.
 4. A request that runs alone may use every block, so whatever was admitted ends.
 """
 
@@ -126,15 +127,23 @@ class ContinuousBatch:
                 return True
 
     def _in_its_way(self, generation: Generation) -> Generation | None:
-        """Who must give way to a request that stays within its tenant's share."""
+        """Who must give way to a request that stays within its tenant's share.
+
+        Only a request of a tenant that has been given more: else one that is larger than its share
+        would give way to every small one, for ever.
+        """
         cache, namespace = self._cache, generation.namespace
-        share = cache.share_of(namespace)
-        if cache.held_by(namespace) + generation.needed_blocks() > share:
+        share, counter = cache.share_of(namespace), self._queue.counter(namespace)
+        held = generation.cached_blocks(cache) if self._reuse else 0
+        more = generation.needed_blocks() - held
+        if cache.held_by(namespace) + more > share:
             return None
         above = [
             each
             for each in self.running
-            if each.namespace != namespace and cache.held_by(each.namespace) > share
+            if each.namespace != namespace
+            and cache.held_by(each.namespace) > share
+            and self._queue.counter(each.namespace) > counter
         ]
         return max(above, key=self._most_above, default=None)
 

@@ -52,8 +52,10 @@ class FairQueue(Generic[Item]):
         self._queues.setdefault(namespace, deque()).append(item)
 
     def push_back(self, namespace: Namespace, item: Item) -> None:
-        """A started request goes back, before the tenant's others."""
-        self._lift(namespace)
+        """A started request goes back, before the tenant's others.
+
+        Its tenant is not lifted: it was never idle, and is still owed what it has not been given.
+        """
         self._queues.setdefault(namespace, deque()).appendleft(item)
 
     def first(self) -> tuple[Namespace, Item] | None:

@@ -107,7 +107,10 @@ def physical_cores() -> int:
     return min(usable, len(siblings) or usable)
 
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+OUT_OF_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
+    "cublas_status_alloc_failed",
+)
 """What allocators say that have no error type of their own; torch's on a CPU is the second."""
 
 

@@ -38,6 +38,10 @@ class SamplingDefaults:
     min_p: float = 0.0
 
 
+TEMPERATURE_MIN = 1e-5
+"""Below it an answer is greedy in all but name, and logits divided by it may be no numbers."""
+
+
 def choose(
     logits: torch.Tensor, sampling: Sampling, defaults: SamplingDefaults, *, position: int
 ) -> int:
@@ -50,7 +54,7 @@ def choose(
         position: The new token's place in the whole sequence.
     """
     temperature = defaults.temperature if sampling.temperature is None else sampling.temperature
-    if temperature <= 0:
+    if temperature < TEMPERATURE_MIN:
         return int(torch.argmax(logits))
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)
     tokens = _allowed(

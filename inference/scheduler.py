@@ -15,12 +15,11 @@ prompt chunk beside them in one forward pass (``batching.py``). Rules:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from inference.batching import ContinuousBatch
 from inference.blocks import BlockChain
@@ -245,6 +244,7 @@ class EmbeddedCore:
         if self._parts is not None:
             self._parts.step.close()
             self._parts = None
+            del self._passes
 
     def check_integrity(self) -> None:
         """Asserts that blocks, leases and queues agree; for tests, between steps."""
@@ -294,10 +294,15 @@ class EmbeddedCore:
             raise outcome
         if outcome is None:
             return None
-        if bool(torch.isnan(outcome).any()):
-            raise EngineFailed("the model computed no numbers (NaN)")
+        # The largest one is infinite where any is, and NaN where any is.
+        if not math.isfinite(float(outcome.max())):
+            raise EngineFailed("the model computed no finite numbers")
         sampling, defaults = generation.request.sampling, self._parts.sampling
-        return choose(outcome, sampling, defaults, position=rows.end)
+        try:
+            return choose(outcome, sampling, defaults, position=rows.end)
+        except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
+            # What one request asks for must not end those of others.
+            raise EngineFailed(f"no token could be chosen: {type(error).__name__}") from error
 
     def _measure(self, batch: list[Rows], seconds: float) -> None:
         self._rates.measured(

@@ -157,7 +157,7 @@ def reference_logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> None:
-    """Computes the proof prompt in two parts over the pool and compares.
+    """Computes the proof prompt in parts over the pool, at last twice in one batch, and compares.
 
     Raises:
         UnsupportedModel: A layer did not come through our attention, or the result differs.
@@ -165,7 +165,6 @@ def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> No
     prompt = proof_prompt(model.config)
     blocks = range(-(-len(prompt) // 16))
     layers = list(range(model.config.num_hidden_layers))
-    given: torch.Tensor | None = None
     for start, end in ((0, 21), (21, len(prompt) - 1), (len(prompt) - 1, len(prompt))):
         rows = Rows(
             token_ids=prompt[start:end],
@@ -174,18 +173,32 @@ def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> No
             decode=end - start == 1,
             logits=True,
         )
-        (given,) = step.run([rows])
+        step.run([rows])
         if sorted(step.attention.layers_seen) != layers:
             raise UnsupportedModel(
                 f"{model.config.model_type} cannot be served here: "
                 "not every layer has one attention that can be replaced"
             )
-    assert given is not None
+    given = _twice_in_one_batch(step, prompt)
     scale = float(expected.abs().max()) + 1e-6
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    difference = float((given - expected).abs().max()) / scale
+    difference = max(float((each - expected).abs().max()) for each in given) / scale
     if not difference <= tolerance:
         raise UnsupportedModel(
             f"{model.config.model_type} cannot be served here: "
             f"paged attention gives other results ({difference:.2g} of the largest logit)"
         )
+
+
+def _twice_in_one_batch(step: ModelStep, prompt: list[int]) -> list[torch.Tensor]:
+    """The prompt's last logits for two requests that are decoded together, as most are."""
+    size, last = -(-len(prompt) // 16), len(prompt) - 1
+    tables = [range(size), range(size, 2 * size)]
+    for table in tables:
+        head = Rows(token_ids=prompt[:last], start=0, blocks=table, decode=False, logits=False)
+        step.run([head])
+    tails = [
+        Rows(token_ids=prompt[last:], start=last, blocks=table, decode=True, logits=True)
+        for table in tables
+    ]
+    return [logits for logits in step.run(tails) if logits is not None]

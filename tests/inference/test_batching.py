@@ -236,3 +236,52 @@ def test_load_tells_rates_under_mixed_work(tiny: Bench) -> None:
     assert (load.queued_tokens, load.running, load.queued) == (0, 0, 0)
     assert load.prefill_tokens_per_s > 0
     assert 0 < load.decode_s_per_token < 5
+
+
+def test_a_request_larger_than_its_share_ends_beside_many_small_ones(
+    tiny_with: Callable[..., Bench],
+) -> None:
+    """It gives way to a tenant that has been given less, and not to every request of it."""
+    bench = tiny_with(kv_cache_bytes=48 * block_bytes(), slots=8, queue_max=99)
+    rng = random.Random(1)
+    large = bench.request(rng.choices(range(2, 258), k=690), namespace="a", max_tokens=8)
+    bench.core.add(large)
+    waiting: set[str] = set()
+    answered = 0
+    for _ in range(400):
+        while len(waiting) < 3:
+            prompt = rng.choices(range(2, 258), k=60)
+            small = bench.request(prompt, namespace="b", max_tokens=4)
+            bench.core.add(small)
+            waiting.add(small.request_id)
+        for name, event in bench.step().events:
+            waiting.discard(name if event.finish_reason else "")
+            answered += bool(event.finish_reason)
+            if name == large.request_id and event.finish_reason:
+                assert bench.core._batch.preemptions < 5
+                assert answered > 1
+                return
+    pytest.fail("the large request does not end")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1e-308, "top_p": 0.5},
+        {"temperature": 5e-324, "top_k": 3},
+        {"temperature": 1e-6, "min_p": 1.0},
+        {"temperature": 2, "top_p": 1e-300, "top_k": 1, "min_p": 1.0},
+        {"temperature": 1e-5, "top_p": 1.0},
+    ],
+)
+def test_no_sampling_that_can_be_asked_for_ends_another_request(
+    tiny: Bench, sampling: dict[str, float]
+) -> None:
+    alone = tiny.cold((5, 6, 7), max_tokens=12, namespace="b")
+    requests = [
+        tiny.request((5, 6, 7), max_tokens=12, namespace="b"),
+        tiny.request((8, 9), max_tokens=12, **sampling),
+    ]
+    ordinary, odd = tiny.ask_all(requests)
+    assert ordinary.token_ids == alone.token_ids
+    assert odd.token_ids
