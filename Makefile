@@ -20,7 +20,7 @@ help:
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 20 minutes); make bench-quick for a short form"
 	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (8 minutes, 2.5 GB)"
-	@echo "make test-slow   SmolLM2's answers against transformers' own, position by position (2 minutes)"
+	@echo "make test-slow   SmolLM2's answers against transformers' own, position by position (6 minutes)"
 	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
 	@echo "make bench-engine  the embedded engine beside transformers, vLLM and llama.cpp (12 minutes)"
 	@echo "make soak        20,000 requests with cancellations, evictions and failures (10 minutes)"

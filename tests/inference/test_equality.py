@@ -234,8 +234,8 @@ def test_the_real_model_gives_what_generate_gives() -> None:
         reference = Reference(bench)
         encode = bench.core._tokenizer._backend.encode
         seen = Comparison()
-        prompts = mmlu_prompts(lambda text: encode(text).ids, 14, 120)
-        prompts += mooncake_prompts(40_000, 10, 100)
+        prompts = mmlu_prompts(lambda text: encode(text).ids, 60, 120)
+        prompts += mooncake_prompts(40_000, 40, 100)
         check_everything(bench, small, reference, prompts, seen)
         log.warning("real model: %s", seen)
         seen.check()
