@@ -38,8 +38,9 @@ def no_cross_tenant_hit(
 ) -> bool:
     """Replays the log: each cached token must come from its own tenant's requests at that peer.
 
-    A request may have hit what any request of the same tenant at the same peer, whose first token
-    came before this one's, has left there: its prompt and, since decoded blocks are kept, its
+    A request may have hit what any request of the same tenant at the same peer, that was under way
+    before this one's first token, has left there: its prompt, of which each chunk is kept as soon
+    as it is computed, in one batch with this one's perhaps; and, since decoded blocks are kept, its
     answer. Caches start empty with each policy.
 
     Args:
@@ -67,7 +68,7 @@ def explained_tokens(
             record.tenant,
             record.served_by,
         )
-        before = other.began_s + other.ttft_s < record.began_s + record.ttft_s
+        before = other.began_s < record.began_s + record.ttft_s
         if at_the_same_place and before and other.number != record.number:
             left = prompts[other.tenant, other.number] + other.token_ids
             longest = max(longest, shared(prompt, left))

@@ -65,9 +65,10 @@ def test_a_hit_on_what_came_later_is_not() -> None:
     assert not no_cross_tenant_hit(log, PROMPTS)
 
 
-def test_a_hit_on_one_that_began_earlier_and_had_no_token_yet_is_not() -> None:
-    late = record(0, ttft_s=5.0, completion_s=6.0)
-    assert not no_cross_tenant_hit([late, record(1, cached_tokens=96, completion_s=9.0)], PROMPTS)
+def test_a_hit_on_one_that_was_computed_in_the_same_batch_is_explained() -> None:
+    """Neither has its first token yet: chunks of a prompt are kept as they are computed."""
+    slow = record(0, ttft_s=5.0, completion_s=6.0)
+    assert no_cross_tenant_hit([slow, record(1, cached_tokens=96, completion_s=9.0)], PROMPTS)
 
 
 def test_more_cached_than_whole_blocks_of_the_shared_prefix_is_not() -> None:

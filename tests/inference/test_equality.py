@@ -230,7 +230,11 @@ def test_a_planted_mistake_is_found(
 @pytest.mark.model
 def test_the_real_model_gives_what_generate_gives() -> None:
     """The same with SmolLM2: fewer passes, as each takes a minute."""
-    with opened(kv_cache_bytes=1 << 28) as bench, opened(kv_cache_bytes=1 << 25) as small:
+    longer = {"queue_max": 200}  # all are asked at once
+    with (
+        opened(kv_cache_bytes=1 << 28, **longer) as bench,
+        opened(kv_cache_bytes=1 << 25, **longer) as small,
+    ):
         reference = Reference(bench)
         encode = bench.core._tokenizer._backend.encode
         seen = Comparison()
