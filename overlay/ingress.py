@@ -25,13 +25,12 @@ from overlay.local_run import STALLED_LOOK_S, run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
-from overlay.progressed import Progressed, exhausted, started_of
+from overlay.progressed import Attempt, Progressed, exhausted, started_of
 from overlay.remote_run import Patience, RemoteRun, run_there
 from overlay.request import AnswerEvent, Delta, Finished, Submission, Usage
 from overlay.retry import RetryBudget
 from overlay.route import Basis, Route
 from overlay.router import Router
-from overlay.routing.booking import BookingId
 from overlay.tenants import TenantBook
 from overlay.work import (
     AttemptEnded,
@@ -148,7 +147,8 @@ class PeerIngress:
             )
         call = submission.call
         model = self._router.model_of(call.model)
-        check_engines_can(call, beyond=self._router.passes_bodies(model.name))
+        if call.beyond:
+            check_engines_can(call, beyond=self._router.passes_bodies(model.name))
         return Progressed(
             submission=submission,
             tenant=tenant,
@@ -251,13 +251,10 @@ class PeerIngress:
     async def _attempt(
         self, request: Progressed, route: Route
     ) -> AsyncGenerator[AnswerEvent, None]:
-        began_s = self._clock.now_s()
-        booking = self._router.began(route, began_s)
+        now_s = self._clock.now_s()
+        booking = self._router.began(route, now_s)
+        attempt = Attempt(route=route, booking=booking, began_s=now_s, first_s=now_s)
         code = "cancelled"
-        request.attempt_answered = False
-        request.attempt_tokens = request.attempt_cached = 0
-        request.attempt_pieces = request.attempt_bytes = 0
-        request.attempt_first_s = began_s
         most = max(route.view.context_tokens, len(request.emitted))
         request.tokens_max = request.work.sampling.max_tokens or most
         request.tokens_max *= request.submission.call.answers
@@ -265,7 +262,7 @@ class PeerIngress:
             async with self._run(request, route) as run:
                 if isinstance(run, RemoteRun):
                     self._check_start(request, route, run)
-                request.expected_start_s = run.expected_start_s
+                attempt.expected_start_s = run.expected_start_s
                 if not request.started:
                     request.started = True
                     yield started_of(request, route)
@@ -273,13 +270,13 @@ class PeerIngress:
                     piece = await self._next_piece(request, run)
                     if isinstance(piece, End):
                         code = "done"
-                        yield self._finish(request, route, piece)
+                        yield self._finish(request, attempt, piece)
                         return
-                    yield self._delta(request, route, booking, piece, began_s)
+                    yield self._delta(request, attempt, piece)
         except AttemptEnded as error:
             code = error.code
             if request.ended is not None:  # nothing was missing but its end
-                yield self._finish(request, route, request.end())
+                yield self._finish(request, attempt, request.end(attempt))
                 return
             if isinstance(error, Denied):
                 request.denied[route.peer_id] = error
@@ -306,7 +303,6 @@ class PeerIngress:
             connection,
             request.work,
             token_id=request.submission.principal.token_id,
-            chat=request.submission.call.chat,
             variant=route.view.variant,
             attempt=min(request.attempts - 1, 255),
             deadline_s=request.submission.deadline_s - self._clock.now_s(),
@@ -344,14 +340,11 @@ class PeerIngress:
         except trio.TooSlowError:
             raise request_error("deadline_exceeded", "the request ran out of time") from None
 
-    def _delta(
-        self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
-    ) -> Delta:
-        request.attempt_pieces += 1
-        request.attempt_bytes += len(piece.text) + len(piece.chunk or b"")
+    def _delta(self, request: Progressed, attempt: Attempt, piece: Tokens) -> Delta:
+        attempt.pieces += 1
+        attempt.size_bytes += len(piece.text) + len(piece.chunk or b"")
         tokens = len(request.emitted) + len(piece.token_ids or ())
-        too_much = request.is_too_much(passes_chunks=route.view.passes_bodies)
-        if tokens > request.tokens_max or too_much:
+        if tokens > request.tokens_max or request.is_too_much(attempt):
             raise Broken("too_many_tokens")
         if piece.ended:
             request.ended = FinishReason(piece.ended)
@@ -360,48 +353,46 @@ class PeerIngress:
             request.resumable = request.resumable and nothing
         elif piece.token_ids:
             request.emitted += piece.token_ids
-            request.variant = request.variant or route.view.variant
+            request.variant = request.variant or attempt.route.view.variant
         if piece.cached_tokens is not None:
-            request.attempt_cached = piece.cached_tokens
+            attempt.cached = piece.cached_tokens
             if request.cached_tokens is None:
                 request.cached_tokens = piece.cached_tokens
         if piece.token_ids or piece.text or piece.chunk:
             whole = bool(piece.chunk) and not request.submission.call.stream
-            self._on_answered(request, route, booking, began_s, whole=whole)
-        request.attempt_tokens += len(piece.token_ids or ()) or bool(piece.text)
+            self._on_answered(request, attempt, whole=whole)
+        attempt.tokens += len(piece.token_ids or ()) or bool(piece.text)
         return Delta(
             text=piece.text,
             token_ids=None if piece.token_ids is None else tuple(piece.token_ids),
             chunk=piece.chunk or None,
         )
 
-    def _on_answered(
-        self, request: Progressed, route: Route, booking: BookingId, began_s: float, *, whole: bool
-    ) -> None:
+    def _on_answered(self, request: Progressed, attempt: Attempt, *, whole: bool) -> None:
         """Some of the answer has come: learns from when the first of it did."""
         now_s = self._clock.now_s()
         if request.first_token_s is None:
             request.first_token_s = now_s
             if not whole:
                 self._metrics.first_token(now_s - request.began_s)
-        if request.attempt_answered:
+        if attempt.answered:
             return
-        request.attempt_answered = True
-        request.attempt_first_s = now_s
+        attempt.answered, attempt.first_s = True, now_s
+        route, booking, cached = attempt.route, attempt.booking, attempt.cached
         if whole:
-            self._router.answered_whole(request.work, route, booking, request.attempt_cached)
+            self._router.answered_whole(request.work, route, booking, cached)
             return
         self._router.first_token(
             request.work,
             route,
             booking,
-            elapsed_s=now_s - began_s,
-            start_s=request.expected_start_s,
-            cached=request.attempt_cached,
+            elapsed_s=now_s - attempt.began_s,
+            start_s=attempt.expected_start_s,
+            cached=cached,
         )
 
-    def _finish(self, request: Progressed, route: Route, end: End) -> Finished:
-        now_s = self._clock.now_s()
+    def _finish(self, request: Progressed, attempt: Attempt, end: End) -> Finished:
+        now_s, route = self._clock.now_s(), attempt.route
         cached_tokens = request.cached_tokens if request.cached_tokens is not None else 0
         if route.view.passes_bodies and not request.resumes:
             cached_tokens = end.cached_tokens  # such an engine tells only at the end
@@ -420,8 +411,8 @@ class PeerIngress:
             request.work,
             route,
             usage,
-            tokens=request.attempt_tokens - 1,
-            decode_s=now_s - request.attempt_first_s,
+            tokens=attempt.tokens - 1,
+            decode_s=now_s - attempt.first_s,
         )
         if ids is not None and not request.work.beyond:
             for peer_id in request.denied:  # what they said of the request was not true

@@ -7,13 +7,13 @@ engine whose cache it tells of.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import trio
 
 from inference.events import BlockHash
-from inference.request import Capabilities, EngineLoad
+from inference.request import Capabilities, EngineLoad, ServedModel
 from overlay.address import Address
 from overlay.discovery.interfaces import beyond_link
 from overlay.errors import ConfigError, OverlayError, PeerGone, ProtocolError, StorageError
@@ -53,6 +53,12 @@ OUTBOX_MESSAGES = 32
 REOPEN_FIRST_S = 1.0
 REOPEN_MAX_S = 30.0
 """A peer that gives our stream up is offered another one after pauses between these."""
+
+PASSED_S = 600.0
+"""How long a server that is away counts as one that comes back."""
+
+PASSED_MAX = 1024
+"""Models of which it is known when a server of theirs was last there."""
 
 UNLIKE_MAX = 4096
 """Pairs of peer and model of which it was said that they differ from ours."""
@@ -121,6 +127,7 @@ class Knowledge:
         self._models: dict[PeerId, tuple[Advertised, ...]] = {}
         self._nursery: trio.Nursery | None = None
         self._described: Capabilities | None = None
+        self._passed_s: dict[str, float] = {}
         self._unlike: set[tuple[PeerId, str]] = set()
         self._unstored: dict[str, dict[bytes, bytes | None]] = {}
         self.sent_bytes = 0
@@ -166,6 +173,8 @@ class Knowledge:
                     self._persist(Persist(table, {}))
 
     def _describe(self, addresses: Sequence[Address]) -> None:
+        if self._described is not None:
+            self._note_passed(self._described.models)
         self._described = self._ports.engine.capabilities()
         models = self._described.models
         told = [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)]
@@ -213,6 +222,27 @@ class Knowledge:
         """What a peer serves, by its record."""
         return self._models.get(peer_id, ())
 
+    def passes_bodies(self, model: str) -> bool:
+        """Whether an engine of that model is given whole bodies, here or at a peer that is up.
+
+        Or was of late: one that is being started again is not there at present, which is no reason
+        to tell a client that its body is wrong.
+        """
+        told = [each for peer_id in self._peers.up() for each in self.models(peer_id)]
+        ours = self._ports.engine.capabilities().models
+        served: list[Advertised | ServedModel] = [*told, *ours]
+        if any(each.name == model and each.passes_bodies for each in served):
+            return True
+        return self._now_s() - self._passed_s.get(model, -PASSED_S) < PASSED_S
+
+    def _note_passed(self, models: Iterable[Advertised | ServedModel]) -> None:
+        """Engines may be gone from now on: those that were given whole bodies are remembered."""
+        if len(self._passed_s) >= PASSED_MAX:
+            self._passed_s.clear()
+        for model in models:
+            if model.passes_bodies:
+                self._passed_s[model.name] = self._now_s()
+
     def prefixes(self, peer_id: PeerId, tenant: TenantEpoch | None = None) -> int:
         """Published prefixes of a peer that are known here: of all tenants, or of one."""
         tenant_id = None if tenant is None else tenant.tenant_id
@@ -252,6 +282,7 @@ class Knowledge:
 
     def on_down(self, peer_id: PeerId) -> None:
         """A peer is down."""
+        self._note_passed(self.models(peer_id))
         outbox = self._outboxes.pop(peer_id, None)
         if outbox is not None:
             outbox.close()
@@ -348,6 +379,7 @@ class Knowledge:
             log.warning("not stored, and tried again later: %s", error)
 
     def _on_record(self, record: Record) -> None:
+        self._note_passed(self.models(record.peer_id))
         self._models[record.peer_id] = models_of(record)
         self._warn_of_others(record.peer_id)
         addresses = []

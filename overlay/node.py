@@ -175,6 +175,14 @@ class Node:
             allow_variants=config.allow_variants,
         )
 
+    def engine_posture(self) -> list[tuple[str, str]]:
+        """What was found of this host's engine, and what is degraded, for its owner."""
+        return [
+            *self.ports.engine.posture(),
+            *self.engine_tenants.posture(),
+            *self.knowledge.posture(),
+        ]
+
     async def _serve_forward(self, connection: Connection, stream: Stream) -> None:
         self._serving += 1
         try:

@@ -68,9 +68,7 @@ def engine_lines(node: Node) -> list[tuple[str, str]]:
     ]
     if capabilities.device is not None:
         lines.append(("device", capabilities.device))
-    lines += node.ports.engine.posture()
-    lines += node.engine_tenants.posture()
-    lines += node.knowledge.posture()
+    lines += node.engine_posture()
     if load.total_blocks:
         size = capabilities.cache_bytes
         memory = "" if size is None else f", {size / MIB:.0f} MiB"

@@ -9,6 +9,8 @@ from overlay.errors import RequestError
 from overlay.forward import ANSWER_BYTES_MAX, End
 from overlay.request import Started, Submission
 from overlay.route import Route
+from overlay.routing.booking import BookingId
+from overlay.served import weights_of
 from overlay.strict_json import read_json
 from overlay.work import Denied, Work, request_error
 from security.epoch import TenantEpoch
@@ -22,6 +24,22 @@ DENIED = {
     "invalid_request": "the peers that were tried cannot run this request as it stands",
 }
 """What a client is told where peers found the request wrong, and this host could not run it."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a request at one peer, and what has come of it. ``first_s`` is when that began."""
+
+    route: Route
+    booking: BookingId
+    began_s: float
+    first_s: float
+    answered: bool = False
+    tokens: int = 0
+    cached: int = 0
+    pieces: int = 0
+    size_bytes: int = 0
+    expected_start_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -46,34 +64,26 @@ class Progressed:
     variant: str | None = None
     prefer_here: bool = False
     hung_here: bool = False
-    # Of the present attempt.
-    attempt_answered: bool = False
-    attempt_first_s: float = 0.0
-    attempt_tokens: int = 0
-    attempt_cached: int = 0
-    attempt_pieces: int = 0
-    attempt_bytes: int = 0
-    expected_start_s: float = 0.0
     ended: FinishReason | None = None
 
-    def end(self) -> End:
+    def end(self, attempt: Attempt) -> End:
         """The end of an answer that was complete when its peer was lost."""
         assert self.ended is not None
         return End(
             finish_reason=self.ended.value,
             prompt_tokens=len(self.work.token_ids or ()),
-            completion_tokens=len(self.emitted) or self.attempt_tokens,
-            cached_tokens=self.attempt_cached,
+            completion_tokens=len(self.emitted) or attempt.tokens,
+            cached_tokens=attempt.cached,
         )
 
-    def is_too_much(self, *, passes_chunks: bool) -> bool:
+    def is_too_much(self, attempt: Attempt) -> bool:
         """Whether more has come than was asked for: a peer may not answer for ever.
 
         How an engine cuts its own answer into chunks is its business, so these are weighed.
         """
-        if passes_chunks:
-            return self.attempt_bytes > ANSWER_BYTES_MAX
-        return self.attempt_pieces > self.tokens_max + PIECES_EXTRA
+        if attempt.route.view.passes_bodies:
+            return attempt.size_bytes > ANSWER_BYTES_MAX
+        return attempt.pieces > self.tokens_max + PIECES_EXTRA
 
     def fields(self) -> frozenset[str]:
         """Names of the fields of the client's body."""
@@ -83,11 +93,10 @@ class Progressed:
 def started_of(request: Progressed, route: Route) -> Started:
     """The first event of an answer."""
     view = route.view
-    weights = view.variant.rpartition(" ")[2]
     return Started(
         model=request.work.model,
         served_by=route.peer_id,
-        variant=f"{weights}/{view.dtype}",
+        variant=f"{weights_of(view.variant)}/{view.dtype}",
         passes_chunks=view.passes_bodies,
     )
 

@@ -159,7 +159,6 @@ async def run_there(
     work: Work,
     *,
     token_id: str,
-    chat: bool,
     variant: str,
     attempt: int,
     deadline_s: float,
@@ -172,7 +171,6 @@ async def run_there(
         connection: To the peer that shall run it.
         work: What to run.
         token_id: Id of the client's credential, for the far side's audit.
-        chat: Whether ``work.body`` is a chat completion.
         variant: Of the model, as the peer's record tells it; empty for any.
         attempt: 0 for the first try of this request.
         deadline_s: Seconds left of the request's time.
@@ -184,12 +182,7 @@ async def run_there(
         Denied: The peer finds the request itself wrong.
     """
     opening = opening_of(
-        work,
-        token_id=token_id,
-        chat=chat,
-        variant=variant,
-        attempt=attempt,
-        deadline_s=deadline_s,
+        work, token_id=token_id, variant=variant, attempt=attempt, deadline_s=deadline_s
     )
     answer_by_s = trio.current_time() + budget_s
     try:
@@ -223,7 +216,7 @@ async def run_there(
 
 
 def opening_of(
-    work: Work, *, token_id: str, chat: bool, variant: str, attempt: int, deadline_s: float
+    work: Work, *, token_id: str, variant: str, attempt: int, deadline_s: float
 ) -> bytes:
     """The opening message that asks a peer to run ``work``; arguments as in ``run_there``."""
     return encode(
@@ -233,7 +226,7 @@ def opening_of(
             attempt=attempt,
             tenant=work.tenant,
             token_id=token_id,
-            chat=chat,
+            chat=work.chat,
             model=work.model,
             body=work.body,
             token_ids=None if work.token_ids is None else list(work.token_ids),

@@ -47,12 +47,6 @@ NOT_ISOLATED = (
     "--engine-shared-by-tenants), and no other peer can run this request at present"
 )
 
-PASSED_S = 600.0
-"""How long a server that is away counts as one that comes back."""
-
-MODELS_KEPT = 1024
-"""Models of which it is known when a server of theirs was there."""
-
 MEMORIES_MAX = 32
 """Pairs of tenant and model whose prompts are remembered, the last used ones; 4 MB each at most."""
 
@@ -107,7 +101,6 @@ class Router:
         self._ring_slots: tuple[tuple[PeerId, int], ...] = ()
         self._ring = EMPTY_RING
         self._turn = 0
-        self._passed_s: dict[str, float] = {}
 
     # -- what can run where
 
@@ -147,19 +140,8 @@ class Router:
         return self._views.served_here(work.model) is not None and self._serves(work.tenant)
 
     def passes_bodies(self, model: str) -> bool:
-        """Whether any engine of that model is given whole bodies, here or at a peer that is up.
-
-        Or was of late: one that is being started again is not there at present, which is no reason
-        to tell a client that its body is wrong.
-        """
-        now_s = self._clock.now_s()
-        told = [each for peer_id in self._peers.up() for each in self._knowledge.models(peer_id)]
-        told += self._views.told_here().values()
-        if any(each.name == model and each.passes_bodies for each in told):
-            if len(self._passed_s) >= MODELS_KEPT:
-                self._passed_s.clear()
-            self._passed_s[model] = now_s
-        return now_s - self._passed_s.get(model, -PASSED_S) < PASSED_S
+        """Whether any engine of that model is given whole bodies, or was of late."""
+        return self._knowledge.passes_bodies(model)
 
     def basis(self, work: Work) -> Basis:
         """What of a prompt can be compared with what caches hold."""

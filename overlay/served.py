@@ -68,6 +68,11 @@ def advertised(model: ServedModel) -> Advertised:
     )
 
 
+def weights_of(variant: str) -> str:
+    """The weights in an :attr:`Advertised.variant`, for people."""
+    return variant.rpartition(" ")[2]
+
+
 def line_of(model: ServedModel) -> str:
     """The line of a record; a name that is too long for it is cut, and then never matches."""
     told = advertised(model)

@@ -81,6 +81,7 @@ class Views:
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
         """Every member of the tenant that is up, and this host where it serves the model."""
         kept = self._kept_of((tenant.tenant_id, model))
+        same = self.told_here().get(model)
         views = []
         for peer_id in self._peers.up():
             if peer_id not in tenant.members:
@@ -89,7 +90,8 @@ class Views:
                 continue
             until_s, view = kept.get(peer_id, (0.0, None))
             if view is None or now_s >= until_s:
-                view = self._there(peer_id, model, memory, now_s)
+                same = same or self._usual(model)
+                view = self._there(peer_id, self._served_there(peer_id, model, same), memory, now_s)
                 kept[peer_id] = (now_s + KEPT_S, view)
             views.append(view)
         if self.served_here(model) is not None and self._serves(tenant.tenant_id):
@@ -138,15 +140,15 @@ class Views:
             self._served = {model.name: model for model in reversed(capabilities.models)}
             self._told = {model.name: advertised(model) for model in capabilities.models}
 
-    def _served_there(self, peer_id: PeerId, name: str) -> Advertised | None:
+    def _served_there(
+        self, peer_id: PeerId, name: str, same: Advertised | None
+    ) -> Advertised | None:
         """A peer's model of that name, if it is the same one as ours.
 
         Where there is none here it is to be the one that most peers serve: two that differ must not
         answer for one name in turn.
         """
         theirs = self._told_of_peer(peer_id, name)
-        ours = self.told_here().get(name)
-        same = self._usual(name) if ours is None else ours
         if theirs is None or same is None or theirs.variant == same.variant:
             return theirs
         return theirs if self._allow_variants and theirs.prefix == same.prefix else None
@@ -200,7 +202,9 @@ class Views:
             standing=self._probation.standing(self._me, now_s),
         )
 
-    def _there(self, peer_id: PeerId, model: str, memory: Memory, now_s: float) -> PeerView:
+    def _there(
+        self, peer_id: PeerId, served: Advertised | None, memory: Memory, now_s: float
+    ) -> PeerView:
         picture = self._knowledge.load(peer_id)
         connection = self._peers.connection(peer_id)
         zone = None if connection is None else connection.remote.hello.zone
@@ -212,7 +216,6 @@ class Views:
         hint = LoadPicture(taken_s=now_s - UNHEARD_AGE_S) if picture is None else picture
         age_s = now_s - hint.taken_s
         as_of_s = self._knowledge.digest_as_of(peer_id)
-        served = self._served_there(peer_id, model)
         digest_age_s = UNHEARD_AGE_S if as_of_s is None else now_s - as_of_s
         return PeerView(
             peer_id=peer_id,

@@ -9,19 +9,15 @@ from chaos.plants.plant import Plant, become
 from overlay.forward import Tokens
 from overlay.ingress import PeerIngress
 from overlay.node import Node
-from overlay.progressed import Progressed
+from overlay.progressed import Attempt, Progressed
 from overlay.request import Delta
-from overlay.route import Route
-from overlay.routing.booking import BookingId
 
 
 class _Stuttering(PeerIngress):
-    def _delta(
-        self, request: Progressed, route: Route, booking: BookingId, piece: Tokens, began_s: float
-    ) -> Delta:
+    def _delta(self, request: Progressed, attempt: Attempt, piece: Tokens) -> Delta:
         last = request.emitted[-1:]
-        delta = PeerIngress._delta(self, request, route, booking, piece, began_s)
-        if not request.resumes or request.attempt_pieces > 1 or delta.token_ids is None:
+        delta = PeerIngress._delta(self, request, attempt, piece)
+        if not request.resumes or attempt.pieces > 1 or delta.token_ids is None:
             return delta
         return replace(delta, token_ids=(*last, *delta.token_ids))
 

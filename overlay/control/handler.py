@@ -29,7 +29,7 @@ from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.route import Route
-from overlay.served import advertised
+from overlay.served import advertised, weights_of
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from security.epoch import TenantEpoch
@@ -166,11 +166,7 @@ def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = No
             if tenant is None or peer_id in tenant.members
         ],
         dtypes={model.name: model.output.dtype for model in capabilities.models},
-        posture=[
-            *node.ports.engine.posture(),
-            *node.engine_tenants.posture(),
-            *node.knowledge.posture(),
-        ],
+        posture=node.engine_posture(),
         variants={model.name: advertised(model).weights for model in capabilities.models},
     )
 
@@ -253,7 +249,7 @@ def route_of(route: Route) -> RouteReply:
                 if candidate.peer_id not in excluded
                 else excluded[candidate.peer_id].value,
                 dtype=candidate.view.dtype,
-                variant=candidate.view.variant.rpartition(" ")[2],
+                variant=weights_of(candidate.view.variant),
                 estimated=candidate.view.estimated,
             )
             for candidate in decision.candidates
