@@ -6,6 +6,7 @@ them. Hosts can be killed, restarted, frozen and partitioned through :class:`Wor
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -171,14 +172,26 @@ class World:
         events: list[AnswerEvent] | None = None,
     ) -> Answered:
         """One chat request at a host's ingress, greedy and seeded; the whole answer."""
-        node = host.running
-        epoch = node.tenants.named(tenant)
-        assert epoch is not None, f"{host.name} is no member of {tenant}"
         body = (
             b'{"messages": [{"role": "user", "content": "%s"}], '
             b'"max_tokens": %d, "temperature": 0, "seed": 1}'
         ) % (text.encode(), max_tokens)
-        submission = Submission(
+        submission = self._submission(host, tenant, body)
+        return await self._collect(host, submission, [] if events is None else events)
+
+    async def ask_body(
+        self, host: Host, body: Mapping[str, object], *, tenant: str = "default"
+    ) -> list[AnswerEvent]:
+        """Every event of a chat with that body at a host's ingress."""
+        submission = self._submission(host, tenant, json.dumps(body).encode())
+        async with host.running.ingress.open(submission) as events:
+            return [event async for event in events]
+
+    def _submission(self, host: Host, tenant: str, body: bytes) -> Submission:
+        node = host.running
+        epoch = node.tenants.named(tenant)
+        assert epoch is not None, f"{host.name} is no member of {tenant}"
+        return Submission(
             request_id=RequestId(node.ports.entropy.secret(16).hex()),
             principal=Principal(
                 tenant=epoch.tenant_id, token_id=CLIENT_ID, scopes=frozenset({Scope.INFER})
@@ -186,7 +199,6 @@ class World:
             call=parse_chat(body),
             deadline_s=trio.current_time() + REQUEST_TIMEOUT_S,
         )
-        return await self._collect(host, submission, [] if events is None else events)
 
     async def _collect(
         self, host: Host, submission: Submission, events: list[AnswerEvent]

@@ -5,7 +5,6 @@ Needs the server (``make test-llamacpp`` builds it, five minutes) and the packag
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -21,9 +20,8 @@ from inference.remote.engine import RemoteEngine
 from inference.remote.pictures import picture_of
 from inference.remote.settings import RemoteKind, RemoteSettings
 from inference.store.package import packaged_file
-from overlay.body import parse_chat
 from overlay.ingress import IngressLimits
-from overlay.request import Delta, Finished, Principal, RequestId, Scope, Submission
+from overlay.request import Delta, Finished
 from overlay.system import SystemEntropy
 
 pytestmark = pytest.mark.llamacpp
@@ -58,26 +56,17 @@ async def llama_server(model: Path) -> AsyncIterator[str]:
             await process.wait()
 
 
-async def ask(world: World, number: int, text: str, **fields: Any) -> tuple[str, Finished]:
+async def ask(world: World, text: str, **fields: Any) -> tuple[str, Finished]:
     """One chat at the first host: its text, and its end."""
-    node = world.hosts[0].running
-    tenant = node.tenants.named("default")
-    assert tenant is not None
-    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
-    submission = Submission(
-        request_id=RequestId(f"{number:032x}"),
-        principal=Principal(tenant=tenant.tenant_id, token_id="t", scopes=frozenset({Scope.INFER})),
-        call=parse_chat(json.dumps({"temperature": 0, **body}).encode()),
-        deadline_s=node.ports.clock.now_s() + 120,
-    )
-    said = ""
-    async with node.ingress.open(submission) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                said += event.text
-            elif isinstance(event, Finished):
-                return said, event
-    raise AssertionError("an answer ends with Finished")
+    body = {
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 8,
+        "temperature": 0,
+        **fields,
+    }
+    events = await world.ask_body(world.hosts[0], body)
+    (finished,) = [event for event in events if isinstance(event, Finished)]
+    return "".join(event.text for event in events if isinstance(event, Delta)), finished
 
 
 async def test_a_llama_server_behind_a_peer() -> None:
@@ -101,13 +90,13 @@ async def test_a_llama_server_behind_a_peer() -> None:
             assert served.estimated
             assert not served.by_text, "it has /tokenize and /apply-template"
 
-            cold_text, cold = await ask(world, 1, TEXT + "When?", stream=True)
+            cold_text, cold = await ask(world, TEXT + "When?", stream=True)
             assert cold.usage.cached_tokens < 64
             await until(lambda: node.knowledge.fold() or len(tree_of(world)) > 16)
-            warm_text, warm = await ask(world, 2, TEXT + "How high?", stream=True)
+            warm_text, warm = await ask(world, TEXT + "How high?", stream=True)
             assert warm.usage.cached_tokens >= 300
             assert warm.usage.prompt_tokens > warm.usage.cached_tokens
-            again_text, again = await ask(world, 3, TEXT + "When?", stream=False)
+            again_text, again = await ask(world, TEXT + "When?", stream=False)
             assert again.usage.completion_tokens == 8
             assert all((cold_text, warm_text, again_text))
             explained = node.decisions.last(None)

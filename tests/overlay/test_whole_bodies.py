@@ -14,17 +14,12 @@ from chaos.remote_toy import RemoteToyConfig
 from chaos.world import Host, World, until, world_of
 from inference.request import FinishReason
 from inference.toy import ToyConfig
-from overlay.body import parse_chat
 from overlay.errors import RequestError
 from overlay.request import (
     AnswerEvent,
     Delta,
     Finished,
-    Principal,
-    RequestId,
-    Scope,
     Started,
-    Submission,
 )
 from tests.overlay.peers_world import FAST, SLOW, everybody_ready, nothing_runs, simulate
 
@@ -32,19 +27,12 @@ SERVER = RemoteToyConfig(slots=4, prefill_tokens_per_s=5000.0, decode_s_per_toke
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 
 
-async def ask(world: World, host: Host, number: int = 1, **fields: Any) -> list[AnswerEvent]:
-    """Every event of one request with that body."""
-    tenant = host.running.tenants.named(fields.pop("tenant", "default"))
-    assert tenant is not None
+async def ask(
+    world: World, host: Host, *, tenant: str = "default", **fields: Any
+) -> list[AnswerEvent]:
+    """Every event of one request with these fields."""
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, **fields}
-    submission = Submission(
-        request_id=RequestId(f"{number:032x}"),
-        principal=Principal(tenant=tenant.tenant_id, token_id="t", scopes=frozenset({Scope.INFER})),
-        call=parse_chat(json.dumps(body).encode()),
-        deadline_s=host.running.ports.clock.now_s() + 60,
-    )
-    async with host.running.ingress.open(submission) as events:
-        return [event async for event in events]
+    return await world.ask_body(host, body, tenant=tenant)
 
 
 def chunks(events: Sequence[AnswerEvent]) -> list[Any]:
@@ -117,11 +105,11 @@ def test_while_the_server_is_away_the_client_is_not_told_that_its_body_is_wrong(
         async with world_of(69, [FAST, SERVER]) as world:
             await everybody_ready(world)
             here, there = world.hosts
-            await ask(world, here, 1, tools=[TOOL])
+            await ask(world, here, tools=[TOOL])
             world.kill(there)
             await until(lambda: not here.running.peers.up())
             with pytest.raises(RequestError) as caught:
-                await ask(world, here, 2, tools=[TOOL])
+                await ask(world, here, tools=[TOOL])
             assert (caught.value.status, caught.value.code) == (503, "no_capable_peer")
 
     simulate(69, main)
@@ -148,9 +136,9 @@ def test_a_plain_request_is_answered_by_either_and_hits_either_cache() -> None:
             await everybody_ready(world)
             here, there = world.hosts
             words = [{"role": "user", "content": "the river and the mountain " * 40}]
-            first = await ask(world, here, 1, messages=words, stream=True)
+            first = await ask(world, here, messages=words, stream=True)
             assert served_by(first) == there.identity.peer_id
-            second = await ask(world, here, 2, messages=words, stream=True)
+            second = await ask(world, here, messages=words, stream=True)
             finished = second[-1]
             assert isinstance(finished, Finished)
             assert finished.usage.cached_tokens >= 160
@@ -202,12 +190,12 @@ def test_an_engine_without_salts_serves_one_tenant_and_the_others_go_elsewhere()
         async with world_of(66, [SLOW, shared], tenants=("default", "office")) as world:
             await everybody_ready(world)
             here, there = world.hosts
-            first = await ask(world, here, 1, tenant="office", stream=True)
+            first = await ask(world, here, tenant="office", stream=True)
             assert served_by(first) == here.identity.peer_id
             explained = here.running.decisions.last(None)
             assert explained is not None
             assert len(explained.routes) == 2  # the refusal cost one hop, once
-            await ask(world, here, 2, tenant="office", stream=True)
+            await ask(world, here, tenant="office", stream=True)
             explained = here.running.decisions.last(None)
             assert explained is not None
             assert len(explained.routes) == 1
@@ -229,10 +217,10 @@ def test_the_operator_names_the_tenant_of_such_an_engine() -> None:
         ) as world:
             await everybody_ready(world)
             here, there = world.hosts
-            events = await ask(world, here, 1, tenant="office", stream=True)
+            events = await ask(world, here, tenant="office", stream=True)
             assert served_by(events) == there.identity.peer_id
             with pytest.raises(RequestError) as caught:
-                await ask(world, here, 2, tenant="default", stream=True)
+                await ask(world, here, tenant="default", stream=True)
             assert caught.value.code == "no_capable_peer"
 
     simulate(67, main)
@@ -248,8 +236,8 @@ def test_tenants_share_such_an_engine_where_the_operator_says_so() -> None:
             engine_shared=True,
         ) as world:
             await everybody_ready(world)
-            for number, tenant in enumerate(("default", "office")):
-                events = await ask(world, world.hosts[0], number, tenant=tenant, stream=True)
+            for tenant in ("default", "office"):
+                events = await ask(world, world.hosts[0], tenant=tenant, stream=True)
                 assert served_by(events) == world.hosts[1].identity.peer_id
 
     simulate(68, main)

@@ -26,10 +26,9 @@ from inference.remote.pictures import picture_of
 from inference.remote.settings import RemoteKind, RemoteSettings
 from inference.request import Namespace
 from inference.store.files import default_cache_dir, find_model
-from overlay.body import parse_chat
 from overlay.errors import RequestError
 from overlay.ingress import IngressLimits
-from overlay.request import Delta, Finished, Principal, RequestId, Scope, Submission
+from overlay.request import Delta, Finished
 from overlay.system import SystemEntropy
 from security.epoch import TenantEpoch
 from tests.vllm.serving import BLOCK_TOKENS, Server, running
@@ -65,9 +64,8 @@ class Lab:
     world: World
     servers: Sequence[Server]
 
-    async def ask(self, at: int, tenant: str, text: str, *, number: int, **fields: Any) -> Answered:
+    async def ask(self, at: int, tenant: str, text: str, **fields: Any) -> Answered:
         """One streamed chat at the ingress of a host."""
-        node = self.world.hosts[at].running
         body = {
             "model": MODEL,
             "messages": [{"role": "user", "content": text}],
@@ -76,25 +74,14 @@ class Lab:
             "stream": True,
             **fields,
         }
-        submission = Submission(
-            request_id=RequestId(f"{number:032x}"),
-            principal=Principal(
-                tenant=self.tenant(at, tenant).tenant_id,
-                token_id="t",
-                scopes=frozenset({Scope.INFER}),
-            ),
-            call=parse_chat(json.dumps(body).encode()),
-            deadline_s=node.ports.clock.now_s() + 120,
+        events = await self.world.ask_body(self.world.hosts[at], body, tenant=tenant)
+        deltas = [event for event in events if isinstance(event, Delta)]
+        (finished,) = [event for event in events if isinstance(event, Finished)]
+        return Answered(
+            "".join(delta.text for delta in deltas),
+            tuple(json.loads(delta.chunk) for delta in deltas if delta.chunk is not None),
+            finished,
         )
-        text, chunks = "", []
-        async with node.ingress.open(submission) as events:
-            async for event in events:
-                if isinstance(event, Delta):
-                    text += event.text
-                    chunks += [] if event.chunk is None else [json.loads(event.chunk)]
-                elif isinstance(event, Finished):
-                    return Answered(text, tuple(chunks), event)
-        raise AssertionError("an answer ends with Finished")
 
     def tenant(self, at: int, name: str) -> TenantEpoch:
         found = self.world.hosts[at].running.tenants.named(name)
@@ -241,12 +228,12 @@ async def test_two_vllm_servers_behind_two_peers(servers: tuple[Server, Server])
 
 
 async def shared_prefixes_are_found_from_both_sides(lab: Lab) -> None:
-    first = await lab.ask(0, "anna", document("Ashby") + "Which boats?", number=1)
+    first = await lab.ask(0, "anna", document("Ashby") + "Which boats?")
     owner = lab.whose(first)
     assert first.cached < BLOCK_TOKENS * 2
     await published(lab, owner, "anna")
-    for number, at in enumerate((0, 1), start=2):
-        again = await lab.ask(at, "anna", document("Ashby") + f"Question {at}?", number=number)
+    for at in (0, 1):
+        again = await lab.ask(at, "anna", document("Ashby") + f"Question {at}?")
         assert lab.whose(again) == owner, "the peer that has it answers, whoever is asked"
         assert again.cached >= 500
 
@@ -269,14 +256,13 @@ async def published(lab: Lab, owner: int, tenant: str) -> None:
 
 async def a_salt_keeps_tenants_apart(lab: Lab) -> None:
     text = document("Brandon") + "How high?"
-    mine = await lab.ask(0, "anna", text, number=11)
-    again = await lab.ask(0, "anna", text, number=12)
+    mine = await lab.ask(0, "anna", text)
+    again = await lab.ask(0, "anna", text)
     assert lab.whose(again) == lab.whose(mine)
     assert again.cached >= 500, "the same tenant hits"
-    for at in (0, 1):
-        other = await lab.ask(at, "bert", text, number=13 + at)
-        if at == 0:
-            assert other.cached == 0, "another tenant does not"
+    other = await lab.ask(0, "bert", text)
+    assert other.cached == 0, "another tenant does not"
+    assert (await lab.ask(0, "bert", text)).cached >= 500, "but it hits what is its own"
 
 
 async def tools_pass_through_the_other_ingress(lab: Lab) -> None:
@@ -295,7 +281,7 @@ async def tools_pass_through_the_other_ingress(lab: Lab) -> None:
     }
     for at in (0, 1):
         answered = await lab.ask(
-            at, "anna", "Tide at Ely?", number=20 + at, tools=[tool], tool_choice="required",
+            at, "anna", "Tide at Ely?", tools=[tool], tool_choice="required",
             max_tokens=100,
         )  # fmt: skip
         calls = [
@@ -311,15 +297,13 @@ async def tools_pass_through_the_other_ingress(lab: Lab) -> None:
 
 
 async def after_evictions_each_index_is_its_servers_cache(lab: Lab) -> None:
-    number = 30
     for town in TOWNS:
         for tenant, at in (("anna", 0), ("bert", 1)):
-            number += 1
-            await lab.ask(at, tenant, document(town) + "And then?", number=number)
+            await lab.ask(at, tenant, document(town) + "And then?")
     await trio.sleep(2)
     for at in (0, 1):
         events = [event for _, batch, *_ in batches_of(lab.servers[at]) for event in batch]
-        if at == 0 or any(event["type"] == "BlockRemoved" for event in events):
+        if at == 0:
             assert any(event["type"] == "BlockRemoved" for event in events), "nothing was evicted"
         expected, found = expected_index(lab, at), index_of(lab, at)
         assert found == expected
@@ -334,16 +318,9 @@ async def a_killed_server_costs_no_request(lab: Lab) -> None:
     async def client(number: int) -> None:
         try:
             text = document(TOWNS[number % 4]) + f"Case {number}?"
-            answered.append(
-                await lab.ask(number % 2, "anna", text, number=100 + number, max_tokens=24)
-            )
+            answered.append(await lab.ask(number % 2, "anna", text, max_tokens=24))
         except RequestError as error:
             answered.append(error)
-            explained = lab.world.hosts[number % 2].running.decisions.find(
-                f"{100 + number:032x}", None
-            )
-            for route in explained.routes if explained is not None else ():
-                print(error.code, lab.world.hosts[0].identity.peer_id, route.decision)  # noqa: T201 - for who watches
 
     async with trio.open_nursery() as nursery:
         for number in range(6):
@@ -354,6 +331,6 @@ async def a_killed_server_costs_no_request(lab: Lab) -> None:
     assert not errors, [error.code for error in errors]
     host = lab.world.hosts[victim]
     await until(lambda: not models_at(host), timeout_s=30)
-    late = await lab.ask(victim, "anna", "Is anybody there?", number=200)
+    late = await lab.ask(victim, "anna", "Is anybody there?")
     assert lab.whose(late) == other
     assert not index_of(lab, victim)["anna"]
