@@ -94,10 +94,7 @@ class PromptTokenizer:
             raise InvalidRequest(
                 "this model has no chat template: use /v1/completions", param="messages"
             )
-        listed = [
-            {"role": TEMPLATE_ROLES.get(each.role, each.role), "content": each.content}
-            for each in messages
-        ]
+        listed = [{"role": _role(each.role), "content": each.content} for each in messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
                 listed, tokenize=False, add_generation_prompt=True
@@ -134,7 +131,7 @@ class PromptTokenizer:
             value = value[0]
         if isinstance(value, str):
             return self._encode(value, special=True, param="prompt")
-        return given_token_ids(value)
+        return _given_token_ids(value)
 
     def _encode(self, text: str, *, special: bool, param: str) -> tuple[int, ...]:
         if len(text) > self._characters_max:
@@ -154,7 +151,7 @@ TEMPLATE_ROLES = {"developer": "system"}
 """Templates were written before OpenAI renamed the role; the meaning is the same."""
 
 
-def given_token_ids(value: object) -> tuple[int, ...] | None:
+def _given_token_ids(value: object) -> tuple[int, ...] | None:
     """The tokens of a prompt that is a list of them; None for anything else."""
     if not isinstance(value, list) or not value:
         return None

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from inference.request import BodyPrompt, ChatPrompt, Message, Prompt, TextPrompt, canonical_json
+from inference.strict_json import NotJson, check_characters, read_json
 from overlay.errors import RequestError
 from overlay.request import Call
-from overlay.strict_json import NotJson, check_characters, read_json
 
 BODY_BYTES_MAX = 1 << 20
 MESSAGES_MAX = 4096

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from inference.core import EngineCore
+from inference.store.convert import Progress
 from inference.worker import EngineWorker
 from overlay.choices import EngineKind
 from overlay.config import PeerConfig
@@ -14,9 +14,6 @@ from overlay.ports import Engine, Entropy
 
 EMBEDDED_SLOTS = 8
 """Requests that the embedded engine computes at once where nobody says otherwise."""
-
-Progress = Callable[[str, float], None]
-"""What is being done, and the share of it that is done (0 to 1)."""
 
 
 def make_engine(config: PeerConfig, progress: Progress, entropy: Entropy) -> Engine:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from inference.request import FinishReason
+from inference.strict_json import read_json
 from overlay.errors import RequestError
 from overlay.forward import ANSWER_BYTES_MAX, End
 from overlay.request import Started, Submission
 from overlay.route import Route
 from overlay.routing.booking import BookingId
 from overlay.served import weights_of
-from overlay.strict_json import read_json
 from overlay.work import Denied, Work, request_error
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId

@@ -68,12 +68,13 @@ class AnswerReader:
         self._ended: dict[int, FinishReason] = {}
         self._has_ids = upstream.has_ids
         self._held: tuple[int, ...] = ()
-        self._said_end = False
         self.usage: EngineUsage | None = None
         self.started = False
         """Whether the server has computed the prompt: something of an answer has come."""
         self.misread = False
         """Whether the server has read the prompt otherwise than was thought."""
+        self.said_end = False
+        """Whether the last event was given."""
 
     @property
     def finished(self) -> bool:
@@ -86,7 +87,7 @@ class AnswerReader:
         Raises:
             EngineFailed: The server failed, or sent something else than a chunk.
         """
-        if self._said_end:
+        if self.said_end:
             return None
         if data == DONE:
             return self.end()
@@ -100,11 +101,11 @@ class AnswerReader:
             delta = choice.get("delta")
             piece = delta if isinstance(delta, dict) else {}
             self._end_choice(choice)
-            said = piece.get("content") if self._is_chat(choice) else choice.get("text")
+            said = piece.get("content") if "delta" in choice else choice.get("text")
             self.started = self.started or _says_something(choice, piece)
             if _index(choice) == 0:
                 text += said if isinstance(said, str) else ""
-                ids += self._ids_of(choice, piece)
+                ids += self._ids_of(choice, piece, said)
         shown = self._shown(data, body, choices)
         # Tokens of a character that is not whole yet wait for it.
         self._held = () if text or self.finished else ids
@@ -126,7 +127,7 @@ class AnswerReader:
             self._end_choice(choice, default=FinishReason.STOP)
         if not choices:
             raise EngineFailed("the inference server gave no answer")
-        self.usage, self.started, self._said_end = usage_of(body), True, True
+        self.usage, self.started, self.said_end = usage_of(body), True, True
         self._compare(body, choices)
         first = choices[0]
         message = first.get("message")
@@ -152,14 +153,9 @@ class AnswerReader:
         # A server that knows no ``n`` gives one answer.
         if not self._ended or not self._seen <= set(self._ended):
             raise EngineFailed("the inference server's answer broke off")
-        self._said_end = True
+        self.said_end = True
         ids = () if self._has_ids else None
         return self._event("", ids, None, finish_reason=self._reason(), usage=self.usage)
-
-    @property
-    def said_end(self) -> bool:
-        """Whether the last event was given."""
-        return self._said_end
 
     def _event(
         self, text: str, ids: tuple[int, ...] | None, chunk: bytes | None, **last: Any
@@ -170,9 +166,6 @@ class AnswerReader:
 
     def _reason(self) -> FinishReason:
         return self._ended.get(0) or next(iter(self._ended.values()))
-
-    def _is_chat(self, choice: Json) -> bool:
-        return "delta" in choice
 
     def _end_choice(self, choice: Json, default: FinishReason | None = None) -> None:
         reason = choice.get("finish_reason")
@@ -193,13 +186,12 @@ class AnswerReader:
         if self._prompt and self.usage is not None and self._upstream.choices == 1:
             self.misread = self.misread or self.usage.prompt_tokens != len(self._prompt)
 
-    def _ids_of(self, choice: Json, piece: Json) -> tuple[int, ...]:
+    def _ids_of(self, choice: Json, piece: Json, said: object) -> tuple[int, ...]:
         """The piece's tokens; decides whether tokens are given from here on."""
         if not self._has_ids:
             return ()
         ids = choice.get("token_ids")
         ids = [] if ids is None else ids
-        said = piece.get("content") if self._is_chat(choice) else choice.get("text")
         plain = (
             isinstance(ids, list)
             and all(type(each) is int and 0 <= each < 1 << 31 for each in ids)

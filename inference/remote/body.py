@@ -14,15 +14,15 @@ of prompt and tokens so far.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from inference.errors import InvalidRequest
 from inference.remote.kinds import REFUSED, STRIPPED, ServerKind
 from inference.remote.server import Json, ServerBroken, encode_json
 from inference.request import EngineRequest
+from inference.strict_json import NotJson, read_json
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
@@ -167,16 +167,12 @@ def _continued(
 
 def _parsed(raw: bytes) -> Json:
     try:
-        body = json.loads(raw.decode(), parse_constant=_constant)
-    except (ValueError, RecursionError):
+        body = read_json(raw)
+    except NotJson:
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
     return body
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _written(body: Json) -> bytes:

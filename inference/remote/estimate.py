@@ -19,13 +19,12 @@ What a request found is reported by the server or told by its time to the first 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from inference.events import BlockHash, BlocksStored, CacheEvent
+from inference.events import BlockHash, CacheEvent
 from inference.remote.cache_picture import Outcome
 from inference.remote.evidence import Evidence, Seen
-from inference.remote.held import HeldTree
-from inference.remote.journal import Journal
+from inference.remote.held import HeldForest
 from inference.request import BLOCK_TOKENS, Namespace
 
 CONFIRM_S = 900.0
@@ -57,10 +56,9 @@ class Estimate:
         self.capacity_blocks = max(CAPACITY_MIN, capacity_blocks)
         self._capacity_max = GROW_TIMES * self.capacity_blocks
         self._confirm_s = confirm_s
-        self._trees: dict[Namespace, HeldTree] = {}
+        self._forest = HeldForest(self.__len__)
         # Every block stands before the one that it follows, as whoever uses it uses that one too.
         self._used_s: OrderedDict[tuple[Namespace, BlockHash], float] = OrderedDict()
-        self._journal = Journal(self._contents, self.__len__)
         self._evidence = Evidence(block_tokens)
         self._missing = 0
 
@@ -75,8 +73,7 @@ class Estimate:
         """Nothing to do: blocks come here by name."""
 
     def match(self, namespace: Namespace, hashes: Sequence[BlockHash]) -> int:
-        tree = self._trees.get(namespace)
-        return 0 if tree is None else tree.match(hashes)
+        return self._forest.match(namespace, hashes)
 
     def started(
         self, request_id: str, namespace: Namespace, hashes: Sequence[BlockHash], now_s: float
@@ -110,12 +107,10 @@ class Estimate:
     def cleared(self) -> None:
         self._evidence.void()
         self._used_s.clear()
-        for tree in self._trees.values():
-            tree.clear()
-        self._journal.clear()
+        self._forest.clear()
 
     def drain(self) -> tuple[CacheEvent, ...]:
-        return self._journal.drain()
+        return self._forest.journal.drain()
 
     def posture(self) -> list[tuple[str, str]]:
         size = f"{len(self)} of about {self.capacity_blocks} blocks of 16 tokens"
@@ -137,9 +132,9 @@ class Estimate:
 
     def _disprove(self, seen: Seen, found: int) -> None:
         """The block after those found was not there, nor was anything that follows it."""
-        tree = self._trees.get(seen.namespace)
+        tree = self._forest.tree(seen.namespace)
         first = seen.hashes[found]
-        if tree is None or first not in tree:
+        if first not in tree:
             return
         own = set(seen.hashes)  # computed now, and so not gone
         gone = [block for block in reversed(tree.below(first)) if block not in own]
@@ -153,9 +148,7 @@ class Estimate:
         blocks = seen.hashes[: self.capacity_blocks]
         if not blocks:
             return
-        tree = self._trees.get(seen.namespace)
-        if tree is None:
-            tree = self._trees[seen.namespace] = HeldTree(seen.namespace, self._journal)
+        tree = self._forest.tree(seen.namespace)
         known = tree.match(blocks)
         fresh = len(blocks) - known
         for block in reversed(blocks):
@@ -171,8 +164,4 @@ class Estimate:
         """Takes blocks out, each before the one that it follows."""
         for block in blocks:
             del self._used_s[namespace, block]
-        self._trees[namespace].drop(blocks)
-
-    def _contents(self) -> Iterator[BlocksStored]:
-        for namespace in sorted(self._trees):
-            yield from self._trees[namespace].contents()
+        self._forest.tree(namespace).drop(blocks)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference.events import BlockHash
 from inference.remote.cache_picture import Outcome
@@ -74,12 +74,7 @@ class Evidence:
             self._samples += 1
             weight = max(SHARE_WEIGHT, 1 / self._samples)
             self._share += weight * (share - self._share)
-        return Seen(
-            namespace=running.namespace,
-            hashes=running.hashes,
-            expected=running.expected,
-            found=found,
-        )
+        return replace(running, found=found)
 
     def void(self) -> None:
         """The server lost its cache: requests that run now say nothing about it."""

@@ -13,7 +13,7 @@ events know neither (``inference/events.py``), so this tree stands between. Rule
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from inference.events import BlockHash, BlocksStored
 from inference.remote.journal import Journal
@@ -220,3 +220,46 @@ class HeldTree:
     def _tell(self, parent: BlockHash | None, depth: int, blocks: Sequence[BlockHash]) -> None:
         if blocks:
             self._journal.stored(self.namespace, parent, depth, blocks)
+
+
+class HeldForest:
+    """The trees of all namespaces, with the journal of their changes.
+
+    Args:
+        held_blocks: How many blocks the picture has; for the journal's bound.
+    """
+
+    def __init__(self, held_blocks: Callable[[], int]) -> None:
+        self.journal = Journal(self.contents, held_blocks)
+        self._trees: dict[Namespace, HeldTree] = {}
+
+    def __len__(self) -> int:
+        """Blocks remembered, held or not."""
+        return sum(len(tree) for tree in self._trees.values())
+
+    @property
+    def reachable_blocks(self) -> int:
+        return sum(tree.reachable_blocks for tree in self._trees.values())
+
+    def tree(self, namespace: Namespace) -> HeldTree:
+        """A namespace's tree, made if there is none."""
+        tree = self._trees.get(namespace)
+        if tree is None:
+            tree = self._trees[namespace] = HeldTree(namespace, self.journal)
+        return tree
+
+    def match(self, namespace: Namespace, hashes: Sequence[BlockHash]) -> int:
+        """As :meth:`HeldTree.match`; makes no tree."""
+        tree = self._trees.get(namespace)
+        return 0 if tree is None else tree.match(hashes)
+
+    def clear(self) -> None:
+        """Forgets everything, which is all that the journal then tells."""
+        for tree in self._trees.values():
+            tree.clear()
+        self.journal.clear()
+
+    def contents(self) -> Iterator[BlocksStored]:
+        """As :meth:`HeldTree.contents`, of every namespace."""
+        for namespace in sorted(self._trees):
+            yield from self._trees[namespace].contents()

@@ -113,7 +113,8 @@ class Journal:
 
     def _bound(self, more: int) -> None:
         self._blocks += more
-        if self._blocks > max(self._blocks_min, 2 * self._held_blocks()):
+        # The content is counted only when it matters.
+        if self._blocks > self._blocks_min and self._blocks > 2 * self._held_blocks():
             self._forget()
             self._lost = True
 

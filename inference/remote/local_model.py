@@ -18,10 +18,10 @@ import trio
 
 from inference.errors import InferenceError
 from inference.remote.readers import LocalTokenizer
+from inference.store.hub import is_hub_id
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _snapshot_of(name: str) -> Path | None:
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         return None
     from huggingface_hub import snapshot_download
 
@@ -142,14 +142,14 @@ def _snapshot_of(name: str) -> Path | None:
 
 
 def _read(folder: Path, context_tokens: int) -> LocalModel:
-    from inference.store.files import folder_files
+    from inference.store.convert import read_source
     from inference.tokenizer import PromptTokenizer
 
     try:
-        files = folder_files(folder)
-    except (InferenceError, OSError):
-        files = None  # no weights here
-    digest = None if files is None else files.tokenizer
+        source = read_source(folder)
+    except OSError:
+        source = None
+    digest = None if source is None else source.sha256
     try:
         tokenizer = PromptTokenizer(folder, context_tokens=context_tokens, source_digest=digest)
     except Exception as error:  # noqa: BLE001 - files of any origin, read by a library

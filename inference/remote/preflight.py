@@ -26,7 +26,6 @@ from inference.remote.body import TEXT_PATH
 from inference.remote.cards import (
     CONTEXT_MAX,
     Card,
-    WrongKind,
     check_kind,
     list_cards,
     number_of,
@@ -34,14 +33,14 @@ from inference.remote.cards import (
     wanted_of,
     word_of,
 )
-from inference.remote.events.endpoints import EndpointUnusable
+from inference.remote.events.endpoints import EndpointUnusable, EventSource
 from inference.remote.kinds import KINDS, ServerKind
 from inference.remote.load import ServerMetrics, read_metrics
 from inference.remote.local_model import load_local, load_weights
 from inference.remote.readers import PromptReader, ServerTokens, choose_reader
 from inference.remote.server import Json, Server, ServerError, ServerRefused
 from inference.remote.settings import RemoteKind, RemoteSettings
-from inference.remote.sources import EventSource, find_sources
+from inference.remote.sources import find_sources
 from inference.request import BLOCK_TOKENS, OutputIdentity, PrefixIdentity, ServedModel
 from inference.store.hub import is_hub_id
 
@@ -315,7 +314,6 @@ def _served(card: Card, context: int, reader: PromptReader, output: OutputIdenti
         ),
         output=output,
         passes_bodies=True,
-        estimated=True,
         by_text=not reader.tokens,
     )
 
@@ -360,6 +358,3 @@ def _gives_ids(body: Json) -> bool:
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(first, dict) and isinstance(first.get("token_ids"), list)
-
-
-__all__ = ["Preflight", "Secret", "WrongKind", "ask_metrics", "look"]

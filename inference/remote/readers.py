@@ -314,8 +314,6 @@ def _needed_of(prompt: Prompt) -> frozenset[str]:
                 needed.add(TOOLS_PROBE)
             if any(_role_of(each) == "developer" for each in listed.get("messages") or ()):
                 needed.add(DEVELOPER_PROBE)
-        case TextPrompt():
-            needed.add(TEXT_PROBE)
     return frozenset(needed)
 
 

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -26,6 +25,7 @@ import trio
 from inference.errors import InferenceError
 from inference.remote.settings import RemoteSettings
 from inference.remote.sse import EventTooLarge, SseParser
+from inference.strict_json import NotJson, check_characters, read_json
 
 ERROR_BYTES_MAX = 1 << 16
 TEXT_BYTES_MAX = 8 << 20
@@ -192,25 +192,12 @@ def decode_object(data: bytes) -> Json:
             one, or half a surrogate pair: nothing that was made of it could be handed on.
     """
     try:
-        text = data.decode()
-        value = json.loads(text, parse_constant=_constant, parse_float=_finite)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
+        value = read_json(data)
+        check_characters(value, data)
+    except NotJson:
         raise ServerBroken("the inference server sent no valid JSON") from None
     if not isinstance(value, dict):
         raise ServerBroken("the inference server sent JSON that is no object")
-    return value
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("a number without end")
     return value
 
 

@@ -10,6 +10,7 @@ bind the former and connect to the latter.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
@@ -39,14 +40,10 @@ async def find_sources(
     """
     host = urlsplit(settings.url).hostname or "127.0.0.1"
     if settings.events is not None:
-        return tuple(
-            EventSource(
-                endpoint=of_rank(settings.events, rank),
-                replay=None if settings.replay is None else of_rank(settings.replay, rank),
-                binds=settings.events_bind,
-            )
-            for rank in range(settings.ranks)
+        given = EventSource(
+            endpoint=settings.events, replay=settings.replay, binds=settings.events_bind
         )
+        return _of_ranks(given, settings.ranks)
     if kind.kind is RemoteKind.VLLM:
         try:
             told = await server.get_json("/kv_event_sources")
@@ -71,12 +68,16 @@ def _sglang_sources(info: Json, host: str) -> tuple[EventSource, ...]:
     count = ranks if type(ranks) is int and 1 <= ranks <= RANKS_MAX else 1
     if source is None:
         return ()
+    return _of_ranks(source, count)
+
+
+def _of_ranks(first: EventSource, count: int) -> tuple[EventSource, ...]:
+    """The sources of so many ranks, of which the first one's is known."""
     return tuple(
-        EventSource(
-            endpoint=of_rank(source.endpoint, rank),
-            replay=None if source.replay is None else of_rank(source.replay, rank),
-            topic=source.topic,
-            binds=source.binds,
+        replace(
+            first,
+            endpoint=of_rank(first.endpoint, rank),
+            replay=None if first.replay is None else of_rank(first.replay, rank),
         )
         for rank in range(count)
     )
@@ -119,6 +120,3 @@ def _reached(endpoint: str, host: str) -> str:
         if endpoint.startswith(f"tcp://{wildcard}:"):
             return f"tcp://{shown}:{endpoint.rpartition(':')[2]}"
     return endpoint
-
-
-__all__ = ["EventSource", "find_sources"]

@@ -21,7 +21,14 @@ from pathlib import Path
 import platformdirs
 
 from inference.errors import ModelMissing
-from inference.store.convert import Progress, convert, only_one, read_source, require_conversion
+from inference.store.convert import (
+    Progress,
+    Source,
+    convert,
+    only_one,
+    read_source,
+    require_conversion,
+)
 from inference.store.converted import Converted, converted_models, find_converted
 from inference.store.hub import cached_snapshot, fetch_from_hub, is_hub_id
 from inference.store.library import did_you_mean
@@ -127,6 +134,10 @@ def files_of(folder: Path) -> ModelFiles:
     """The files of a folder that was converted here."""
     source = read_source(folder)
     assert source is not None
+    return _files_made(folder, source)
+
+
+def _files_made(folder: Path, source: Source) -> ModelFiles:
     return ModelFiles(
         folder=folder,
         name=source.name,
@@ -202,7 +213,8 @@ def folder_files(folder: Path) -> ModelFiles:
     Raises:
         ModelMissing: It has no weights.
     """
-    return _folder(folder, folder.name) if read_source(folder) is None else files_of(folder)
+    source = read_source(folder)
+    return _folder(folder, folder.name) if source is None else _files_made(folder, source)
 
 
 def _folder(folder: Path, name: str) -> ModelFiles:

@@ -16,6 +16,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from overlay.commands.watched import exit_code, heard
 from overlay.control.messages import TokenReply
 from overlay.demo.cluster import PeerProcess, rhizome
 from overlay.demo.report import show
@@ -24,10 +25,8 @@ from overlay.errors import ConfigError
 
 T = TypeVar("T")
 
-SIGNAL_EXIT = 128
-"""Added to a signal's number, as shells do."""
-
-END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+TOLD_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends the demo besides Ctrl-C."""
 
 
 @click.command("demo")
@@ -112,7 +111,7 @@ class ToldToEnd(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
-        self.exit_code = SIGNAL_EXIT + number
+        self.exit_code = exit_code(number)
 
 
 async def until_told_to_end(main: Callable[[], Awaitable[T]]) -> T:
@@ -123,13 +122,13 @@ async def until_told_to_end(main: Callable[[], Awaitable[T]]) -> T:
     Raises:
         ToldToEnd: When one of them came.
     """
-    heard = [s for s in END_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    listened = heard(TOLD_SIGNALS)
     told: list[int] = []
     made: list[T] = []
     async with trio.open_nursery() as nursery:
 
         async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-            with trio.open_signal_receiver(*heard) as signals:
+            with trio.open_signal_receiver(*listened) as signals:
                 task_status.started()
                 async for number in signals:
                     told.append(number)
@@ -137,7 +136,7 @@ async def until_told_to_end(main: Callable[[], Awaitable[T]]) -> T:
                         forget_terminal()
                     nursery.cancel_scope.cancel()
 
-        if heard:
+        if listened:
             await nursery.start(listen)
         made.append(await main())
         nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -17,12 +17,22 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-T = TypeVar("T")
-Say = Callable[[str, float], None]
-"""What is being done, and the share of it that is done (0 to 1)."""
+from inference.store.convert import Progress as Say
 
+T = TypeVar("T")
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNAL_EXIT = 128
+"""Added to a signal's number, as shells do."""
+
+
+def exit_code(number: int) -> int:
+    """What a process that a signal has ended exits with."""
+    return SIGNAL_EXIT + number
+
+
+def heard(signals: Sequence[signal.Signals]) -> list[signal.Signals]:
+    """Those of the signals that are not ignored: what is, as under ``nohup``, stays so."""
+    return [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def watched(work: Callable[[Say], T]) -> T:
@@ -39,7 +49,7 @@ def watched(work: Callable[[Say], T]) -> T:
             return work(say)
         except BaseException:
             if told:
-                sys.exit(SIGNAL_EXIT + told[0])
+                sys.exit(exit_code(told[0]))
             raise
 
 
@@ -51,15 +61,14 @@ def _told_to_end(told: list[int]) -> Iterator[None]:
         told.append(number)
         raise KeyboardInterrupt
 
-    before = {each: signal.getsignal(each) for each in END_SIGNALS}
-    heard = [each for each in END_SIGNALS if before[each] is not signal.SIG_IGN]
-    for each in heard:
+    before = {each: signal.getsignal(each) for each in heard(END_SIGNALS)}
+    for each in before:
         signal.signal(each, end)
     try:
         yield
     finally:
-        for each in heard:
-            signal.signal(each, before[each])
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from inference.strict_json import NotJson, check_characters, read_json
 from overlay.errors import RequestError
 from overlay.request import Finished, Usage
-from overlay.strict_json import NotJson, check_characters, read_json
 from overlay.work import request_error
 
 Json = dict[str, Any]

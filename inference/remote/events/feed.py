@@ -10,9 +10,9 @@ Sockets reconnect by themselves; a flood of events gives way to other tasks ever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 import zmq
@@ -63,10 +63,7 @@ class FeedSettings:
 @dataclass(slots=True)
 class _Rank:
     number: int
-    endpoint: str
-    replay: str | None
-    topic: str
-    binds: bool
+    source: EventSource
     sequence: RankSequence
     clears: int
     batches: int = 0
@@ -79,7 +76,6 @@ class EventFeed:
     Args:
         mirror: Made for as many ranks as there are sources in the settings.
         settings: Where the events come from.
-        changed: Called after something was folded.
         context: For ``inproc`` endpoints, which are of one context; default: one of its own.
     """
 
@@ -88,12 +84,10 @@ class EventFeed:
         mirror: Mirror,
         settings: FeedSettings,
         *,
-        changed: Callable[[], None] = lambda: None,
         context: zmq.Context[Socket] | None = None,
     ) -> None:
         self._mirror = mirror
         self._settings = settings
-        self._changed = changed
         self._context = context
         self._ranks = [self._rank(*each) for each in enumerate(settings.sources)]
         mirror.fed_by(self.posture)
@@ -118,15 +112,16 @@ class EventFeed:
 
     def posture(self) -> list[tuple[str, str]]:
         """What has come from where, for the host's owner; the mirror's posture has it too."""
-        return [(f"events of {rank.endpoint}", _words(rank)) for rank in self._ranks]
+        return [(f"events of {rank.source.endpoint}", _words(rank)) for rank in self._ranks]
 
     def _rank(self, number: int, source: EventSource) -> _Rank:
         return _Rank(
             number=number,
-            endpoint=source.endpoint if source.binds else to_connect(source.endpoint),
-            replay=None if source.replay is None else to_connect(source.replay),
-            topic=source.topic,
-            binds=source.binds,
+            source=replace(
+                source,
+                endpoint=source.endpoint if source.binds else to_connect(source.endpoint),
+                replay=None if source.replay is None else to_connect(source.replay),
+            ),
             sequence=RankSequence(replays=source.replay is not None),
             clears=self._mirror.clears,
         )
@@ -134,9 +129,10 @@ class EventFeed:
     def _subscribed(
         self, context: zmq.Context[Socket], rank: _Rank
     ) -> AbstractContextManager[Socket]:
-        topic = rank.topic.encode(errors="replace")
+        source = rank.source
+        topic = source.topic.encode(errors="replace")
         return _opened(
-            context, zmq.SUB, rank.endpoint, LIVE_BATCHES_MAX, bind=rank.binds, topic=topic
+            context, zmq.SUB, source.endpoint, LIVE_BATCHES_MAX, bind=source.binds, topic=topic
         )
 
     async def _follow(self, context: zmq.Context[Socket], rank: _Rank, sub: Socket) -> None:
@@ -174,7 +170,6 @@ class EventFeed:
                 case AskReplay(start=start):
                     waiting.extend(await self._replay(context, rank, start))
         self._mirror.trust(rank.number, exact=rank.sequence.exact)
-        self._changed()
 
     async def _fold(self, rank: _Rank, fold: Fold) -> None:
         try:
@@ -198,9 +193,10 @@ class EventFeed:
                     await trio.lowlevel.checkpoint()
 
     async def _replay(self, context: zmq.Context[Socket], rank: _Rank, start: int) -> list[Step]:
-        assert rank.replay is not None
+        replay = rank.source.replay
+        assert replay is not None
         rank.replay_answered = False
-        with _opened(context, zmq.DEALER, rank.replay, REPLAY_BATCHES_MAX, bind=False) as dealer:
+        with _opened(context, zmq.DEALER, replay, REPLAY_BATCHES_MAX, bind=False) as dealer:
             dealer.send_multipart([b"", start.to_bytes(8, "big")], zmq.NOBLOCK)
             for _ in range(REPLAY_BATCHES_MAX):
                 parts: list[bytes] = []
@@ -265,8 +261,8 @@ def _words(rank: _Rank) -> str:
         words.append(f"{sequence.lost} lost")
     if sequence.restarts:
         words.append(f"started anew {sequence.restarts} times")
-    if rank.replay is None:
+    if rank.source.replay is None:
         words.append("missed ones cannot be asked for")
     elif rank.replay_answered is False:
-        words.append(f"{rank.replay} does not answer")
+        words.append(f"{rank.source.replay} does not answer")
     return "; ".join(words)

@@ -197,13 +197,11 @@ def split(parts: Sequence[bytes]) -> tuple[int, bytes]:
 
 
 def decode(seq: int, payload: bytes) -> Batch:
-    """Reads a batch.
+    """Reads a batch, whose size :func:`split` has checked.
 
     Raises:
-        MalformedFrame: When it is not one, or larger than the limits of this module.
+        MalformedFrame: When it is not one, or has more in it than the limits of this module.
     """
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise MalformedFrame(f"a batch has at most {PAYLOAD_BYTES_MAX} bytes")
     try:
         if _is_map(payload):
             batch = _BATCH_MAP.decode(payload)

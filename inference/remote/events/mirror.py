@@ -16,16 +16,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from inference.blocks import BlockChain
-from inference.events import BlockHash, BlocksStored, CacheEvent
+from inference.events import BlockHash, CacheEvent
 from inference.remote.cache_picture import Outcome
 from inference.remote.events.frames import AllCleared, EngineHash, Event, Removed, Stored
 from inference.remote.events.ranks import EngineBlock, Home, Rank, counts
 from inference.remote.evidence import Evidence
-from inference.remote.held import HeldTree
-from inference.remote.journal import Journal
+from inference.remote.held import HeldForest
 from inference.request import BLOCK_TOKENS, Namespace, PrefixIdentity
 
 BLOCKS_MAX = 1 << 18
@@ -61,16 +60,15 @@ class Mirror:
         self._trusted = [False] * ranks
         self._full = False
         self._homes: dict[str | None, Home] = {}
-        self._trees: dict[Namespace, HeldTree] = {}
+        self._forest = HeldForest(self.__len__)
         self._salted: dict[str | None, dict[tuple[int, EngineHash], None]] = {}
         self._strangers: dict[tuple[int, EngineHash], None] = {}
-        self._journal = Journal(self._contents, self.__len__)
         self._evidence = Evidence()
         self._counts: dict[str, int] = {}
         self._report: Callable[[], list[tuple[str, str]]] = list
 
     def __len__(self) -> int:
-        return sum(tree.reachable_blocks for tree in self._trees.values())
+        return self._forest.reachable_blocks
 
     @property
     def exact(self) -> bool:
@@ -88,16 +86,13 @@ class Mirror:
         if len(self._homes) >= SALTS_MAX:
             self.note("salts that are too many")
             return
-        tree = self._trees.get(namespace)
-        if tree is None:
-            tree = self._trees[namespace] = HeldTree(namespace, self._journal)
+        tree = self._forest.tree(namespace)
         self._homes[salt] = Home(tree=tree, chain=BlockChain(chain_key, self._identity))
         for rank, name in list(self._salted.pop(salt, ())):
             self._resolve(rank, name)
 
     def match(self, namespace: Namespace, hashes: Sequence[BlockHash]) -> int:
-        tree = self._trees.get(namespace)
-        return 0 if tree is None else tree.match(hashes)
+        return self._forest.match(namespace, hashes)
 
     def started(
         self,
@@ -156,7 +151,7 @@ class Mirror:
                 self.clear_rank(rank)
 
     def drain(self) -> tuple[CacheEvent, ...]:
-        return self._journal.drain()
+        return self._forest.journal.drain()
 
     def posture(self) -> list[tuple[str, str]]:
         held = sum(len(rank.blocks) for rank in self._ranks)
@@ -233,8 +228,9 @@ class Mirror:
 
     def _room(self) -> int:
         """How many more of our blocks may be taken in."""
-        nodes = sum(len(tree) for tree in self._trees.values())
-        return self._blocks_max - max(nodes, sum(len(rank.blocks) for rank in self._ranks))
+        return self._blocks_max - max(
+            len(self._forest), sum(len(rank.blocks) for rank in self._ranks)
+        )
 
     def _gone(self, rank: int, name: EngineHash, block: EngineBlock) -> None:
         """A block that is not known by its server's name any more."""
@@ -253,13 +249,7 @@ class Mirror:
         self._full = False
         self._salted.clear()
         self._strangers.clear()
-        for tree in self._trees.values():
-            tree.clear()
-        self._journal.clear()
-
-    def _contents(self) -> Iterator[BlocksStored]:
-        for namespace in sorted(self._trees):
-            yield from self._trees[namespace].contents()
+        self._forest.clear()
 
     def _place(self, rank: int, name: EngineHash) -> None:
         """Gives a new block its chain, or remembers it as a stranger."""
@@ -315,8 +305,8 @@ class Mirror:
     def _disprove(self, namespace: Namespace, name: BlockHash) -> None:
         """Forgets the server's blocks that a name, which was not there, is one of."""
         known = self._ranks[0]
-        tree = self._trees.get(namespace)
-        if tree is None or name not in tree:
+        tree = self._forest.tree(namespace)
+        if name not in tree:
             return
         self.note("blocks that were not there")
         for engine_name, block in list(known.blocks.items()):

@@ -35,7 +35,7 @@ class EstimateModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.estimate = Estimate(capacity_blocks=CAPACITY_MIN, confirm_s=CONFIRM_S)
-        self.estimate._journal._blocks_min = 40
+        self.estimate._forest.journal._blocks_min = 40
         self.capacity = CAPACITY_MIN
         self.used: dict[tuple[Namespace, BlockHash], float] = {}
         self.parents: dict[BlockHash, BlockHash | None] = {}

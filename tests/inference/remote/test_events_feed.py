@@ -85,6 +85,17 @@ def gone(*numbers: int) -> dict[str, Any]:
     return {"type": "BlockRemoved", "block_hashes": list(numbers)}
 
 
+class Watched(Mirror):
+    """Wakes whoever waits each time that its feed has done what a message asked for."""
+
+    moved: trio.Event
+
+    def trust(self, rank: int, *, exact: bool) -> None:
+        super().trust(rank, exact=exact)
+        self.moved.set()
+        self.moved = trio.Event()
+
+
 class Rig:
     """A mirror, its feed and the wait for what is expected of it."""
 
@@ -100,9 +111,9 @@ class Rig:
         **settings: Any,
     ) -> None:
         self.context = context
-        self.mirror = Mirror(IDENTITY, ranks=ranks)
+        self.mirror = Watched(IDENTITY, ranks=ranks)
+        self.mirror.moved = trio.Event()
         self.mirror.learn(NS_A, KEYS[NS_A], "sa")
-        self._moved = trio.Event()
         sources = tuple(
             EventSource(
                 endpoint=of_rank(endpoint, rank),
@@ -113,16 +124,12 @@ class Rig:
             for rank in range(ranks)
         )
         self.settings = FeedSettings(**QUIET | {"sources": sources} | settings)
-        self.feed = EventFeed(self.mirror, self.settings, changed=self._wake, context=context)
-
-    def _wake(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+        self.feed = EventFeed(self.mirror, self.settings, context=context)
 
     async def until(self, met: Callable[[], bool]) -> None:
         with trio.fail_after(10):
             while not met():
-                await self._moved.wait()
+                await self.mirror.moved.wait()
 
     def held(self, *numbers: int) -> int:
         return self.mirror.match(NS_A, names(NS_A, tokens_of(numbers)))

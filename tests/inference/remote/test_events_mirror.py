@@ -59,7 +59,7 @@ class MirrorModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.mirror = Mirror(IDENTITY, ranks=RANKS)
-        self.mirror._journal._blocks_min = 12
+        self.mirror._forest.journal._blocks_min = 12
         self.held: list[dict[Key, Entry]] = [{} for _ in range(RANKS)]
         self.learned: set[str] = set()
         self.fold = Fold()
@@ -172,7 +172,7 @@ class MirrorModel(RuleBasedStateMachine):
                         self.mirror.apply(rank, gone)
         self.held = [{} for _ in range(RANKS)]
         self.told_is_what_is_held()
-        assert not any(len(tree) for tree in self.mirror._trees.values())
+        assert not len(self.mirror._forest)
         assert not self.mirror._strangers
         assert not self.mirror._salted
         assert not any(rank._waiting for rank in self.mirror._ranks)

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from inference.errors import UnknownModel
+from inference.remote.cards import WrongKind
 from inference.remote.events.endpoints import EndpointUnusable, EventSource
-from inference.remote.preflight import Preflight, WrongKind, look
+from inference.remote.preflight import Preflight, look
 from inference.remote.readers import LocalReader, ServerReader, TextReader
 from inference.remote.server import Server, ServerBroken, ServerRefused, ServerUnreachable
 from inference.remote.settings import RemoteKind, RemoteTimeouts
