@@ -23,6 +23,7 @@ import torch
 import trio
 
 from benchmarks.engine_rivals import Rival, plain_model, request_of, rivals
+from benchmarks.trips import quantile
 from benchmarks.ttft import PREFIX_TOKENS, first_token, prompts
 from inference.embedded import EngineSettings, load_engine
 from inference.request import BLOCK_TOKENS
@@ -215,11 +216,6 @@ def equal_tokens(core: EmbeddedCore) -> bool:
     return True
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -241,10 +237,10 @@ def report(dtype: str, threads: int, *, quick: bool) -> dict[str, object]:
     mixed, full = trio.run(beside_a_loop, core, CALLERS if quick else MIXED_REQUESTS)
     figures["mixed"] = {
         "requests_per_s": round(len(mixed.ttfts_s) / mixed.took_s, 2),
-        "ttft_ms_p50": round(1e3 * percentile(mixed.ttfts_s, 0.5)),
-        "ttft_ms_p99": round(1e3 * percentile(mixed.ttfts_s, 0.99)),
+        "ttft_ms_p50": round(1e3 * quantile(mixed.ttfts_s, 0.5)),
+        "ttft_ms_p99": round(1e3 * quantile(mixed.ttfts_s, 0.99)),
     }
-    figures["loop_lag_ms_p99"] = round(1e3 * percentile(full.lags_s, 0.99), 2)
+    figures["loop_lag_ms_p99"] = round(1e3 * quantile(full.lags_s, 0.99), 2)
     figures["bytes_per_cached_token"] = shape.kv_cache_bytes // shape.kv_blocks // BLOCK_TOKENS
     figures["equal_tokens_f32"] = equal
     return figures

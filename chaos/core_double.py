@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from inference.core import EngineCore, StepResult
 from inference.events import CacheEvent
 from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt
@@ -42,3 +44,11 @@ class CoreDouble:
 
     def close(self) -> None:
         self.inner.close()
+
+
+def layers(core: EngineCore) -> Iterator[object]:
+    """A core and what is below it: doubles and taps have theirs as ``inner``."""
+    part: object = core
+    while part is not None:
+        yield part
+        part = getattr(part, "inner", None)

@@ -13,7 +13,7 @@ from typing import cast
 
 import trio
 
-from chaos.core_double import CoreDouble
+from chaos.core_double import CoreDouble, layers
 from chaos.gap import EventGap
 from chaos.stopwatch import Stopwatch
 from inference.blocks import BlockChain, reusable_blocks
@@ -21,6 +21,7 @@ from inference.cache import PrefixCache
 from inference.core import EngineCore, StepResult
 from inference.errors import EngineFailed, UnknownModel
 from inference.events import BlockHash, CacheEvent, Cleared
+from inference.none import NoCore
 from inference.request import (
     BLOCK_TOKENS,
     Capabilities,
@@ -35,16 +36,8 @@ from inference.worker import AnswerStream, EngineWorker
 LIE = "lie "
 """Namespaces that begin so are of requests whose cache hits were refused in secret."""
 
-NOTHING = EngineLoad(
-    running=0,
-    queued=0,
-    queued_tokens=0,
-    prefill_tokens_per_s=0.0,
-    decode_s_per_token=0.0,
-    used_blocks=0,
-    total_blocks=0,
-)
-"""How busy a server is that is away."""
+AWAY = "the inference server is away"
+"""Why requests fail while a server is gone."""
 
 Claims = Callable[[list[CacheEvent]], list[CacheEvent]]
 """What is said of the cache, made of what truly happened there since the last call."""
@@ -139,7 +132,7 @@ class FaultyEngine(EngineWorker):
         self._go_on = trio.Event()
         self._liars: dict[str, Noticed] = {}
         self._untold = False
-        self._away: dict[str, str] = {}
+        self._away: set[str] = set()
         self._gaps: dict[str, EventGap] = {}
         self._said: tuple[object, Capabilities] | None = None
 
@@ -211,7 +204,10 @@ class FaultyEngine(EngineWorker):
         Returns:
             How many blocks went; 0 while a step is in flight.
         """
-        return 0 if self._stepping or self._down is not None else empty(self.core)
+        cache = prefix_cache_of(self.core)
+        if cache is None or self._stepping or self._down is not None:
+            return 0
+        return cache.evict_all()
 
     # -- as a remote engine, whose server comes and goes
 
@@ -222,15 +218,15 @@ class FaultyEngine(EngineWorker):
             How many requests ran.
         """
         running = len(self._streams)
-        self._away[key] = "the inference server is away"
-        self._fail_all(self._away[key])
+        self._away.add(key)
+        self._fail_all(AWAY)
         if self._down is None:
             self._core.reset()
         return running
 
     def find_server(self, key: str) -> None:
         """Ends a :meth:`lose_server`. Unknown: no effect."""
-        self._away.pop(key, None)
+        self._away.discard(key)
 
     def lose_events(self, key: str, gap: EventGap) -> None:
         """What happens in the cache is told as by ``gap``, until :meth:`hear_all`."""
@@ -250,7 +246,7 @@ class FaultyEngine(EngineWorker):
         if not self._away and not self._gaps and self._said is None:
             return told
         inexact = any(gap.noticed for gap in self._gaps.values())
-        state = (told, tuple(self._away), inexact)
+        state = (told, frozenset(self._away), inexact)
         if self._said is None or self._said[0] != state:
             self._said = state, _changed(told, away=bool(self._away), inexact=inexact)
         return self._said[1]
@@ -261,7 +257,7 @@ class FaultyEngine(EngineWorker):
         return await super().tokenize(model, prompt)
 
     def load(self) -> EngineLoad:
-        return NOTHING if self._away else super().load()
+        return NoCore().load() if self._away else super().load()
 
     def _proves(self, request: EngineRequest) -> Callable[[int], None] | None:
         """Who is told how much of a prompt was cached, while what is thought is inexact."""
@@ -297,8 +293,8 @@ class FaultyEngine(EngineWorker):
 
     @asynccontextmanager
     async def _served(self, request: EngineRequest) -> AsyncIterator[AnswerStream]:
-        for why in self._away.values():
-            raise EngineFailed(why)
+        if self._away:
+            raise EngineFailed(AWAY)
         proves = self._proves(request)
         async with super().submit(request) as stream:
             if proves is None:
@@ -399,20 +395,5 @@ def _changed(told: Capabilities, *, away: bool, inexact: bool) -> Capabilities:
 
 def prefix_cache_of(core: EngineCore) -> PrefixCache | None:
     """The prefix cache of a core, through doubles and taps that have theirs as ``inner``."""
-    part: object = core
-    while part is not None:
-        cache = getattr(part, "_cache", None)
-        if isinstance(cache, PrefixCache):
-            return cache
-        part = getattr(part, "inner", None)
-    return None
-
-
-def empty(core: EngineCore) -> int:
-    """Empties a core's cache of everything that no request uses; how many blocks went."""
-    cache = prefix_cache_of(core)
-    if cache is None:
-        return 0
-    free = cache.free_blocks
-    cache._evict(cache._leaves.unlocked_blocks)
-    return cache.free_blocks - free
+    caches = (getattr(part, "_cache", None) for part in layers(core))
+    return next((cache for cache in caches if isinstance(cache, PrefixCache)), None)

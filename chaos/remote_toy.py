@@ -7,6 +7,7 @@ engine, the engine's own JSON comes back, and it may have no cache salts and tel
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,9 @@ from inference.toy import ToyConfig, ToyEngine
 
 Json = dict[str, Any]
 """JSON objects hold values of every type."""
+
+BODIES_KEPT = 16
+"""Bodies that a toy server remembers, for tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ class RemoteToy(CoreDouble):
         super().__init__(inner)
         self._config = config
         self._asked: dict[str, _Asked] = {}
-        self.bodies: list[Json] = []
+        self.bodies: deque[Json] = deque(maxlen=BODIES_KEPT)
         told = inner.capabilities()
         models = [
             replace(model, passes_bodies=True, estimated=not config.exact) for model in told.models

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.engine import empty
 from chaos.run import Twin
 from inference import toy_language
 from inference.errors import InferenceError
@@ -118,7 +117,7 @@ def first_tokens(
             now_s = max(now_s, waiting[-1].at_s)
         while emptied and emptied[-1] <= now_s:
             emptied.pop()
-            empty(engine)
+            engine._cache.evict_all()
         while waiting and waiting[-1].at_s <= now_s:
             request = waiting.pop()
             try:

@@ -41,7 +41,7 @@ class Span:
 
     first: int
     rows: int
-    keys: Slots
+    keys: torch.Tensor
     mask: torch.Tensor
 
 

@@ -80,8 +80,7 @@ class ContinuousBatch:
             if not self._start(generation):
                 break
             self._queue.take(namespace, generation)
-            if not generation.charged:
-                generation.charged = True
+            if generation.first_start:
                 self._queue.charge(namespace, generation.given_tokens)
             self.running.append(generation)
             started.append(generation)
@@ -134,10 +133,6 @@ class ContinuousBatch:
         """
         cache, namespace = self._cache, generation.namespace
         share, counter = cache.share_of(namespace), self._queue.counter(namespace)
-        held = generation.cached_blocks(cache) if self._reuse else 0
-        more = generation.needed_blocks() - held
-        if cache.held_by(namespace) + more > share:
-            return None
         above = [
             each
             for each in self.running
@@ -145,7 +140,13 @@ class ContinuousBatch:
             and cache.held_by(each.namespace) > share
             and self._queue.counter(each.namespace) > counter
         ]
-        return max(above, key=self._most_above, default=None)
+        if not above:
+            return None
+        held = generation.cached_blocks(cache) if self._reuse else 0
+        more = generation.needed_blocks() - held
+        if cache.held_by(namespace) + more > share:
+            return None
+        return max(above, key=self._most_above)
 
     def _most_above(self, generation: Generation) -> tuple[int, Namespace, int]:
         """All shares are equal, so who holds most is most above its own."""

@@ -167,9 +167,7 @@ class PrefixCache:
         tenant = self._tenants.get(namespace) or _Tenant(RadixTree(namespace, self._leaves))
         match = tenant.tree.match(hashes, tokens)
         promised = needed_blocks - match.blocks
-        available = self.available_blocks if beyond else self.available_to(namespace)
-        if promised + tenant.tree.unlocked_in(match) > available:
-            raise CacheFull("running requests hold too much of the cache")
+        self._check(namespace, promised + tenant.tree.unlocked_in(match), beyond=beyond)
         self._tenants[namespace] = tenant
         run = tenant.tree.lock(match)
         lease = Lease(namespace, match.blocks, match.blocks, _path_blocks(run), promised, run)
@@ -189,10 +187,8 @@ class PrefixCache:
             return
         assert not lease.released
         more = count - lease.promised
-        if more > 0 and more > (
-            self.available_blocks if beyond else self.available_to(lease.namespace)
-        ):
-            raise CacheFull("running requests hold too much of the cache")
+        if more > 0:
+            self._check(lease.namespace, more, beyond=beyond)
         tenant = self._tenants[lease.namespace]
         if count > self._free.count:
             self._evict(count - self._free.count, tenant)
@@ -365,6 +361,11 @@ class PrefixCache:
         self._tenants: dict[Namespace, _Tenant] = {}
         self._promised = 0
 
+    def _check(self, namespace: Namespace, blocks: int, *, beyond: bool) -> None:
+        """Raises ``CacheFull`` where a namespace cannot be promised so many blocks more."""
+        if blocks > (self.available_blocks if beyond else self.available_to(namespace)):
+            raise CacheFull("running requests hold too much of the cache")
+
     def _leave(self, namespace: Namespace) -> None:
         """Forgets a namespace that holds nothing any more."""
         tenant = self._tenants[namespace]
@@ -381,21 +382,19 @@ class PrefixCache:
 
     def _evict(self, blocks: int, asking: _Tenant | None = None) -> None:
         """Frees so many blocks; there must be as many that nobody uses."""
-        tenants = list(self._tenants.values())
-        share = self._reserved_blocks // max(1, len(tenants))
-        held = {tenant.tree: tenant for tenant in tenants}
-        trees = [tenant.tree for tenant in tenants]
+        trees = [tenant.tree for tenant in self._tenants.values()]
+        share = self._reserved_blocks // max(1, len(trees))
         goal = self._free.count + blocks
         for among, spare in (
-            (trees, lambda tree: held[tree].held_blocks - share),
+            (trees, lambda tree: self.held_by(tree.namespace) - share),
             ([] if asking is None else [asking.tree], lambda tree: tree.unlocked_blocks),
             (trees, lambda tree: tree.unlocked_blocks),
         ):
             for gone in self._leaves.evict(goal - self._free.count, among, spare):
                 self._drop(gone)
         assert self._free.count >= goal
-        for tenant in tenants:
-            self._leave(tenant.tree.namespace)
+        for tree in trees:
+            self._leave(tree.namespace)
 
     def _drop(self, gone: Evicted) -> None:
         self._free.give(gone.block_ids)

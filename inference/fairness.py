@@ -62,7 +62,7 @@ class FairQueue(Generic[Item]):
         """Who is next; it stays where it is."""
         if not self._queues:
             return None
-        namespace = min(self._queues, key=lambda each: (self._counters.get(each, 0), each))
+        namespace = min(self._queues, key=lambda each: (self.counter(each), each))
         return namespace, self._queues[namespace][0]
 
     def take(self, namespace: Namespace, item: Item) -> None:
@@ -71,11 +71,11 @@ class FairQueue(Generic[Item]):
         queue.remove(item)
         if not queue:
             del self._queues[namespace]
-            self._last = self._counters.get(namespace, 0)
+            self._last = self.counter(namespace)
 
     def charge(self, namespace: Namespace, tokens: int) -> None:
         """A tenant is given work."""
-        self._counters[namespace] = self._counters.get(namespace, 0) + tokens
+        self._counters[namespace] = self.counter(namespace) + tokens
 
     def done(self, namespace: Namespace) -> None:
         """A request of the tenant has ended, however that was."""
@@ -94,9 +94,9 @@ class FairQueue(Generic[Item]):
     def _lift(self, namespace: Namespace) -> None:
         if namespace in self._queues:
             return
-        waiting = [self._counters.get(each, 0) for each in self._queues]
+        waiting = [self.counter(each) for each in self._queues]
         floor = min(waiting) if waiting else self._last
-        self._counters[namespace] = max(self._counters.get(namespace, 0), floor)
+        self._counters[namespace] = max(self.counter(namespace), floor)
         for each in [each for each in self._counters if each not in self._busy]:
             # It would be lifted to this when it comes back.
             if self._counters[each] <= floor and each != namespace:

@@ -48,10 +48,9 @@ class Generation:
         self.computed = 0
         self.uncached_tokens = self.given_tokens
         self.lease: Lease | None = None
-        self.charged = False
+        self.first_start = True
         self.estimated = False
         self._lookahead = LOOKAHEAD_TOKENS
-        self._first_start = True
         self._chain = chain
         self._hashes: list[BlockHash] = []
         self._contents: list[bytes] = []
@@ -108,7 +107,7 @@ class Generation:
         lease = cache.acquire(
             self.namespace,
             self._hashes[:blocks],
-            blocks_for(min(self._length, self.given_tokens + self._lookahead)),
+            self.needed_blocks(),
             tokens=self._contents[:blocks],
             at_once=blocks_for(self.given_tokens),
             beyond=beyond,
@@ -124,7 +123,7 @@ class Generation:
         """Gives the blocks back and keeps the tokens."""
         self.leave(cache)
         self.computed = 0
-        self._first_start = False
+        self.first_start = False
         self.given_tokens = self.uncached_tokens = len(self.tokens)
         self._lookahead *= 2
 
@@ -169,7 +168,7 @@ class Generation:
         found = blocks * BLOCK_TOKENS - self.computed
         self.computed += found
         self.uncached_tokens = self.given_tokens - self.computed
-        if self._cached_tokens is not None and self._first_start:
+        if self._cached_tokens is not None and self.first_start:
             known = self._cached_tokens + found
             self._cached_tokens = min(known, len(self.request.token_ids))
 

@@ -47,11 +47,7 @@ def narrow_linears(model: PreTrainedModel) -> None:
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            columns = [each for each in COLUMNS if layer_columns(layer) % each == 0]
-            if type(layer) is nn.Linear and columns:
-                setattr(parent, name, NarrowLinear(layer, columns[0]))
-
-
-def layer_columns(layer: nn.Module) -> int:
-    """How many columns a linear layer gives; 1 for any other."""
-    return layer.out_features if isinstance(layer, nn.Linear) else 1
+            if type(layer) is nn.Linear:
+                columns = next((each for each in COLUMNS if layer.out_features % each == 0), 0)
+                if columns:
+                    setattr(parent, name, NarrowLinear(layer, columns))

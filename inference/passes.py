@@ -36,18 +36,16 @@ class Computes(Protocol):
 
 
 class Passes:
-    """Computes batches over a model, whatever breaks."""
+    """Computes batches over a model, whatever breaks.
+
+    ``requests_max`` is how many requests a pass may hold at present, None while that is unlimited.
+    """
 
     def __init__(self, step: Computes) -> None:
         self._step = step
-        self._requests_max: int | None = None
+        self.requests_max: int | None = None
         self._calm = 0
         self._sick = 0
-
-    @property
-    def requests_max(self) -> int | None:
-        """How many requests a pass may hold at present; None while that is unlimited."""
-        return self._requests_max
 
     def compute(self, batch: Sequence[Rows]) -> list[Outcome]:
         """What each request's rows gave, in the order given.
@@ -57,7 +55,7 @@ class Passes:
         """
         outcomes: list[Outcome] = []
         trouble: list[Exception] = []
-        size = self._requests_max or len(batch)
+        size = self.requests_max or len(batch)
         for first in range(0, len(batch), size):
             outcomes += self._halved(batch[first : first + size], trouble)
         self._judge(outcomes, trouble, len(batch))
@@ -72,14 +70,14 @@ class Passes:
                 raise trouble[-1]
             return
         self._sick = 0
-        if trouble or self._requests_max is None:
+        if trouble or self.requests_max is None:
             self._calm = 0
             return
         self._calm += 1
         if self._calm >= CALM_STEPS:
             self._calm = 0
-            larger = self._requests_max + 1
-            self._requests_max = larger if larger < requests else None
+            larger = self.requests_max + 1
+            self.requests_max = larger if larger < requests else None
 
     def _halved(self, batch: Sequence[Rows], trouble: list[Exception]) -> list[Outcome]:
         try:
@@ -97,5 +95,5 @@ class Passes:
             return [EngineFailed(f"computing this request failed: {reason}")]
         half = len(batch) // 2
         if out_of_memory:
-            self._requests_max = min(half, self._requests_max or half)
+            self.requests_max = min(half, self.requests_max or half)
         return self._halved(batch[:half], trouble) + self._halved(batch[half:], trouble)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from inference.blocks import blocks_for
 from inference.request import BLOCK_TOKENS
 
 Slots = slice | torch.Tensor
@@ -53,11 +54,6 @@ class BlockPool:
         self.dump_slot = blocks * BLOCK_TOKENS
         self.zero_slot = self.dump_slot + 1
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the numbered blocks."""
-        return self.blocks * self.shape.block_bytes(self.dtype)
-
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
@@ -92,7 +88,7 @@ def slot_numbers(blocks: Sequence[int], start: int, end: int) -> list[int]:
 
 def leading_slots(blocks: Sequence[int], end: int) -> Slots:
     """The slots of the first ``end`` tokens; a slice where the blocks follow each other."""
-    count = -(-end // BLOCK_TOKENS)
+    count = blocks_for(end)
     first = blocks[0]
     if blocks[count - 1] - first == count - 1 and list(blocks[:count]) == list(
         range(first, first + count)
@@ -103,6 +99,6 @@ def leading_slots(blocks: Sequence[int], end: int) -> Slots:
 
 def numbered_slots(blocks: Sequence[int], end: int) -> torch.Tensor:
     """The same as numbers in any case, on the CPU."""
-    count = -(-end // BLOCK_TOKENS)
+    count = blocks_for(end)
     firsts = torch.tensor(blocks[:count], dtype=torch.long) * BLOCK_TOKENS
     return (firsts[:, None] + torch.arange(BLOCK_TOKENS)).flatten()[:end]

@@ -85,10 +85,11 @@ class Evicted:
 
 
 class LeafQueue:
-    """Unlocked leaves of all trees of one cache, least recently used first.
+    """The order in which leaves of all trees of one cache are evicted, least recently used first.
 
-    ``unlocked_blocks`` counts the blocks that could be evicted one after another. Each run stands
-    in its tree's heap at most once; an entry that has grown old is put right when it comes up.
+    ``unlocked_blocks`` counts the blocks that could be evicted one after another. Each tree has a
+    heap of its own (``RadixTree.leaves``), in which each run stands at most once; an entry that has
+    grown old is put right when it comes up.
     """
 
     def __init__(self) -> None:
@@ -158,13 +159,13 @@ class RadixTree:
     is this tree's part of the queue.
     """
 
-    def __init__(self, namespace: Namespace, leaves: LeafQueue) -> None:
+    def __init__(self, namespace: Namespace, queue: LeafQueue) -> None:
         self.namespace = namespace
         self.root = Run(self, None, [], [], [])
         self.blocks = 0
         self.unlocked_blocks = 0
         self.leaves: list[tuple[int, int, Run]] = []
-        self._leaves = leaves
+        self._queue = queue
 
     def match(self, hashes: Sequence[BlockHash], tokens: Sequence[BlockTokens] = ()) -> Match:
         """Finds the longest cached prefix; changes nothing, not even the order of eviction.
@@ -210,7 +211,7 @@ class RadixTree:
 
     def unlock(self, run: Run) -> None:
         """Gives one lock of the run and of all above it back; they count as just used."""
-        now = self._leaves.tick()
+        now = self._queue.tick()
         above: Run | None = run
         while above is not None:
             assert above.locks > 0
@@ -219,7 +220,7 @@ class RadixTree:
             if not above.locks:
                 self._count_unlocked(len(above.hashes))
             above = above.parent
-        self._leaves.offer(run)
+        self._queue.offer(run)
 
     def descend(
         self,
@@ -331,7 +332,7 @@ class RadixTree:
 
     def _count_unlocked(self, blocks: int) -> None:
         self.unlocked_blocks += blocks
-        self._leaves.unlocked_blocks += blocks
+        self._queue.unlocked_blocks += blocks
 
     def _split(self, run: Run, at: int) -> Run:
         """Cuts a run in two; ``run`` stays the lower part, so that its locks mean the same.

@@ -217,10 +217,7 @@ class EmbeddedCore:
         self._take_in()
         self._admit(events)
         plan = self._batch.plan()
-        for each in self._batch.preempted:
-            if each.lease is None:  # it has not started again within this step
-                self._waiting[each.request_id] = each
-        self._batch.preempted.clear()
+        self._take_back()
         if plan:
             batch = [rows for _, rows in plan]
             began_s = self._now_s()
@@ -253,6 +250,12 @@ class EmbeddedCore:
     def _take_in(self) -> None:
         while self._arrived:
             self._batch.push(self._arrived.popleft())
+
+    def _take_back(self) -> None:
+        for each in self._batch.preempted:
+            if each.lease is None:  # it has not started again within this step
+                self._waiting[each.request_id] = each
+        self._batch.preempted.clear()
 
     def _admit(self, events: list[tuple[str, TokenEvent]]) -> None:
         started, over = self._batch.admit()

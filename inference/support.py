@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from inference.blocks import blocks_for
 from inference.errors import UnsupportedModel
 from inference.pool import KVShape
 from inference.step import ModelStep, Rows
@@ -163,7 +164,7 @@ def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> No
         UnsupportedModel: A layer did not come through our attention, or the result differs.
     """
     prompt = proof_prompt(model.config)
-    blocks = range(-(-len(prompt) // 16))
+    blocks = range(blocks_for(len(prompt)))
     layers = list(range(model.config.num_hidden_layers))
     for start, end in ((0, 21), (21, len(prompt) - 1), (len(prompt) - 1, len(prompt))):
         rows = Rows(
@@ -192,7 +193,7 @@ def prove(model: PreTrainedModel, step: ModelStep, expected: torch.Tensor) -> No
 
 def _twice_in_one_batch(step: ModelStep, prompt: list[int]) -> list[torch.Tensor]:
     """The prompt's last logits for two requests that are decoded together, as most are."""
-    size, last = -(-len(prompt) // 16), len(prompt) - 1
+    size, last = blocks_for(len(prompt)), len(prompt) - 1
     tables = [range(size), range(size, 2 * size)]
     for table in tables:
         head = Rows(token_ids=prompt[:last], start=0, blocks=table, decode=False, logits=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
+from chaos.core_double import layers
 from chaos.remote_toy import RemoteToyConfig
 from chaos.scenario.schedule import Schedule
 from inference import toy_language
@@ -167,10 +168,7 @@ def most_used(contents: Iterable[BlocksStored], depth: int) -> BlockHash | None:
 
 def sim_toy_of(core: EngineCore) -> SimToy | None:
     """The simulated toy below doubles and taps, which have theirs as ``inner``."""
-    part: object = core
-    while part is not None and not isinstance(part, SimToy):
-        part = getattr(part, "inner", None)
-    return part
+    return next((part for part in layers(core) if isinstance(part, SimToy)), None)
 
 
 @lru_cache(maxsize=1024)
@@ -204,11 +202,7 @@ def toy_of(schedule: Schedule, name: str) -> ToyConfig:
     if name not in plan.remote:
         return made
     return RemoteToyConfig(
-        slots=made.slots,
-        total_blocks=made.total_blocks,
-        context_tokens=made.context_tokens,
-        prefill_tokens_per_s=made.prefill_tokens_per_s,
-        decode_s_per_token=made.decode_s_per_token,
+        **{each.name: getattr(made, each.name) for each in fields(made)},
         salts=plan.remote_salts,
         tells_ids=plan.remote_tells_ids,
         exact=plan.remote_exact,

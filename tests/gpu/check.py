@@ -13,15 +13,15 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from inference.embedded import GPU_MEMORY_FRACTION, EngineSettings, load_engine
-from tests.inference.bench import Bench, save_tiny_llama
+from inference.embedded import GPU_MEMORY_FRACTION
+from tests.inference.bench import Bench, opened, save_tiny_llama
 from tests.inference.equality import Comparison, Expected, Reference, compare
 
 PROMPTS = 24
@@ -33,16 +33,6 @@ FAST_KERNELS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.CUDNN_ATTENTION,
 ]
-
-
-@contextmanager
-def engine(folder: Path, device: str, dtype: str, cache_bytes: int | None) -> Iterator[Bench]:
-    settings = EngineSettings(
-        model=str(folder), device=device, dtype=dtype, threads=1, kv_cache_bytes=cache_bytes
-    )
-    core = load_engine(settings)
-    yield Bench(core)
-    core.close()
 
 
 def prompts(seed: int) -> list[tuple[int, ...]]:
@@ -100,20 +90,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         save_tiny_llama(folder)
-        with engine(folder, device, "float32", CACHE_BYTES) as bench:
+        engine = partial(opened, model=str(folder), device=device)
+        with engine(dtype="float32", kv_cache_bytes=CACHE_BYTES) as bench:
             print(f"on {bench.core.posture.describe()}, torch {torch.__version__}")
             print(f"float32 against generate: {equality(bench)}")
             different = warm_as_cold(bench)
             wrong += different
             print(f"float32, warm unlike cold: {different} of {PROMPTS}")
-        with engine(folder, device, "bfloat16", CACHE_BYTES) as bench:
+        with engine(dtype="bfloat16", kv_cache_bytes=CACHE_BYTES) as bench:
             # Not asserted: bfloat16's kernels may depend on how many rows they are given.
             print(f"bfloat16, warm unlike cold: {warm_as_cold(bench)} of {PROMPTS}")
             without_slow_kernel(bench, device)
             print("bfloat16, masked and batched attention: no fallback to the plain kernel")
         if device == "cuda":
             free, _ = torch.cuda.mem_get_info()
-            with engine(folder, device, "bfloat16", None) as bench:
+            with engine(dtype="bfloat16") as bench:
                 size = bench.core.posture.kv_cache_bytes
                 print(f"cache by itself: {size >> 20} MiB of {free >> 20} MiB free")
                 wrong += not 0.8 * GPU_MEMORY_FRACTION * free <= size <= free

@@ -69,7 +69,7 @@ class Answer:
 
 
 class Bench:
-    """Drives an embedded core by hand, one request after the other."""
+    """Drives an embedded core by hand, step by step."""
 
     def __init__(self, core: EmbeddedCore) -> None:
         self.core = core
@@ -145,8 +145,8 @@ def block_bytes() -> int:
 
 
 @contextmanager
-def opened(**settings: Any) -> Iterator[Bench]:
+def opened(*, device: str = "cpu", threads: int = 1, **settings: Any) -> Iterator[Bench]:
 
-    core = load_engine(EngineSettings(device="cpu", threads=1, **settings))
+    core = load_engine(EngineSettings(device=device, threads=threads, **settings))
     yield Bench(core)
     core.close()

@@ -179,5 +179,4 @@ def compare(
 def preempt(bench: Bench, generation: Generation) -> None:
     """What happens where blocks run out, without their running out."""
     bench.core._batch._preempt(generation)
-    bench.core._batch.preempted.clear()
-    bench.core._waiting[generation.request_id] = generation
+    bench.core._take_back()

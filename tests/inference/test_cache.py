@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from inference.cache import CacheFull, Lease, PrefixCache
-from inference.events import BlockHash, BlocksEvicted, BlocksStored, CacheEvent, Cleared
+from inference.events import BlockHash, BlocksEvicted, BlocksStored, Cleared
 from inference.request import Namespace
+from tests.inference.replay import Replay
 
 Path = tuple[int, ...]
 Key = tuple[Namespace, Path]
@@ -27,46 +28,6 @@ def name_of(path: Path) -> BlockHash:
 
 def names_of(path: Path) -> list[BlockHash]:
     return [name_of(path[: length + 1]) for length in range(len(path))]
-
-
-@dataclass
-class Replay:
-    """Folds events and asserts that each is legal; ``held`` maps a block to depth and parent."""
-
-    held: dict[tuple[Namespace, BlockHash], tuple[int, BlockHash | None]] = field(
-        default_factory=dict
-    )
-
-    def fold(self, events: tuple[CacheEvent, ...]) -> None:
-        for event in events:
-            match event:
-                case BlocksStored():
-                    self.store(event)
-                case BlocksEvicted():
-                    for block in event.blocks:
-                        del self.held[event.namespace, block]
-                        assert not self.children(event.namespace, block)
-                case Cleared():
-                    assert event.namespace is None
-                    self.held.clear()
-
-    def store(self, event: BlocksStored) -> None:
-        parent, depth = event.parent, event.depth
-        assert event.blocks
-        assert (parent is None) == (depth == 0)
-        for block in event.blocks:
-            assert parent is None or self.held[event.namespace, parent][0] == depth
-            assert (event.namespace, block) not in self.held
-            depth += 1
-            self.held[event.namespace, block] = (depth, parent)
-            parent = block
-
-    def children(self, namespace: Namespace, block: BlockHash) -> list[BlockHash]:
-        return [
-            child
-            for (space, child), (_, parent) in self.held.items()
-            if space == namespace and parent == block
-        ]
 
 
 def contents(cache: PrefixCache) -> list[tuple[BlocksStored, list[int]]]:

@@ -20,7 +20,7 @@ from inference.events import BlockHash
 from inference.request import Namespace
 from inference.step import Rows
 from tests.inference.bench import Bench, block_bytes, opened
-from tests.inference.test_cache import Replay
+from tests.inference.replay import Replay
 
 BLOCKS = 26
 SLOTS = 5

@@ -8,7 +8,7 @@ from typing import Any
 
 from chaos.adversary import Ear, rolled_back, tell_anew
 from chaos.claims import StandStill, TooLittle, TooMuch
-from chaos.engine import Claims, empty
+from chaos.engine import Claims, prefix_cache_of
 from chaos.faults import metadata, security
 from chaos.faults.fault import Fault
 from chaos.modes.core.cluster import CoreCluster
@@ -82,8 +82,9 @@ def _over_claim(cluster: CoreCluster, planned: PlannedFault, effects: Effects) -
     def empty_all() -> None:
         for name in planned.nodes:
             peer = cluster.hosts[name].peer
-            if peer is not None:
-                empty(peer.engine.core)
+            cache = None if peer is None else prefix_cache_of(peer.engine.core)
+            if cache is not None:
+                cache.evict_all()
 
     with _claiming(cluster, planned, make), _repeated(cluster, EMPTY_EVERY_S, empty_all):
         yield

@@ -91,7 +91,9 @@ def test_another_model_serves_its_own_clients_alone(tokenizer: float) -> None:
 def test_a_router_that_takes_another_model_for_its_own_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def any_of_that_name(self: Views, peer_id: PeerId, name: str) -> Advertised | None:
+    def any_of_that_name(
+        self: Views, peer_id: PeerId, name: str, _: Advertised | None
+    ) -> Advertised | None:
         return next((m for m in self._knowledge.models(peer_id) if m.name == name), None)
 
     monkeypatch.setattr(Views, "_served_there", any_of_that_name)

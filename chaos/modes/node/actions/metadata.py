@@ -17,8 +17,7 @@ from chaos.modes.effects import Effects
 from chaos.modes.lying import EMPTY_EVERY_S, churn, coming_blocks, rng_of
 from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
-from chaos.modes.node.actions.engines import noticed, on_engines
-from chaos.modes.node.actions.worker import with_server
+from chaos.modes.node.actions.engines import noticed, on_engines, with_server
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault
 from overlay.node import Node

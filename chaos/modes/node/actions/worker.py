@@ -15,7 +15,7 @@ from chaos.history import What
 from chaos.modes.effects import Effects, Missed
 from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
-from chaos.modes.node.actions.engines import noticed, on_engines
+from chaos.modes.node.actions.engines import noticed, on_engines, while_on, with_server
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.modes.toy import OtherModel, SimToy, sim_toy_of
 from chaos.scenario.schedule import PlannedFault
@@ -37,21 +37,10 @@ LOOK_S = 0.25
 """How often it is looked whether there is a block to corrupt."""
 
 
-@asynccontextmanager
-async def _slow_gpu(
-    cluster: SimCluster, planned: PlannedFault, effects: Effects
-) -> AsyncIterator[None]:
+def _slow(engine: FaultyEngine, planned: PlannedFault, notice: Callable[[], None]) -> None:
     fault = planned.fault
     assert isinstance(fault, worker.SlowGpu)
-
-    def put(host: SimHost, engine: FaultyEngine) -> None:
-        notice = noticed(cluster, effects, host, planned.id, SLOW)
-        engine.slow_down(planned.id, fault.factor, notice)
-
-    with on_engines(
-        cluster, planned.nodes, put=put, take=lambda engine: engine.speed_up(planned.id)
-    ):
-        yield
+    engine.slow_down(planned.id, fault.factor, notice)
 
 
 @asynccontextmanager
@@ -126,51 +115,24 @@ async def _stream_cut(
         cutter.on = False
 
 
-@asynccontextmanager
-async def _lie_cached(
-    cluster: SimCluster, planned: PlannedFault, effects: Effects
-) -> AsyncIterator[None]:
-    def put(host: SimHost, engine: FaultyEngine) -> None:
-        engine.lie(planned.id, noticed(cluster, effects, host, planned.id, LIE))
-
-    with on_engines(
-        cluster, planned.nodes, put=put, take=lambda engine: engine.be_honest(planned.id)
-    ):
-        yield
+def _lie(engine: FaultyEngine, planned: PlannedFault, notice: Callable[[], None]) -> None:
+    engine.lie(planned.id, notice)
 
 
-@asynccontextmanager
-async def _oom_at_step(
-    cluster: SimCluster, planned: PlannedFault, effects: Effects
-) -> AsyncIterator[None]:
+def _run_short(engine: FaultyEngine, planned: PlannedFault, notice: Callable[[], None]) -> None:
     fault = planned.fault
     assert isinstance(fault, worker.OomAtStep)
-
-    def put(host: SimHost, engine: FaultyEngine) -> None:
-        notice = noticed(cluster, effects, host, planned.id, FAILED)
-        engine.run_short(planned.id, int(fault.steps), notice)
-
-    with on_engines(
-        cluster, planned.nodes, put=put, take=lambda engine: engine.have_memory(planned.id)
-    ):
-        yield
+    engine.run_short(planned.id, int(fault.steps), notice)
 
 
-@asynccontextmanager
-async def _early_eos(
-    cluster: SimCluster, planned: PlannedFault, effects: Effects
-) -> AsyncIterator[None]:
+def _end_early(engine: FaultyEngine, planned: PlannedFault, notice: Callable[[], None]) -> None:
     fault = planned.fault
     assert isinstance(fault, worker.EarlyEos)
+    _toy(engine).end_early(planned.id, int(fault.after_tokens), notice)
 
-    def put(host: SimHost, engine: FaultyEngine) -> None:
-        notice = noticed(cluster, effects, host, planned.id, EARLY)
-        _toy(engine).end_early(planned.id, int(fault.after_tokens), notice)
 
-    with on_engines(
-        cluster, planned.nodes, put=put, take=lambda engine: _toy(engine).mend(planned.id)
-    ):
-        yield
+def _end_no_more(engine: FaultyEngine, fault_id: str) -> None:
+    _toy(engine).mend(fault_id)
 
 
 @asynccontextmanager
@@ -246,15 +208,6 @@ async def _server_restart(
         yield
 
 
-def with_server(cluster: SimCluster, planned: PlannedFault) -> tuple[str, ...]:
-    """The fault's nodes that have a remote server. Raises :class:`Missed` where none has."""
-    remote = cluster.schedule.cluster.remote
-    found = tuple(name for name in planned.nodes if name in remote)
-    if not found:
-        raise Missed("none of its nodes has a remote server")
-    return found
-
-
 def _toy(engine: FaultyEngine) -> SimToy:
     toy = sim_toy_of(engine.core)
     assert toy is not None, "simulated peers have simulated toys"
@@ -327,15 +280,15 @@ class _CutStream:
 
 
 ACTIONS: dict[type[Fault], Action] = {
-    worker.SlowGpu: _slow_gpu,
+    worker.SlowGpu: while_on(SLOW, _slow, FaultyEngine.speed_up),
     worker.Stall: _stall,
     worker.EngineCrash: _engine_crash,
     worker.EvictionStorm: _eviction_storm,
     worker.StreamCut: _stream_cut,
-    worker.LieCached: _lie_cached,
-    worker.OomAtStep: _oom_at_step,
+    worker.LieCached: while_on(LIE, _lie, FaultyEngine.be_honest),
+    worker.OomAtStep: while_on(FAILED, _run_short, FaultyEngine.have_memory),
     worker.WrongModel: _wrong_model,
     worker.KvCorrupt: _kv_corrupt,
-    worker.EarlyEos: _early_eos,
+    worker.EarlyEos: while_on(EARLY, _end_early, _end_no_more),
     worker.ServerRestart: _server_restart,
 }
