@@ -19,7 +19,7 @@ from overlay.control.client import call
 from overlay.control.messages import Explain, ExplainReply
 from overlay.demo.cluster import Cluster, PeerProcess, running_cluster
 from overlay.home import Home
-from overlay.request import Delta, Finished
+from overlay.request import Delta, Finished, Started
 from overlay.routing.policies import Reason
 
 pytestmark = pytest.mark.processes
@@ -30,6 +30,9 @@ SHARED_DOCUMENTS = 4
 """Half of the requests are about one of these, the others about a text that nobody asked before."""
 
 ANSWER_TOKENS = 60
+EARLY_TOKENS = 20
+"""An answer with fewer tokens than this has more than a second and a half to go."""
+
 CLIENTS_PER_INGRESS = 2
 DETECTED_S = 6.0
 """A ping every 2 s, 3 s of silence after it, and a second of a busy machine."""
@@ -50,12 +53,21 @@ class Ended:
     finished: Finished
 
 
+@dataclass(eq=False)
+class UnderWay:
+    """One request until it ends: who answers it now, and the tokens that its client has."""
+
+    served_by: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+
+
 @dataclass
 class Load:
     """Clients that ask for as long as they are let."""
 
     cluster: Cluster
     ended: list[Ended] = field(default_factory=list)
+    under_way: set[UnderWay] = field(default_factory=set)
     rng: random.Random = field(default_factory=lambda: random.Random(SEED))
     fresh: Iterator[int] = field(default_factory=lambda: itertools.count(SHARED_DOCUMENTS))
 
@@ -66,14 +78,19 @@ class Load:
             {"role": "user", "content": f"Town {document} has its own book of tides. " * 20}
         ]
         began_s = trio.current_time()
-        ids: list[int] = []
         finished = []
+        mine = UnderWay()
+        self.under_way.add(mine)
         async with client.chat(messages, max_tokens=ANSWER_TOKENS, temperature=0) as answer:
             async for event in answer:
-                if isinstance(event, Delta):
-                    ids += event.token_ids or ()
-                elif isinstance(event, Finished):
-                    finished.append(event)
+                match event:
+                    case Started():
+                        mine.served_by = event.served_by
+                    case Delta():
+                        mine.token_ids += event.token_ids or ()
+                    case Finished():
+                        finished.append(event)
+            self.under_way.remove(mine)
             assert len(finished) == 1, "a request ends exactly once"
             self.ended.append(
                 Ended(
@@ -82,7 +99,7 @@ class Load:
                     document=document,
                     began_s=began_s,
                     ended_s=trio.current_time(),
-                    token_ids=tuple(ids),
+                    token_ids=tuple(mine.token_ids),
                     finished=finished[0],
                 )
             )
@@ -122,12 +139,15 @@ async def until(condition: Callable[[], bool], timeout_s: float) -> None:
 
 
 async def until_busy(victim: PeerProcess, load: Load) -> None:
-    """Waits until the victim has answered for others and is at it again."""
+    """Waits until the victim has answered for others and is in the first part of an answer."""
     served = lambda: [e for e in load.ended if e.finished.served_by == victim.peer_id]  # noqa: E731
+    early = lambda: [  # noqa: E731
+        each
+        for each in load.under_way
+        if each.served_by == victim.peer_id and 0 < len(each.token_ids) < EARLY_TOKENS
+    ]
     await until(lambda: len(served()) >= 2, 40)
-    with trio.fail_after(20):
-        while (await victim.status()).running == 0:
-            await trio.sleep(0.02)
+    await until(lambda: bool(early()), 40)
 
 
 async def routes_to(cluster: Cluster, ended: list[Ended], peer_id: str) -> list[str]:
