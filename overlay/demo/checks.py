@@ -38,7 +38,7 @@ def no_cross_tenant_hit(
 ) -> bool:
     """Replays the log: each cached token must come from its own tenant's requests at that peer.
 
-    A request may have hit what any request of the same tenant at the same peer, that was under way
+    A request may have hit what any request of the same tenant that its peer was given, under way
     before this one's first token, has left there: its prompt, of which each chunk is kept as soon
     as it is computed, in one batch with this one's perhaps; and, since decoded blocks are kept, its
     answer. Caches start empty with each policy.
@@ -63,11 +63,8 @@ def explained_tokens(
     prompt = prompts[record.tenant, record.number]
     longest = 0
     for other in records:
-        at_the_same_place = (other.policy, other.tenant, other.served_by) == (
-            record.policy,
-            record.tenant,
-            record.served_by,
-        )
+        of_the_same = (other.policy, other.tenant) == (record.policy, record.tenant)
+        at_the_same_place = of_the_same and record.served_by in other.tried
         before = other.began_s < record.began_s + record.ttft_s
         if at_the_same_place and before and other.number != record.number:
             left = prompts[other.tenant, other.number] + other.token_ids

@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One request as its client saw it; times in seconds on the client's clock."""
+    """One request as its client saw it; times in seconds on the client's clock.
+
+    ``tried`` are the peers that were given it, of which ``served_by`` gave the last of the answer:
+    one that was left as it was late, or was lost, may have computed the prompt all the same.
+    """
 
     policy: str
     number: int
     tenant: str
     ingress: str
     served_by: str
+    tried: tuple[str, ...]
     prompt_tokens: int
     cached_tokens: int
     token_ids: tuple[int, ...]
@@ -33,6 +38,7 @@ class RequestRecord:
             "tenant": self.tenant,
             "ingress": self.ingress,
             "served_by": self.served_by,
+            "tried": list(self.tried),
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "ttft_ms": round(self.ttft_s * 1000, 3),

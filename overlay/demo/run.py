@@ -13,6 +13,8 @@ from pathlib import Path
 import trio
 
 from overlay.client import PeerClient
+from overlay.control.client import call
+from overlay.control.messages import Explain, ExplainReply
 from overlay.demo.checks import (
     all_requests_ended_once,
     no_cross_tenant_hit,
@@ -23,6 +25,7 @@ from overlay.demo.record import RequestRecord, Summary, summarise
 from overlay.demo.reference import Reference
 from overlay.demo.workload import Question, workload
 from overlay.errors import OverlayError
+from overlay.home import Home
 from overlay.request import Delta, Finished, Started
 
 NAMES = ("anna", "bert", "cleo")
@@ -196,8 +199,9 @@ async def ask(
     finished: Finished | None = None
     endings = 0
     status = "ok"
+    answer = client.chat(question.messages, **question.fields)
     try:
-        async for event in client.chat(question.messages, **question.fields):
+        async for event in answer:
             match event:
                 case Delta():
                     if first_s is None and (event.token_ids or event.text):
@@ -212,12 +216,14 @@ async def ask(
         status = getattr(error, "code", type(error).__name__)
         endings += 1
     ended_s = trio.current_time()
+    tried = await peers_tried(peers[question.ingress], answer.request_id)
     return RequestRecord(
         policy=policy,
         number=question.number,
         tenant=question.tenant,
         ingress=peers[question.ingress].name,
         served_by="" if finished is None else names[finished.served_by],
+        tried=tuple(name for peer_id, name in names.items() if peer_id in tried),
         prompt_tokens=0 if finished is None else finished.usage.prompt_tokens,
         cached_tokens=0 if finished is None else finished.usage.cached_tokens,
         token_ids=tuple(token_ids),
@@ -228,6 +234,14 @@ async def ask(
         status=status if finished is not None or status != "ok" else "ended_early",
         endings=endings,
     )
+
+
+async def peers_tried(ingress: PeerProcess, request_id: str | None) -> set[str]:
+    """The peers that a request was given to, as its ingress remembers."""
+    if request_id is None:
+        return set()
+    reply = await call(Home(ingress.home), Explain(request_id=request_id), ExplainReply)
+    return {route.chosen for route in reply.routes}
 
 
 async def judge(

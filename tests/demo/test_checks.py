@@ -30,6 +30,7 @@ def record(number: int, **changes: object) -> RequestRecord:
         tenant="a",
         ingress="anna",
         served_by="anna",
+        tried=("anna",),
         prompt_tokens=100,
         cached_tokens=0,
         token_ids=(1, 2),
@@ -56,8 +57,13 @@ def test_a_hit_on_another_tenants_prompt_is_not() -> None:
 
 
 def test_a_hit_on_what_another_peer_served_is_not() -> None:
-    log = [record(0, served_by="bert"), record(1, cached_tokens=96)]
+    log = [record(0, served_by="bert", tried=("bert",)), record(1, cached_tokens=96)]
     assert not no_cross_tenant_hit(log, PROMPTS)
+
+
+def test_a_hit_on_what_a_peer_computed_before_it_was_left_is_explained() -> None:
+    left = record(0, served_by="bert", tried=("anna", "bert"))
+    assert no_cross_tenant_hit([left, record(1, cached_tokens=96)], PROMPTS)
 
 
 def test_a_hit_on_what_came_later_is_not() -> None:

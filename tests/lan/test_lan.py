@@ -67,12 +67,14 @@ def test_two_commands_bring_a_second_host_in_and_it_profits_from_the_firsts_cach
         ):
             for other in others:
                 host.wait_for("rhizome status --json", peer_id(other))
-        answer = ask(first, DOCUMENT)
-        assert answer["served_by"] == peer_id(first)
-        for host in (dual, quiet):
-            wait_for_news(host, peer_id(first))
+        # Nobody has it cached: on a busy machine another host than the asked one may be quicker.
+        home = ask(first, DOCUMENT)["served_by"]
+        for host in (dual, quiet, first):
+            if peer_id(host) == home:
+                continue
+            wait_for_news(host, home)
             hit = ask(host, DOCUMENT)
-            assert (hit["served_by"], hit["hops"]) == (peer_id(first), 1), why(host)
+            assert (hit["served_by"], hit["hops"]) == (home, 1), why(host)
             assert hit["cached_tokens"] > 0
 
 

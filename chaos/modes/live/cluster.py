@@ -60,6 +60,8 @@ class LiveHost:
     snapshots: list[tuple[float, Path]] = field(default_factory=list)
     snapshots_taken: int = 0
     untold: list[Accepted] = field(default_factory=list)
+    noted: trio.Event = field(default_factory=trio.Event)
+    """Set once all that the present process said is read and its end is written down."""
 
     @property
     def runs(self) -> bool:
@@ -108,7 +110,7 @@ class LiveCluster:
             return host.runs
         # Nothing is awaited until the host has its process, so that nobody starts a second one.
         host.starts += 1
-        host.state, host.down = None, ""
+        host.state, host.down, host.noted = None, "", trio.Event()
         host.untold.clear()
         boot = host.starts
         flags = flags_of(self.schedule.cluster, self.network, name)
@@ -120,7 +122,7 @@ class LiveCluster:
                     self.tag, host.home, flags, lambda told: self._heard(host, boot, told)
                 )
         host.process = process
-        self.nursery.start_soon(self._mind, host, process)
+        self.nursery.start_soon(self._mind, host, process, host.noted)
         status = await self._answers(host, process)
         if status is None or host.process is not process:
             host.vain_starts += not host.holds
@@ -174,12 +176,14 @@ class LiveCluster:
 
     async def _answers(self, host: LiveHost, process: NodeProcess) -> StatusReply | None:
         start_s = START_S if self.schedule.cluster.engine == "toy" else MODEL_START_S
+        noted = host.noted
         with trio.move_on_after(start_s):
             while process.runs:
                 with suppress(OverlayError, OSError, trio.TooSlowError):
                     with trio.fail_after(STATUS_S):
                         return await call(Home(host.home), GetStatus(), StatusReply)
                 await trio.sleep(POLL_S)
+            await noted.wait()
         if process.runs and not process.stopped:
             self._stuck(host, "it did not answer after its start", process, for_s=start_s)
             process.kill()
@@ -189,8 +193,14 @@ class LiveCluster:
         self.broken.append(f"{host.name}: {why}: {process.last_words()}")
         self.history.add(What.STUCK, host.name, why=why, for_s=for_s)
 
-    async def _mind(self, host: LiveHost, process: NodeProcess) -> None:
+    async def _mind(self, host: LiveHost, process: NodeProcess, noted: trio.Event) -> None:
         """Reads what a node tells, and notes its end where nobody asked for it."""
+        try:
+            await self._read_to_end(host, process)
+        finally:
+            noted.set()
+
+    async def _read_to_end(self, host: LiveHost, process: NodeProcess) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await process.read_facts()
         await process.process.wait()
