@@ -5,7 +5,8 @@
 One serving process on loopback, callers in this one; "per core-second" divides by the CPU seconds
 of the serving process alone. ``empty`` is the h11 driver with an application that answers "ok";
 ``openai`` the whole application over an ingress that answers at once, without checking a token's
-signature (peers remember tokens that they have checked).
+signature (peers remember tokens that they have checked); ``limited`` the same with every limit of
+tokens and tenants on, far above what is asked. What limits cost is the last line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -26,6 +27,7 @@ from inference.request import FinishReason
 from overlay.http.app import make_app
 from overlay.http.connection import App, Message
 from overlay.http.server import serve_http
+from overlay.quotas import Allowance, QuotaLimits, Quotas
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -87,9 +89,10 @@ class InstantIngress:
 class InstantFront:
     """A peer that knows everybody."""
 
-    def __init__(self) -> None:
+    def __init__(self, quotas: QuotaLimits) -> None:
         self.ingress = InstantIngress()
         self.clock = SystemClock()
+        self._quotas = Quotas(quotas, self.clock)
         self.entropy = SystemEntropy()
         self.request_timeout_s = 600.0
         self._principal = Principal(
@@ -102,6 +105,9 @@ class InstantFront:
         assert bearer == TOKEN
         return self._principal
 
+    def admitted(self, principal: Principal) -> AbstractContextManager[None]:
+        return self._quotas.admitted(principal)
+
     def check_open(self) -> None:
         """Open always."""
 
@@ -113,6 +119,14 @@ class InstantFront:
 
     def metrics(self) -> tuple[str, bytes]:
         return "text/plain", b""
+
+
+PLENTY = Allowance(requests_per_min=10**9, prompt_tokens_per_min=10**12, concurrent=10**6)
+APPS: dict[str, Callable[[], App]] = {
+    "empty": lambda: empty,
+    "openai": lambda: make_app(InstantFront(QuotaLimits())),
+    "limited": lambda: make_app(InstantFront(QuotaLimits(token=PLENTY, tenant=PLENTY))),
+}
 
 
 async def serve(app: App) -> None:
@@ -214,8 +228,12 @@ async def measure(port: int, pid: int, call: Call, count: int, callers: int) -> 
     )
 
 
-def run(app: str, name: str, call: Call, count: int, tokens: int | None = None) -> None:
-    """Starts a server of its own, measures it with one caller and with many, and stops it."""
+def run(app: str, name: str, call: Call, count: int, tokens: int | None = None) -> float:
+    """Starts a server of its own, measures it with one caller and with many, and stops it.
+
+    Returns:
+        CPU seconds of the server for one request, with many callers.
+    """
     command = [sys.executable, "-m", "benchmarks.http", "--serve", app]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -225,6 +243,7 @@ def run(app: str, name: str, call: Call, count: int, tokens: int | None = None) 
                 figures = trio.run(measure, port, server.pid, call, count, callers)
                 units, unit = (count, "requests") if tokens is None else (count * tokens, "chunks")
                 print(f"{name:24} {callers:2} callers  {figures.line(units, unit)}", flush=True)
+            return figures.server_cpu_s / count
         finally:
             server.terminate()
 
@@ -232,20 +251,23 @@ def run(app: str, name: str, call: Call, count: int, tokens: int | None = None) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests")
-    parser.add_argument("--serve", choices=["empty", "openai"], help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=sorted(APPS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        trio.run(serve, empty if options.serve == "empty" else make_app(InstantFront()))
+        trio.run(serve, APPS[options.serve]())
         return
     share = 10 if options.quick else 1
     get = Call(request=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     chat = "/v1/chat/completions"
     run("empty", "empty application", get, 10_000 // share)
-    run("openai", "chat, one piece", call_of(chat, 1, stream=False), 5_000 // share)
+    piece = call_of(chat, 1, stream=False)
+    free_s = run("openai", "chat, one piece", piece, 5_000 // share)
+    limited_s = run("limited", "the same, with limits", piece, 5_000 // share)
     run("openai", "chat, stream of 1 token", call_of(chat, 1, stream=True), 5_000 // share)
     tokens = 500
     count = 200 // share
     run("openai", f"chat, stream of {tokens}", call_of(chat, tokens, stream=True), count, tokens)
+    print(f"a request with limits over one without: {limited_s / free_s:.3f} x its CPU")
 
 
 if __name__ == "__main__":

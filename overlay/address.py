@@ -63,3 +63,25 @@ class Address:
         if not port.isascii() or not port.isdigit():
             raise ConfigError(f"address {text!r} needs a port, as in 192.168.1.5:7401")
         return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address whose port may be left to a default."""
+
+    host: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, written: str) -> Endpoint:
+        """Reads ``192.168.1.5``, ``192.168.1.5:7401`` or ``[fe80::1%eth0]:7401``."""
+        address = Address.parse(written, default_port=0)
+        bare = written in {address.host, f"[{address.host}]"}
+        return cls(address.host, None if bare else address.port)
+
+    def at(self, default_port: int) -> Address:
+        """The address, with ``default_port`` where none was written."""
+        return Address(self.host, default_port if self.port is None else self.port)
+
+    def __str__(self) -> str:
+        return self.host if self.port is None else str(Address(self.host, self.port))

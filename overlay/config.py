@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from overlay.address import Address
+from overlay.address import Address, Endpoint
 from overlay.choices import Device, DType, EngineKind, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
 from overlay.settings import (
@@ -49,28 +49,6 @@ CONFIG_BYTES_MAX = 1 << 20
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An address whose port may be left to a default."""
-
-    host: str
-    port: int | None
-
-    @classmethod
-    def parse(cls, written: str) -> Endpoint:
-        """Reads ``192.168.1.5``, ``192.168.1.5:7401`` or ``[fe80::1%eth0]:7401``."""
-        address = Address.parse(written, default_port=0)
-        bare = written in {address.host, f"[{address.host}]"}
-        return cls(address.host, None if bare else address.port)
-
-    def at(self, default_port: int) -> Address:
-        """The address, with ``default_port`` where none was written."""
-        return Address(self.host, default_port if self.port is None else self.port)
-
-    def __str__(self) -> str:
-        return self.host if self.port is None else str(Address(self.host, self.port))
-
-
 def _host(written: str) -> str:
     try:
         ipaddress.ip_address(written)
@@ -85,6 +63,16 @@ _BOOTSTRAP = texts("ADDR[:PORT]", lambda each: Address.parse(each, default_port=
 _NET, _HTTP, _DISCOVERY = "Network", "HTTP", "Discovery and zones"
 _REMOTE = "Engine: a server that runs already"
 _ENGINE, _TOY, _ROUTING, _RUN = "Engine", "Toy engine", "Routing and gossip", "Running"
+
+
+def _limit(default: int, text: str) -> Any:  # as setting(): the field's own type
+    """A setting that bounds clients; 0 stands for no limit."""
+    return setting(
+        integer(0, 10**12),
+        default,
+        section="Limits of clients with a token; this host's owner has none",
+        text=f"{text}, at this peer; 0: no limit.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +137,16 @@ class PeerConfig:
         False,
         section=_HTTP,
         text="Serve plain HTTP beyond loopback: tokens and prompts can be read on the way.",
+    )
+    token_requests_per_min: int = _limit(6_000, "Requests a minute of one token")
+    token_prompt_tokens_per_min: int = _limit(60_000_000, "Prompt tokens a minute of one token")
+    token_concurrent: int = _limit(128, "Requests of one token that are under way at once")
+    tenant_requests_per_min: int = _limit(60_000, "Requests a minute of all tokens of a tenant")
+    tenant_prompt_tokens_per_min: int = _limit(
+        600_000_000, "Prompt tokens a minute of all tokens of a tenant"
+    )
+    tenant_concurrent: int = _limit(
+        512, "Requests of all tokens of a tenant that are under way at once"
     )
     mdns: bool = setting(
         boolean(), True, section=_DISCOVERY, text="Find peers by multicast DNS (UDP 5353)."

@@ -26,11 +26,12 @@ from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
 from overlay.progressed import Attempt, Progressed, exhausted, started_of
+from overlay.quotas import Quotas
 from overlay.remote_run import Patience, RemoteRun, run_there
 from overlay.request import AnswerEvent, Delta, Finished, Submission, Usage
 from overlay.retry import RetryBudget
 from overlay.route import Basis, Route
-from overlay.router import Router
+from overlay.router import CHARS_PER_TOKEN, Router
 from overlay.tenants import TenantBook
 from overlay.work import (
     AttemptEnded,
@@ -85,6 +86,7 @@ class PeerIngress:
         decisions: DecisionLog,
         metrics: Metrics,
         limits: IngressLimits,
+        quotas: Quotas,
     ) -> None:
         self._me = me
         self._clock = clock
@@ -95,6 +97,7 @@ class PeerIngress:
         self._decisions = decisions
         self._metrics = metrics
         self._limits = limits
+        self._quotas = quotas
         self._retries = RetryBudget()
         self.open_requests = 0
 
@@ -149,6 +152,9 @@ class PeerIngress:
         model = self._router.model_of(call.model)
         if call.beyond:
             check_engines_can(call, beyond=self._router.passes_bodies(model.name))
+        token_ids = await self._tokenize(submission, model.name)
+        tokens = len(call.raw) // CHARS_PER_TOKEN if token_ids is None else len(token_ids)
+        self._quotas.charge(submission.principal, tokens)
         return Progressed(
             submission=submission,
             tenant=tenant,
@@ -158,7 +164,7 @@ class PeerIngress:
                 tenant=tenant.tenant_id,
                 model=model.name,
                 prompt=call.prompt,
-                token_ids=await self._tokenize(submission, model.name),
+                token_ids=token_ids,
                 sampling=sampling_of(call, self._entropy.rng.getrandbits(63)),
                 emitted=(),
                 body=call.raw,

@@ -24,6 +24,7 @@ from overlay.metrics import Metrics
 from overlay.peers import Peers
 from overlay.ports import PeerHint, Ports, SecureChannel
 from overlay.principals import Principals
+from overlay.quotas import QuotaLimits, Quotas
 from overlay.request import Principal
 from overlay.router import Router
 from overlay.routing.policies import policy_named
@@ -62,6 +63,7 @@ class NodeConfig:
     zone: str | None = None
     zone_rules: tuple[ZoneRule, ...] = ()
     ingress: IngressLimits = field(default_factory=IngressLimits)
+    quotas: QuotaLimits = field(default_factory=QuotaLimits)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 30.0
@@ -91,6 +93,7 @@ class Node:
         self.principals = Principals(
             config.identity.trust, self.tenants, ports.clock, lambda: self.revocations
         )
+        self.quotas = Quotas(config.quotas, ports.clock)
         self.engine_tenants = EngineTenants(
             engine=ports.engine,
             tenants=self.tenants,
@@ -123,6 +126,7 @@ class Node:
             decisions=self.decisions,
             metrics=self.metrics,
             limits=config.ingress,
+            quotas=self.quotas,
         )
         self.forwards = ForwardHandler(
             engine=ports.engine,
@@ -195,6 +199,7 @@ class Node:
         return ClientHandler(
             ingress=self.ingress,
             authenticate=authenticate,
+            quotas=self.quotas,
             draining=lambda: self.draining,
             clock=self.ports.clock,
             entropy=self.ports.entropy,
@@ -212,6 +217,11 @@ class Node:
             "gossip_objects",
             "Records, heads and frames that came in",
             self._gossip_counts,
+        )
+        counts(
+            "limited_requests",
+            "Requests refused by a limit of their token or tenant",
+            lambda: dict(self.quotas.refused),
         )
         # A simulated transport counts nothing.
         connections = getattr(self.ports.transport, "counts", None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from overlay.body import parse_chat, parse_completion
-from overlay.client.messages import Began, Done, Piece, Refusal, Reply, decode_ask, encode
+from overlay.client.messages import Ask, Began, Done, Piece, Refusal, Reply, decode_ask, encode
 from overlay.errors import RequestError, draining
 from overlay.forward import CHUNK_BYTES_MAX, TEXT_CHARS_MAX
 from overlay.ports import Clock, Entropy
+from overlay.quotas import Quotas
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -33,12 +34,14 @@ class ClientHandler:
         *,
         ingress: Ingress,
         authenticate: Callable[[str], Principal],
+        quotas: Quotas,
         draining: Callable[[], bool],
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._ingress = ingress
         self._authenticate = authenticate
+        self._quotas = quotas
         self._draining = draining
         self._clock = clock
         self._entropy = entropy
@@ -53,19 +56,25 @@ class ClientHandler:
             principal = self._authenticate(ask.credential)
             if Scope.INFER not in principal.scopes:
                 raise RequestError("the token may not infer", code="forbidden", status=403)
-            submission = Submission(
-                request_id=request_id,
-                principal=principal,
-                call=(parse_chat if ask.chat else parse_completion)(ask.body),
-                deadline_s=self._clock.now_s() + ask.deadline_ms / 1000,
-            )
-            async with self._ingress.open(submission) as events:
-                async for event in events:
-                    for reply in replies_of(request_id, event, chunks=ask.chunks):
-                        await stream.send(encode(reply))
+            with self._quotas.admitted(principal):
+                await self._answer(stream, request_id, principal, ask)
         except RequestError as error:
             await stream.send(encode(refusal_of(request_id, error)))
         await stream.finish()
+
+    async def _answer(
+        self, stream: Stream, request_id: RequestId, principal: Principal, ask: Ask
+    ) -> None:
+        submission = Submission(
+            request_id=request_id,
+            principal=principal,
+            call=(parse_chat if ask.chat else parse_completion)(ask.body),
+            deadline_s=self._clock.now_s() + ask.deadline_ms / 1000,
+        )
+        async with self._ingress.open(submission) as events:
+            async for event in events:
+                for reply in replies_of(request_id, event, chunks=ask.chunks):
+                    await stream.send(encode(reply))
 
 
 def replies_of(request_id: str, event: AnswerEvent, *, chunks: bool) -> Iterator[Reply]:

@@ -33,6 +33,7 @@ from overlay.logs import configure_logging
 from overlay.node import NodeConfig, run
 from overlay.parent import watch_parent
 from overlay.ports import Engine, Ports
+from overlay.quotas import Allowance, QuotaLimits
 from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.limits import Limits
@@ -117,12 +118,29 @@ def make_node_config(
         zone=config.zone,
         zone_rules=config.zone_rules,
         ingress=IngressLimits(budget_s=config.forward_budget_s, silence_s=config.silence_s),
+        quotas=quota_limits(config),
         gossip=GossipConfig(period_s=config.gossip_period_s, anti_entropy_s=config.anti_entropy_s),
         limits=replace(Limits(), ping_every_s=config.ping_s),
         engine_tenant=config.engine_tenant,
         engine_shared=config.engine_shared_by_tenants,
         allow_variants=config.allow_variants,
         drain_s=config.drain_s,
+    )
+
+
+def quota_limits(config: PeerConfig) -> QuotaLimits:
+    """What one token and one tenant may use here, from the settings."""
+    return QuotaLimits(
+        token=Allowance(
+            requests_per_min=config.token_requests_per_min,
+            prompt_tokens_per_min=config.token_prompt_tokens_per_min,
+            concurrent=config.token_concurrent,
+        ),
+        tenant=Allowance(
+            requests_per_min=config.tenant_requests_per_min,
+            prompt_tokens_per_min=config.tenant_prompt_tokens_per_min,
+            concurrent=config.tenant_concurrent,
+        ),
     )
 
 

@@ -148,15 +148,16 @@ class _Face:
     async def _complete(self, request: Request, request_id: RequestId, *, chat: bool) -> Response:
         principal = self._principal(request)
         self._front.check_open()
-        raw = await request.body()
-        call = parse_chat(raw) if chat else parse_completion(raw)
-        submission = Submission(
-            request_id=request_id,
-            principal=principal,
-            call=call,
-            deadline_s=self._front.clock.now_s() + self._front.request_timeout_s,
-        )
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._front.admitted(principal))
+            raw = await request.body()
+            call = parse_chat(raw) if chat else parse_completion(raw)
+            submission = Submission(
+                request_id=request_id,
+                principal=principal,
+                call=call,
+                deadline_s=self._front.clock.now_s() + self._front.request_timeout_s,
+            )
             events = await stack.enter_async_context(self._front.ingress.open(submission))
             started = await anext(events)
             assert isinstance(started, Started), "an answer begins with Started"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import trio
@@ -43,6 +44,9 @@ class PeerFront:
 
     def authenticate(self, bearer: str) -> Principal:
         return self.node.principals.of_token(bearer)
+
+    def admitted(self, principal: Principal) -> AbstractContextManager[None]:
+        return self.node.quotas.admitted(principal)
 
     def check_open(self) -> None:
         if self.node.draining:

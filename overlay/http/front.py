@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from overlay.ports import Clock, Entropy
@@ -26,6 +27,10 @@ class Front(Protocol):
 
     def authenticate(self, bearer: str) -> Principal:
         """Raises RequestError 401."""
+        ...
+
+    def admitted(self, principal: Principal) -> AbstractContextManager[None]:
+        """Counts a request while the block lasts. Entering raises RequestError 429."""
         ...
 
     def check_open(self) -> None:

@@ -119,10 +119,18 @@ def usage_of(usage: Usage) -> Json:
     }
 
 
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""Kinds of errors that OpenAI's clients tell apart, by status."""
+
+
 def error_of(error: RequestError) -> Json:
     """A refusal or failure."""
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-    kind = kinds.get(
+    kind = KINDS.get(
         error.status, "server_error" if error.status >= 500 else "invalid_request_error"
     )
     return {

@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from overlay.address import Address
+from overlay.address import Address, Endpoint
 from overlay.choices import Device, EngineKind, LogFormat, PolicyName
-from overlay.config import Endpoint, PeerConfig, config_options, config_template, load_config
+from overlay.config import PeerConfig, config_options, config_template, load_config
 from overlay.errors import ConfigError
 from overlay.settings import settings_of
 from overlay.zone import ZoneRule

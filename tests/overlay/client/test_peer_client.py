@@ -36,6 +36,7 @@ from overlay.identity import load_identity
 from overlay.issuer import found_overlay
 from overlay.node import NodeConfig, run
 from overlay.ports import SecureChannel
+from overlay.quotas import Allowance, QuotaLimits
 from overlay.request import Delta, Finished, Scope, Started
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection, Handler
@@ -118,6 +119,26 @@ def scenario(
             await body(world)
 
     simulate(31, main)
+
+
+def test_a_client_over_its_limits_is_told_when_to_try_again() -> None:
+    async def body(world: World) -> None:
+        host = world.hosts[0]
+        async with client_of(world, host, token_of(world)) as client:
+            assert await client.chat(CHAT, max_tokens=2).text()
+            with pytest.raises(RequestError) as caught:
+                await client.chat(CHAT, max_tokens=2).text()
+        assert (caught.value.status, caught.value.code) == (429, "rate_limit_exceeded")
+        assert caught.value.retry_after_s is not None
+        assert 1 <= caught.value.retry_after_s < 100
+        node = host.running
+        assert b'result="token_prompt_tokens"' in node.metrics.text()[1]
+        await trio.sleep(caught.value.retry_after_s)
+        async with client_of(world, host, token_of(world)) as client:
+            assert await client.chat(CHAT, max_tokens=2).text()
+
+    few = QuotaLimits(token=Allowance(prompt_tokens_per_min=600))
+    scenario(body, quotas=few)
 
 
 def test_an_answer_comes_as_events_that_end_once() -> None:

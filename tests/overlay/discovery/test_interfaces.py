@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from overlay.address import Address
-from overlay.config import Endpoint, PeerConfig
+from overlay.address import Address, Endpoint
+from overlay.config import PeerConfig
 from overlay.discovery.interfaces import (
     Interface,
     addresses_of,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -14,6 +14,7 @@ from inference.request import FinishReason
 from overlay.body import check_engines_can
 from overlay.errors import RequestError
 from overlay.principals import unauthorized
+from overlay.quotas import QuotaLimits, Quotas
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -96,6 +97,13 @@ class MadeUpFront:
     request_timeout_s: float = 600.0
     draining: bool = False
     names: tuple[str, ...] = ("toy", "org/name")
+    quotas: QuotaLimits = field(default_factory=QuotaLimits)
+
+    def __post_init__(self) -> None:
+        self._quotas = Quotas(self.quotas, self.clock)
+
+    def admitted(self, principal: Principal) -> AbstractContextManager[None]:
+        return self._quotas.admitted(principal)
 
     def authenticate(self, bearer: str) -> Principal:
         scopes = {"good": {Scope.INFER}, "status-only": {Scope.STATUS}}

@@ -16,6 +16,7 @@ from inference.request import ChatPrompt, TextPrompt
 from overlay.errors import RequestError
 from overlay.http.app import make_app
 from overlay.http.limits import HttpLimits
+from overlay.quotas import Allowance, QuotaLimits
 from overlay.request import Delta
 from tests.overlay.http.fronts import (
     FINISHED,
@@ -499,3 +500,37 @@ class TestOtherPaths:
         async with face() as (_, client):
             assert (await client.ask(getting(CHAT_PATH, method="HEAD"), "HEAD")).status == 405
             assert (await client.ask(getting("/health"))).status == 200
+
+
+class TestLimits:
+    async def test_a_request_over_the_limit_is_429_and_its_body_is_not_looked_at(self) -> None:
+        front = MadeUpFront(quotas=QuotaLimits(token=Allowance(requests_per_min=6)))
+        async with connected(make_app(front)) as client:
+            assert [(await client.ask(asking(CHAT))).status for _ in range(2)] == [200, 200]
+            for body in (CHAT, b"{" * 1000):
+                answer = await client.ask(asking(body))
+                check_id(answer)
+                assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
+                assert answer.error["type"] == "rate_limit_error"
+                assert 1 <= int(answer.headers["retry-after"]) <= 10
+            assert len(front.ingress.submissions) == 2
+            assert (await client.ask(getting("/v1/models"))).status == 200
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_a_request_holds_its_place_until_it_is_over(
+        self, stream: bool, autojump_clock: MockClock
+    ) -> None:
+        ingress = ScriptedIngress((STARTED, 5.0, *said("a")[1:]))
+        front = MadeUpFront(ingress=ingress, quotas=QuotaLimits(token=Allowance(concurrent=1)))
+        app = make_app(front)
+        async with connected(app) as first, connected(app) as second:
+            await first.send(asking({**CHAT, "stream": stream}))
+            await trio.sleep(1)
+            assert (await second.ask(asking(CHAT))).status == 429
+            assert (await first.answer()).status == 200
+            assert (await second.ask(asking(CHAT))).status == 200
+            await first.send(asking({**CHAT, "stream": stream}))
+            await trio.sleep(1)
+            await first.stream.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await second.ask(asking(CHAT))).status == 200
