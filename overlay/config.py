@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from overlay.address import Address, Endpoint
 from overlay.choices import Device, DType, EngineKind, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
+from overlay.http.names import dns_name, origin
 from overlay.settings import (
     Kind,
     add_options,
@@ -30,6 +30,7 @@ from overlay.settings import (
     number,
     optional_size,
     optional_text,
+    read_toml,
     read_values,
     setting,
     settings_of,
@@ -42,9 +43,6 @@ from overlay.zone import ZoneRule, read_zone_rules, zone_name
 OVERLAY_PORT = 7401
 ENROL_PORT = 7402
 HTTP_PORT = 7403
-
-CONFIG_BYTES_MAX = 1 << 20
-"""A settings file is a few KiB; anything of this size is some other file."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -137,6 +135,21 @@ class PeerConfig:
         False,
         section=_HTTP,
         text="Serve plain HTTP beyond loopback: tokens and prompts can be read on the way.",
+    )
+    http_hosts: tuple[str, ...] = setting(
+        texts("NAME", dns_name, suffix="s"),
+        (),
+        section=_HTTP,
+        text="Names, beside localhost and those in its certificate, that the API answers to; "
+        "others are refused with 421, as a web page may have bent them.",
+        shown="none",
+    )
+    http_origins: tuple[str, ...] = setting(
+        texts("URL", origin, suffix="s"),
+        (),
+        section=_HTTP,
+        text="Origins of web pages that may call the API from a browser (CORS).",
+        shown="its own alone",
     )
     token_requests_per_min: int = _limit(6_000, "Requests a minute of one token")
     token_prompt_tokens_per_min: int = _limit(60_000_000, "Prompt tokens a minute of one token")
@@ -442,25 +455,9 @@ def load_config(file: Path | None, flags: Mapping[str, object] | None = None) ->
     """
     values: dict[str, Any] = {}
     if file is not None:
-        values |= read_values(PeerConfig, _read_file(file), source=str(file))
+        values |= read_values(PeerConfig, read_toml(file), source=str(file))
     values |= read_values(PeerConfig, flags or {}, source="")
     return PeerConfig(**values)
-
-
-def _read_file(file: Path) -> dict[str, object]:
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(CONFIG_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-    if len(raw) > CONFIG_BYTES_MAX:
-        raise ConfigError(f"{file} is too large for a settings file")
-    try:
-        return tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 
 _TITLE = """\

@@ -13,14 +13,19 @@ import difflib
 import enum
 import json
 import math
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from overlay.errors import ConfigError
 from overlay.units import parse_duration, parse_size, show_duration, show_size
+
+CONFIG_BYTES_MAX = 1 << 20
+"""A settings file is a few KiB; anything of this size is some other file."""
 
 METADATA_KEY = "setting"
 SUGGESTION_LIKENESS_MIN = 0.5
@@ -128,6 +133,23 @@ def read_values(config_class: type, raw: Mapping[str, object], *, source: str) -
             where = f"{source}: {name}" if source else found.flag
             raise ConfigError(f"{where}: {error}") from None
     return values
+
+
+def read_toml(file: Path) -> dict[str, object]:
+    """What a file holds, nothing where there is none. Raises ConfigError."""
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{file} is too large for a settings file")
+    try:
+        return tomllib.loads(raw.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 16
 SERVER = (b"server", b"rhizome")
-ABSOLUTE_FORM = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 """What a target has before its path when it is written as for a proxy (RFC 9112, 3.2.2)."""
 
 Message = MutableMapping[str, Any]
@@ -204,7 +204,7 @@ class HttpConnection:
             "raw_path": path,
             "query_string": request.target.partition(b"?")[2],
             "root_path": "",
-            "headers": [(name, value) for name, value in request.headers],
+            "headers": _headers_of(request),
             "client": self._client,
             "server": None,
         }
@@ -285,6 +285,15 @@ def _path_of(target: bytes) -> bytes:
         target = target[absolute.end() :]
         target = target if target.startswith(b"/") else b"/" + target
     return target.partition(b"?")[0]
+
+
+def _headers_of(request: h11.Request) -> list[tuple[bytes, bytes]]:
+    """The headers; a host in the target counts, whatever the Host header says (RFC 9112, 3.2.2)."""
+    absolute = ABSOLUTE_FORM.match(request.target)
+    if absolute is None:
+        return list(request.headers)
+    rest = [(name, value) for name, value in request.headers if name != b"host"]
+    return [(b"host", absolute[1]), *rest]
 
 
 class _Cycle:

@@ -15,6 +15,9 @@ from overlay.config import PeerConfig
 from overlay.discovery.interfaces import Interface, beyond_link, spelled_out
 from overlay.errors import ConfigError, draining
 from overlay.http.app import make_app
+from overlay.http.guard import Guard
+from overlay.http.names import KnownNames
+from overlay.http.refusal import Stamp
 from overlay.http.server import serve_http
 from overlay.node import Node
 from overlay.ports import Clock, Entropy
@@ -86,7 +89,12 @@ async def serve_http_face(
     """
     tls = tls_context(config)
     listeners = await open_listeners(config)
-    app = make_app(PeerFront(node, config.request_timeout_s))
+    known = KnownNames(hosts=frozenset(config.http_hosts), origins=frozenset(config.http_origins))
+    app = Guard(
+        make_app(PeerFront(node, config.request_timeout_s)),
+        lambda: known,
+        Stamp(node.ports.clock, node.ports.entropy),
+    )
     scheme = "http" if tls is None else "https"
     bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
     urls = [f"{scheme}://{address}" for address in client_addresses(bound, interfaces)]
