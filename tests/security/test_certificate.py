@@ -35,66 +35,12 @@ from security.errors import (
     UntrustedIssuer,
     WrongOverlay,
 )
-from security.keys import HostKeys
 from security.peer_id import PeerId
-from tests.security.world import DAY_S, NOW_S, Overlay
+from tests.security.world import DAY_S, NOW_S, Overlay, forged_leaf
 
 
 def check(overlay: Overlay, leaf: bytes, *, now_s: float = NOW_S, issuer: bytes = b"") -> PeerId:
     return verify_chain(leaf, issuer or overlay.issuer.der, overlay.root.der, now_s).peer_id
-
-
-def forged_leaf(
-    signer: IssuerKey,
-    keys: HostKeys,
-    *,
-    uri: str = "",
-    dns: str = "",
-    ca: bool = False,
-    uses: tuple[x509.ObjectIdentifier, ...] = (
-        ExtendedKeyUsageOID.CLIENT_AUTH,
-        ExtendedKeyUsageOID.SERVER_AUTH,
-    ),
-    authority: str = "",
-    more_names: tuple[x509.GeneralName, ...] = (),
-) -> bytes:
-    """A leaf by an adversary that holds ``signer``, wrong in one thing."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
-    start = dt.datetime.fromtimestamp(NOW_S - 60, dt.UTC)
-    names = [
-        x509.UniformResourceIdentifier(uri or f"spiffe://{signer.overlay_id}/host/{keys.peer_id}"),
-        x509.DNSName(dns or dns_name_of(keys.peer_id)),
-        *more_names,
-    ]
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(keys.identity.public_key())
-        .serial_number(7)
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage(list(uses)), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier(bytes.fromhex(authority or signer.issuer_id), None, None),
-            critical=False,
-        )
-    )
-    return builder.sign(signer.private, None).public_bytes(Encoding.DER)
 
 
 def test_an_issued_leaf_names_its_host_overlay_and_issuer() -> None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from security.authority import Authority
-from security.certificate import IssuerKey, RootKey, issue_leaf, make_issuer, make_root
+from security.certificate import (
+    IssuerKey,
+    RootKey,
+    dns_name_of,
+    issue_leaf,
+    make_issuer,
+    make_root,
+)
 from security.epoch import TenantEpoch, open_epoch
 from security.keys import HostKeys
 from security.revocation import RevocationSet, make_revocation, open_revocation
@@ -72,3 +84,58 @@ def member(seed: int = 1) -> Member:
         epoch_object=grant.epochs[0],
         tenant=opened.value,
     )
+
+
+def forged_leaf(
+    signer: IssuerKey,
+    keys: HostKeys,
+    *,
+    uri: str = "",
+    dns: str = "",
+    ca: bool = False,
+    uses: tuple[x509.ObjectIdentifier, ...] = (
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+        ExtendedKeyUsageOID.SERVER_AUTH,
+    ),
+    authority: str = "",
+    more_names: tuple[x509.GeneralName, ...] = (),
+    now_s: float = NOW_S,
+) -> bytes:
+    """A leaf by an adversary that holds ``signer``, wrong in one thing."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    by = f"rhizome issuer {signer.issuer_id}"  # OpenSSL looks issuers up by name
+    start = dt.datetime.fromtimestamp(now_s - 60, dt.UTC)
+    names = [
+        x509.UniformResourceIdentifier(uri or f"spiffe://{signer.overlay_id}/host/{keys.peer_id}"),
+        x509.DNSName(dns or dns_name_of(keys.peer_id)),
+        *more_names,
+    ]
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, by)]))
+        .public_key(keys.identity.public_key())
+        .serial_number(7)
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage(list(uses)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(bytes.fromhex(authority or signer.issuer_id), None, None),
+            critical=False,
+        )
+    )
+    return builder.sign(signer.private, None).public_bytes(Encoding.DER)
