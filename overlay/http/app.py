@@ -139,7 +139,15 @@ class _Face:
         return Response(body, headers={"content-type": content_type})
 
     def _principal(self, request: Request) -> Principal:
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        shown = request.headers.getlist("authorization")
+        if len(shown) > 1:
+            # A proxy before us may have looked at another one of them.
+            raise RequestError(
+                "the Authorization header is there twice: send one",
+                code="malformed_request",
+                status=400,
+            )
+        scheme, _, bearer = "".join(shown).partition(" ")
         principal = self._front.authenticate(bearer.strip() if scheme.lower() == "bearer" else "")
         if Scope.INFER not in principal.scopes:
             raise RequestError("the token may not infer", code="forbidden", status=403)

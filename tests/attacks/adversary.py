@@ -17,14 +17,13 @@ from chaos.entropy import SeededEntropy
 from chaos.founding import enrol, found
 from chaos.network import SimTransport
 from chaos.world import Host
-from overlay.address import Address
 from overlay.gossip.messages import Bundle, Head, LoadHint, Repair, StreamHead, decode_message
 from overlay.gossip.messages import encode as encode_gossip
 from overlay.identity import Identity
 from overlay.knowledge import PROTOCOL as GOSSIP
-from overlay.ports import SecureChannel, Transport
+from overlay.ports import ByteChannel, SecureChannel, Transport
 from overlay.transport.connection import Connection
-from overlay.transport.hello import Hello, Role
+from overlay.transport.hello import Hello, Role, client_hello, encode_hello
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.transport.stream import Stream
@@ -107,6 +106,18 @@ class KeyHolder:
             await nursery.start(connection.run, {GOSSIP: self._hear})
             yield connection
             nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def raw(self, host: Host) -> AsyncIterator[ByteChannel]:
+        """A channel on which HELLO has been said both ways; frames of any kind may follow."""
+        channel = (await self.dial(host)).channel
+        try:
+            await channel.send_all(encode_hello(self.hello()))
+            await channel.receive_some()
+            yield channel
+        finally:
+            with trio.CancelScope(shield=True):
+                await channel.aclose()
 
     async def _hear(self, connection: Connection, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:
@@ -240,4 +251,30 @@ class Stranger:
     async def dial(self, host: Host, *, at: str = AT) -> SecureChannel:
         """A connection without a certificate, from an address."""
         transport = SimTransport(self.victim.world.network, at, None, None, None)  # type: ignore[arg-type]  # a client's
-        return await transport.dial(Address(host.name, host.running.addresses[0].port), None)
+        return await transport.dial(host.running.addresses[0], None)
+
+    def hello(self) -> Hello:
+        """A client's, as it should be."""
+        return client_hello(
+            overlay_id=self.victim.overlay_id,
+            windows=Limits().windows,
+            unix_s=self.victim.now_unix_s,
+        )
+
+    @asynccontextmanager
+    async def connected(self, host: Host, *, at: str = AT) -> AsyncIterator[Connection]:
+        """A client's connection, which nobody has to prove anything for."""
+        node = host.running
+        connection = await establish(
+            await self.dial(host, at=at),
+            ours=self.hello(),
+            judge=lambda _leaf, _expected: node.peer_id,
+            expected=None,
+            clock=node.ports.clock,
+            entropy=SeededEntropy(1, "stranger's connection"),
+            limits=Limits(),
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(connection.run)
+            yield connection
+            nursery.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import permutations
 
 import trio
 
@@ -16,6 +17,7 @@ from chaos.world import Host, World, until
 from inference.request import Namespace
 from overlay.node import Node
 from security.peer_id import PeerId
+from security.tags import tags_of
 from security.tenant import TenantId
 
 ALPHA, BETA = "alpha", "beta"
@@ -151,9 +153,22 @@ class Victim:
         while True:
             before = self.state()
             await self.ask_everybody()
-            await trio.sleep(3 * self.nodes[0].config.gossip.period_s)
+            await trio.sleep(self.nodes[0].config.gossip.period_s)
+            await until(self.is_agreed, step_s=0.02)
             if self.state() == before:
                 return
+
+    def is_agreed(self) -> bool:
+        """Whether each honest host knows of the other what that has cached, and no more."""
+        for here, other in permutations(self.nodes, 2):
+            reads = here.knowledge.gossip.reader._reads
+            for tenant in here.tenants:
+                tree = other.knowledge.gossip.forest.tree(Namespace(tenant.tenant_id))
+                read = reads.get((other.peer_id, tenant.tenant_id))
+                known = set() if read is None else read.replica.tags
+                if known != set(tags_of(tenant.keys.tag_key, tree.digest.blocks())):
+                    return False
+        return True
 
     def state(self, stranger: PeerId | None = None) -> list[dict[str, object]]:
         honest = {node.peer_id for node in self.nodes}
@@ -186,4 +201,4 @@ class Victim:
     async def _keep_asking(self) -> None:
         while True:
             await self.ask_everybody()
-            await trio.sleep(self.nodes[0].config.gossip.period_s / 4)
+            await trio.sleep(self.nodes[0].config.gossip.period_s)
