@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from inference.core import EngineCore, StepResult
 from inference.events import CacheEvent
-from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt
+from inference.request import Capabilities, EngineLoad, EngineRequest, Namespace, Prompt
 
 
 class CoreDouble:
@@ -26,6 +26,9 @@ class CoreDouble:
 
     def cancel(self, request_id: str) -> None:
         self.inner.cancel(request_id)
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        self.inner.share_among(tenants)
 
     def step(self) -> StepResult:
         return self.inner.step()

@@ -33,6 +33,14 @@ want masks whose rows begin at multiples of 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """Keys that rows are compared with for the time that it takes; nothing comes of it."""
+
+    keys: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """The prompt rows of one request: ``rows`` from ``first`` on, which see the slots ``keys``.
 
@@ -43,6 +51,7 @@ class Span:
     rows: int
     keys: torch.Tensor
     mask: torch.Tensor
+    idle: Idle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +167,9 @@ class PagedAttention:
             keys, values = self._pool.read(layer, span.keys)
             own = rows[span.first : span.first + span.rows].transpose(0, 1)
             parts.append(_attend_masked(own, keys, values, span.mask, scaling))
+            if span.idle is not None:
+                keys, values = self._pool.read(layer, span.idle.keys)
+                _attend_masked(own, keys, values, span.idle.mask, scaling)
             done = span.first + span.rows
         if done < count:
             parts.append(rows.new_zeros((count - done, heads, dim)))

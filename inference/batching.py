@@ -17,11 +17,75 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
 from inference.cache import CacheFull, PrefixCache
+from inference.errors import EngineOverloaded, InferenceError
 from inference.fairness import ANSWER_WEIGHT, FairQueue
-from inference.generation import Generation
+from inference.generation import LOOKAHEAD_TOKENS, Generation
 from inference.request import Namespace
 from inference.step import CHUNK_TOKENS, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What became of requests that were next.
+
+    ``over`` were so already, resumed after their last token; ``refused`` can never start.
+    """
+
+    started: list[Generation] = field(default_factory=list)
+    over: list[Generation] = field(default_factory=list)
+    refused: list[tuple[Generation, InferenceError]] = field(default_factory=list)
+
+
+class Batch(Protocol):
+    """Who runs, and what a step computes: the seam between the scheduler and its two rules.
+
+    ``running`` are those that are waited for, ``held_slots`` counts all that a slot is held for.
+    ``context_of``, ``check_room`` and the numbers may be asked for while a step is computed.
+    """
+
+    @property
+    def running(self) -> list[Generation]: ...
+
+    @property
+    def held_slots(self) -> int: ...
+
+    @property
+    def prompt_tokens_left(self) -> int: ...
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None: ...
+
+    def context_of(self, namespace: Namespace) -> int: ...
+
+    def check_room(self, namespace: Namespace, waiting: Iterable[Generation]) -> None: ...
+
+    def lookahead_tokens(self) -> int: ...
+
+    def push(self, generation: Generation) -> None: ...
+
+    def drop(self, generation: Generation) -> None: ...
+
+    def end(self, generation: Generation, *, keep: bool = True) -> None: ...
+
+    def answered(self, generation: Generation) -> None: ...
+
+    def cached_blocks(self, generation: Generation) -> int: ...
+
+    def commit(self, generation: Generation, *, decoded: bool) -> None: ...
+
+    def admit(self) -> Admitted: ...
+
+    def plan(self) -> list[tuple[Generation, Rows]]: ...
+
+    def take_preempted(self) -> list[Generation]: ...
+
+    def clear(self) -> None: ...
+
+    def check_integrity(self, waiting: int) -> None: ...
 
 
 class ContinuousBatch:
@@ -30,12 +94,24 @@ class ContinuousBatch:
     Args:
         cache: Whose blocks they use.
         slots: How many run at once.
+        queue_max: How many may wait.
+        context_tokens: The longest prompt and answer.
         reuse: Whether cached blocks may be used.
     """
 
-    def __init__(self, cache: PrefixCache, *, slots: int, reuse: bool) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache,
+        *,
+        slots: int,
+        queue_max: int,
+        context_tokens: int,
+        reuse: bool,
+    ) -> None:
         self._cache = cache
         self._slots = slots
+        self._queue_max = queue_max
+        self._context_tokens = context_tokens
         self._reuse = reuse
         self._queue: FairQueue[Generation] = FairQueue()
         self._turns: dict[Namespace, int] = {}
@@ -43,6 +119,41 @@ class ContinuousBatch:
         self.running: list[Generation] = []
         self.preempted: list[Generation] = []
         self.preemptions = 0
+
+    @property
+    def held_slots(self) -> int:
+        return len(self.running)
+
+    @property
+    def prompt_tokens_left(self) -> int:
+        return sum(each.uncached_tokens for each in tuple(self.running))
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """Whoever uses the cache has a share of it; nothing depends on who else might."""
+
+    def context_of(self, namespace: Namespace) -> int:
+        """The longest prompt and answer of any tenant: it may borrow the whole cache."""
+        del namespace
+        return self._context_tokens
+
+    def check_room(self, namespace: Namespace, waiting: Iterable[Generation]) -> None:
+        """Raises ``EngineOverloaded`` where the queue is full."""
+        del namespace
+        free = self._slots - self.held_slots
+        if sum(1 for _ in waiting) >= self._queue_max + free:
+            raise EngineOverloaded(f"{self._queue_max} requests are waiting already")
+
+    def lookahead_tokens(self) -> int:
+        """Tokens of an answer that have blocks promised when it starts."""
+        return LOOKAHEAD_TOKENS
+
+    def cached_blocks(self, generation: Generation) -> int:
+        """How many blocks a waiting request would find at present."""
+        return generation.cached_blocks(self._cache) if self._reuse else 0
+
+    def commit(self, generation: Generation, *, decoded: bool) -> None:
+        """Makes what a request has computed reusable."""
+        generation.commit(self._cache, decoded=decoded)
 
     def push(self, generation: Generation) -> None:
         """A request arrives."""
@@ -63,19 +174,14 @@ class ContinuousBatch:
         """A running request was given a token."""
         self._queue.charge(generation.namespace, ANSWER_WEIGHT)
 
-    def admit(self) -> tuple[list[Generation], list[Generation]]:
-        """Starts what can start.
-
-        Returns:
-            Those that started, and those that were over already: resumed after their last token.
-        """
-        started: list[Generation] = []
-        over: list[Generation] = []
+    def admit(self) -> Admitted:
+        """Starts what can start."""
+        admitted = Admitted()
         while len(self.running) < self._slots and (first := self._queue.first()) is not None:
             namespace, generation = first
             if generation.ended() is not None:
                 self.drop(generation)
-                over.append(generation)
+                admitted.over.append(generation)
                 continue
             if not self._start(generation):
                 break
@@ -83,8 +189,8 @@ class ContinuousBatch:
             if generation.first_start:
                 self._queue.charge(namespace, generation.given_tokens)
             self.running.append(generation)
-            started.append(generation)
-        return started, over
+            admitted.started.append(generation)
+        return admitted
 
     def plan(self) -> list[tuple[Generation, Rows]]:
         """What the next step computes, with blocks for all of it."""
@@ -169,6 +275,13 @@ class ContinuousBatch:
         self._queue.push_back(generation.namespace, generation)
         self.preempted.append(generation)
         self.preemptions += 1
+
+    def take_preempted(self) -> list[Generation]:
+        """Those that wait again since the last call."""
+        # Some may have started again within the step.
+        waiting = [each for each in self.preempted if each.lease is None]
+        self.preempted.clear()
+        return waiting
 
     def clear(self) -> None:
         """Drops every request; the cache is emptied by its owner."""

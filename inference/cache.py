@@ -1,8 +1,8 @@
 """The prefix cache of an engine: which block holds what, who uses it, and what went.
 
-Blocks are numbers from 0 to ``total_blocks - 1``; what a number stands for (KV memory, or nothing
-in the toy engine) is the engine's business. Each block is in exactly one place: free, private to
-one lease, or in one namespace's tree. Rules:
+Blocks are ``total_blocks`` numbers from ``first_block`` on; what a number stands for (KV memory, or
+nothing in the toy engine) is the engine's business. Each block is in exactly one place: free,
+private to one lease, or in one namespace's tree. Rules:
 
 1. A request takes a :class:`Lease`, which locks what it found cached. It is promised more blocks:
    growing within the promise never fails, beyond it raises ``CacheFull`` when there are none.
@@ -78,6 +78,7 @@ class PrefixCache:
             quiet tenant's cache for longer, less lets a busy one use what others leave idle.
         event_blocks_max: How many blocks undrained events may name before they are dropped. The
             default is twice the number of blocks: past that, the content is shorter to tell.
+        first_block: The number of its first block, where several caches share one memory.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class PrefixCache:
         *,
         reserved_fraction: float = 0.0,
         event_blocks_max: int | None = None,
+        first_block: int = 0,
     ) -> None:
         assert total_blocks > 0
         assert 0 <= reserved_fraction <= 1
         self.total_blocks = total_blocks
+        self.first_block = first_block
         self._reserved_blocks = int(total_blocks * reserved_fraction)
         default = max(EVENT_BLOCKS_MIN, 2 * total_blocks)
         self._event_blocks_max = default if event_blocks_max is None else event_blocks_max
@@ -342,7 +345,8 @@ class PrefixCache:
         for tenant in self._tenants.values():
             assert tenant.leases or tenant.tree.blocks
             places += tenant.tree.check_integrity(locks)
-        assert sorted(places) == list(range(self.total_blocks))
+        end = self.first_block + self.total_blocks
+        assert sorted(places) == list(range(self.first_block, end))
         trees = [tenant.tree for tenant in self._tenants.values()]
         assert self._leaves.unlocked_blocks == sum(tree.unlocked_blocks for tree in trees)
         assert self._promised == sum(
@@ -356,7 +360,7 @@ class PrefixCache:
         assert sorted(mine) == sorted(id(lease) for lease in leases)
 
     def _forget(self) -> None:
-        self._free = FreeList(self.total_blocks)
+        self._free = FreeList(self.total_blocks, first=self.first_block)
         self._leaves = LeafQueue()
         self._tenants: dict[Namespace, _Tenant] = {}
         self._promised = 0

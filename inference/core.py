@@ -6,12 +6,20 @@ toy engine (``toy.py``) and the embedded one (``embedded.py``) are two implement
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from inference.errors import InferenceError
 from inference.events import CacheEvent
-from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt, TokenEvent
+from inference.request import (
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Namespace,
+    Prompt,
+    TokenEvent,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +43,11 @@ class EngineCore(Protocol):
     ``EngineOverloaded``, and then nothing is kept. ``cancel`` is idempotent, frees the slot and
     the blocks at once, and no event of that request follows. ``cache_events`` drains, in order.
     ``tokenize`` gives None for a ``BodyPrompt`` that its tokenizer cannot read. ``step`` may run in
-    another thread; while it does, only ``capabilities``, ``tokenize``, ``add`` and ``load`` may be
-    called. ``reset`` drops every request and the whole cache after a step that raised; it leaves a
-    ``Cleared`` among the events.
+    another thread; while it does, only ``capabilities``, ``tokenize``, ``add``, ``share_among`` and
+    ``load`` may be called. ``reset`` drops every request and the whole cache after a step that
+    raised; it leaves a ``Cleared`` among the events. ``share_among`` tells who will use it: a core
+    with fixed parts divides itself anew when nothing runs, and until then starts nothing. A core
+    that hides hits holds a slot beyond an answer's end or its cancellation.
     """
 
     def capabilities(self) -> Capabilities: ...
@@ -47,6 +57,8 @@ class EngineCore(Protocol):
     def add(self, request: EngineRequest) -> None: ...
 
     def cancel(self, request_id: str) -> None: ...
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None: ...
 
     def step(self) -> StepResult: ...
 

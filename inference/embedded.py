@@ -35,13 +35,12 @@ from inference.pool import BlockPool
 from inference.request import (
     BLOCK_TOKENS,
     EngineRequest,
-    Namespace,
     OutputIdentity,
     PrefixIdentity,
     Sampling,
     ServedModel,
 )
-from inference.scheduler import EmbeddedCore, ModelParts, Posture
+from inference.scheduler import NOBODY, EmbeddedCore, ModelParts, Posture
 from inference.step import CHUNK_TOKENS, ModelStep
 from inference.store.convert import Progress
 from inference.store.files import ModelFiles, default_cache_dir, find_model
@@ -73,7 +72,8 @@ class EngineSettings:
     ``slots`` is how many requests are computed at once: more answer more in all and each more
     slowly. ``kv_cache_bytes`` None takes :data:`GPU_MEMORY_FRACTION` of what is free on a GPU once
     the model is there, and :data:`CPU_CACHE_BYTES` on a CPU. ``reserved_fraction`` of the cache, 0
-    to 1, is divided among the tenants that use it; the rest goes to whoever asks first.
+    to 1, is divided among the tenants that use it; the rest goes to whoever asks first. ``strict``
+    divides all of it, and the slots, for good, and lets no tenant see another's hits.
     """
 
     model: str | None = None
@@ -87,6 +87,7 @@ class EngineSettings:
     prefix_cache: bool = True
     slots: int = 8
     reserved_fraction: float = 0.5
+    strict: bool = False
 
 
 def no_progress(_what: str, _done: float) -> None:
@@ -128,7 +129,7 @@ def load_engine(
     context = _context(config, cache_bytes, dtype)
     check_supported(config, context_tokens=context)
     tokenizer = PromptTokenizer(files.folder, context_tokens=context, source_digest=files.tokenizer)
-    step = _proven_step(model, blocks=blocks, dtype=dtype, context_tokens=context)
+    step = _proven_step(model, blocks=blocks, context_tokens=context, uniform=settings.strict)
     posture = Posture(
         model=files.name,
         folder=files.folder,
@@ -158,6 +159,7 @@ def load_engine(
         prefix_cache=settings.prefix_cache,
         queue_max=settings.queue_max,
         reserved_fraction=settings.reserved_fraction,
+        strict=settings.strict,
         now_s=time.monotonic,
     )
     warm_up(core)
@@ -174,7 +176,7 @@ def warm_up(core: EmbeddedCore) -> None:
     tokens = min(WARM_UP_TOKENS, served.context_tokens // 2)
     request = EngineRequest(
         request_id="warm-up",
-        namespace=Namespace(""),
+        namespace=NOBODY,
         chain_key=bytes(KEY_BYTES),
         model=served.name,
         token_ids=tuple(range(tokens)),
@@ -207,10 +209,10 @@ def _blocks_of(config: PretrainedConfig, kv_cache_bytes: int, dtype: torch.dtype
 
 
 def _proven_step(
-    model: PreTrainedModel, *, blocks: int, dtype: torch.dtype, context_tokens: int
+    model: PreTrainedModel, *, blocks: int, context_tokens: int, uniform: bool
 ) -> ModelStep:
     expected = reference_logits(model)
-    shape = kv_shape_of(model.config)
+    shape, dtype = kv_shape_of(model.config), model.dtype
     try:
         pool = BlockPool(shape, blocks=blocks, dtype=dtype, device=model.device)
     except (RuntimeError, MemoryError) as error:
@@ -219,7 +221,7 @@ def _proven_step(
             f"{model.device} (--kv-cache)"
         ) from error
     narrow_linears(model)
-    step = ModelStep(model, pool, context_tokens=context_tokens)
+    step = ModelStep(model, pool, context_tokens=context_tokens, uniform=uniform)
     prove(model, step, expected)
     return step
 

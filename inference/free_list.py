@@ -16,22 +16,23 @@ FREE, TAKEN = 1, 0
 
 
 class FreeList:
-    """Which of the blocks 0 to ``total - 1`` are free; all of them at first."""
+    """Which of ``total`` blocks from ``first`` on are free; all of them at first."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, first: int = 0) -> None:
         self.count = total
+        self._first = first
         self._map = bytearray([FREE]) * total
         self._next = 0
 
     def blocks(self) -> list[int]:
         """The free blocks' numbers."""
-        return [block for block, state in enumerate(self._map) if state == FREE]
+        return [at for at, state in enumerate(self._map, self._first) if state == FREE]
 
     def give(self, blocks: Iterable[int]) -> None:
         """Takes blocks back."""
         for block in blocks:
-            assert self._map[block] == TAKEN
-            self._map[block] = FREE
+            assert self._map[block - self._first] == TAKEN
+            self._map[block - self._first] = FREE
             self.count += 1
 
     def take(self, count: int, *, after: Sequence[int]) -> list[int]:
@@ -39,7 +40,8 @@ class FreeList:
         assert count <= self.count
         taken: list[int] = []
         if after:
-            self._mark(after[-1] + 1, self._length_at(after[-1] + 1, count), taken)
+            at = after[-1] + 1 - self._first
+            self._mark(at, self._length_at(at, count), taken)
         while len(taken) < count:
             at, length = self._gap(count - len(taken))
             self._mark(at, length, taken)
@@ -49,7 +51,7 @@ class FreeList:
     def _mark(self, at: int, length: int, taken: list[int]) -> None:
         self._map[at : at + length] = bytes([TAKEN]) * length
         self.count -= length
-        taken.extend(range(at, at + length))
+        taken.extend(range(self._first + at, self._first + at + length))
 
     def _length_at(self, at: int, count: int) -> int:
         """How many free blocks follow each other from ``at`` on, at most ``count``."""

@@ -29,6 +29,7 @@ class Generation:
         end_tokens: Tokens that end the answer.
         context_tokens: Where the answer ends at the latest.
         arrival: Its number among all requests.
+        lookahead_tokens: Tokens of the answer that it has blocks promised for when it starts.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Generation:
         end_tokens: frozenset[int],
         context_tokens: int,
         arrival: int,
+        lookahead_tokens: int = LOOKAHEAD_TOKENS,
     ) -> None:
         self.request = request
         self.arrival = arrival
@@ -50,7 +52,7 @@ class Generation:
         self.lease: Lease | None = None
         self.first_start = True
         self.estimated = False
-        self._lookahead = LOOKAHEAD_TOKENS
+        self._lookahead = lookahead_tokens
         self._chain = chain
         self._hashes: list[BlockHash] = []
         self._contents: list[bytes] = []
@@ -144,16 +146,23 @@ class Generation:
             logits=True,
         )
 
-    def next_chunk(self, cache: PrefixCache, *, reuse: bool) -> Rows:
-        """The rows of the prompt's next chunk, after what others have computed of it since."""
+    def adopt(self, cache: PrefixCache) -> None:
+        """Takes over what others have computed of the prompt since."""
         lease = self.lease
         assert lease is not None
         first = lease.committed_blocks
-        if reuse and self.computed == first * BLOCK_TOKENS:
+        if self.computed == first * BLOCK_TOKENS:
             blocks = self.reusable()
             found = cache.adopt(lease, self._hashes[first:blocks], self._contents[first:blocks])
             if found:
                 self._found(first + found)
+
+    def next_chunk(self, cache: PrefixCache, *, reuse: bool) -> Rows:
+        """The rows of the prompt's next chunk, after what others have computed of it since."""
+        lease = self.lease
+        assert lease is not None
+        if reuse:
+            self.adopt(cache)
         end = chunk_end(self.computed, self.given_tokens)
         return Rows(
             token_ids=self.tokens[self.computed : end],

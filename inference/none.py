@@ -6,10 +6,19 @@ tokenises them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from inference.core import StepResult
 from inference.errors import UnknownModel
 from inference.events import CacheEvent
-from inference.request import BLOCK_TOKENS, Capabilities, EngineLoad, EngineRequest, Prompt
+from inference.request import (
+    BLOCK_TOKENS,
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Namespace,
+    Prompt,
+)
 from inference.worker import EngineWorker
 
 NOTHING = "this peer runs no engine"
@@ -45,6 +54,9 @@ class NoCore:
 
     def cancel(self, request_id: str) -> None:
         """No request is ever running here."""
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """There is nothing to divide."""
 
     def step(self) -> StepResult:
         return StepResult(events=(), failed=(), virtual_s=0.0)

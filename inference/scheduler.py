@@ -17,24 +17,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-from inference.batching import ContinuousBatch
+from inference.batching import Batch, ContinuousBatch
 from inference.blocks import BlockChain
 from inference.cache import PrefixCache
 from inference.core import StepResult
 from inference.errors import (
     ContextOverflow,
     EngineFailed,
-    EngineOverloaded,
     InferenceError,
     InvalidRequest,
     UnknownModel,
 )
 from inference.events import CacheEvent
 from inference.generation import Generation
+from inference.partitioned import PartitionedBatch
+from inference.partitions import Partitions
 from inference.passes import Outcome, Passes
 from inference.rates import StepRates
 from inference.request import (
@@ -42,6 +44,7 @@ from inference.request import (
     Capabilities,
     EngineLoad,
     EngineRequest,
+    Namespace,
     Prompt,
     ServedModel,
     TokenEvent,
@@ -52,6 +55,19 @@ from inference.tokenizer import PromptTokenizer
 
 ESTIMATE_STEPS = 8
 """Steps after which what waiting requests would find in the cache is looked up again."""
+
+
+NOBODY = Namespace("")
+"""Whose request warms an engine up; its tenants are told later."""
+
+
+class Rules(TypedDict):
+    """What both ways of batching are told."""
+
+    slots: int
+    queue_max: int
+    context_tokens: int
+    reuse: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +116,8 @@ class EmbeddedCore:
         prefix_cache: Whether anything is reused at all; without, every run is a cold one.
         queue_max: Requests that may wait.
         reserved_fraction: The part of the cache that is reserved for tenants in equal shares.
+        strict: Whether the cache is divided into fixed parts instead, and every request takes as
+            much of the engine as if nothing of it were cached.
         now_s: A clock for the rates.
     """
 
@@ -111,6 +129,7 @@ class EmbeddedCore:
         prefix_cache: bool,
         queue_max: int,
         reserved_fraction: float,
+        strict: bool,
         now_s: Callable[[], float],
     ) -> None:
         self._parts: ModelParts | None = parts
@@ -119,14 +138,12 @@ class EmbeddedCore:
         self._vocabulary = parts.vocabulary
         self._end_tokens = parts.end_tokens
         self.posture = parts.posture
-        self._slots = parts.posture.slots
         self._reuse_decoded = reuse_decoded
         self._prefix_cache = prefix_cache
-        self._queue_max = queue_max
         self._now_s = now_s
         self._capabilities = Capabilities(
             models=(parts.served,),
-            slots=self._slots,
+            slots=parts.posture.slots,
             block_tokens=BLOCK_TOKENS,
             exact_claims=True,
             salts=True,
@@ -136,8 +153,20 @@ class EmbeddedCore:
             device=parts.posture.describe(),
             cache_bytes=parts.posture.kv_cache_bytes,
         )
-        self._cache = PrefixCache(parts.blocks, reserved_fraction=reserved_fraction)
-        self._batch = ContinuousBatch(self._cache, slots=self._slots, reuse=prefix_cache)
+        rules: Rules = {
+            "slots": parts.posture.slots,
+            "queue_max": queue_max,
+            "context_tokens": parts.served.context_tokens,
+            "reuse": prefix_cache,
+        }
+        self._cache: PrefixCache | Partitions
+        self._batch: Batch
+        if strict:
+            self._cache = partitions = Partitions(parts.blocks, [NOBODY])
+            self._batch = PartitionedBatch(partitions, **rules)
+        else:
+            self._cache = cache = PrefixCache(parts.blocks, reserved_fraction=reserved_fraction)
+            self._batch = ContinuousBatch(cache, **rules)
         self._passes = Passes(parts.step)
         # By id: all that wait, those that the batch has not been told of included.
         self._waiting: dict[str, Generation] = {}
@@ -168,16 +197,16 @@ class EmbeddedCore:
         name, running = request.request_id, tuple(self._batch.running)
         if name in self._waiting or any(each.request_id == name for each in running):
             raise InvalidRequest("a request of this id is running")
-        if len(self._waiting) >= self._queue_max + self._slots - len(running):
-            raise EngineOverloaded(f"{self._queue_max} requests are waiting already")
+        self._batch.check_room(request.namespace, tuple(self._waiting.values()))
         self._arrivals += 1
         generation = Generation(
             request,
             chain=BlockChain(request.chain_key, self._served.prefix),
             decode=self._tokenizer.decode,
             end_tokens=self._end_tokens,
-            context_tokens=self._served.context_tokens,
+            context_tokens=self._batch.context_of(request.namespace),
             arrival=self._arrivals,
+            lookahead_tokens=self._batch.lookahead_tokens(),
         )
         self._waiting[name] = generation
         self._arrived.append(generation)
@@ -193,19 +222,24 @@ class EmbeddedCore:
                 self._batch.end(each)
 
     def has_work(self) -> bool:
-        return bool(self._batch.running or self._waiting)
+        return bool(self._batch.held_slots or self._waiting)
 
     def load(self) -> EngineLoad:
-        waiting, running = tuple(self._waiting.values()), tuple(self._batch.running)
+        waiting = tuple(self._waiting.values())
+        left = sum(each.uncached_tokens for each in waiting)
         return EngineLoad(
-            running=len(running),
+            running=self._batch.held_slots,
             queued=len(waiting),
-            queued_tokens=sum(each.uncached_tokens for each in (*running, *waiting)),
+            queued_tokens=left + self._batch.prompt_tokens_left,
             prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             decode_s_per_token=self._rates.decode_s_per_token,
             used_blocks=self._cache.total_blocks - self._cache.free_blocks,
             total_blocks=self._cache.total_blocks,
         )
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """Who uses this engine; with fixed parts it takes effect when nothing runs."""
+        self._batch.share_among(tenants)
 
     def cache_events(self) -> tuple[CacheEvent, ...]:
         return self._cache.drain_events()
@@ -215,7 +249,7 @@ class EmbeddedCore:
         events: list[tuple[str, TokenEvent]] = []
         failed: list[tuple[str, InferenceError]] = []
         self._take_in()
-        self._admit(events)
+        self._admit(events, failed)
         plan = self._batch.plan()
         self._take_back()
         if plan:
@@ -252,18 +286,23 @@ class EmbeddedCore:
             self._batch.push(self._arrived.popleft())
 
     def _take_back(self) -> None:
-        for each in self._batch.preempted:
-            if each.lease is None:  # it has not started again within this step
-                self._waiting[each.request_id] = each
-        self._batch.preempted.clear()
+        for each in self._batch.take_preempted():
+            self._waiting[each.request_id] = each
 
-    def _admit(self, events: list[tuple[str, TokenEvent]]) -> None:
-        started, over = self._batch.admit()
-        for each in started:
+    def _admit(
+        self,
+        events: list[tuple[str, TokenEvent]],
+        failed: list[tuple[str, InferenceError]],
+    ) -> None:
+        admitted = self._batch.admit()
+        for each in admitted.started:
             self._waiting.pop(each.request_id, None)
-        for each in over:
+        for each in admitted.over:
             del self._waiting[each.request_id]
             events.append((each.request_id, each.on_nothing_left()))
+        for each, why in admitted.refused:
+            del self._waiting[each.request_id]
+            failed.append((each.request_id, why))
 
     def _advance(
         self,
@@ -279,9 +318,11 @@ class EmbeddedCore:
             self._batch.end(generation, keep=False)
             failed.append((generation.request_id, failure))
             return
+        if not rows.kept:
+            return
         generation.on_computed(rows)
         if self._prefix_cache:
-            generation.commit(self._cache, decoded=self._reuse_decoded)
+            self._batch.commit(generation, decoded=self._reuse_decoded)
         if token is None:
             return
         event = generation.on_token(token)
@@ -291,11 +332,11 @@ class EmbeddedCore:
             self._batch.end(generation)
 
     def _token_of(self, generation: Generation, rows: Rows, outcome: Outcome) -> int | None:
-        """The next token, None where the rows end inside the prompt; raises ``EngineFailed``."""
+        """The next token, None where the rows do not give one; raises ``EngineFailed``."""
         assert self._parts is not None
         if isinstance(outcome, EngineFailed):
             raise outcome
-        if outcome is None:
+        if outcome is None or not rows.kept or rows.end < len(generation.tokens):
             return None
         # The largest one is infinite where any is, and NaN where any is.
         if not math.isfinite(float(outcome.max())):
@@ -309,7 +350,9 @@ class EmbeddedCore:
 
     def _measure(self, batch: list[Rows], seconds: float) -> None:
         self._rates.measured(
-            prefill_tokens=sum(len(rows.token_ids) for rows in batch if not rows.decode),
+            prefill_tokens=sum(
+                len(rows.token_ids) for rows in batch if not (rows.decode or rows.idle_keys)
+            ),
             decoding=sum(1 for rows in batch if rows.decode),
             seconds=seconds,
         )
@@ -319,7 +362,7 @@ class EmbeddedCore:
         for each in tuple(self._waiting.values()) if self._prefix_cache else ():
             if not each.estimated or self._steps % ESTIMATE_STEPS == 0:
                 each.estimated = True
-                cached = each.cached_blocks(self._cache)
+                cached = self._batch.cached_blocks(each)
                 each.uncached_tokens = each.given_tokens - cached * BLOCK_TOKENS
 
     def _check_model(self, model: str) -> None:
@@ -332,7 +375,7 @@ class EmbeddedCore:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:
             raise InvalidRequest("a token id is not in the model's vocabulary", param="prompt")
-        context, prompt = self._served.context_tokens, len(request.token_ids)
+        context, prompt = self._batch.context_of(request.namespace), len(request.token_ids)
         answer = request.sampling.max_tokens or 1
         if prompt + answer > context:
             raise ContextOverflow(

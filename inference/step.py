@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from inference.attention import (
     LENGTHS_ALIGNED,
     ROWS_MIN,
+    Idle,
     Layout,
     PagedAttention,
     Span,
@@ -32,6 +33,10 @@ class Rows:
 
     ``blocks`` is its block table, long enough for them. ``decode`` says that the one row comes
     after the prompt; ``logits`` asks for the last row's logits.
+
+    The rest is for rows that are to take the time of others (``cold_run.py``): what is computed for
+    positions before ``kept_from`` is thrown away, ``idle_rows`` more rows are computed for nothing,
+    and each row is compared with ``idle_keys`` more keys, a multiple of ``CHUNK_TOKENS``.
     """
 
     token_ids: Sequence[int]
@@ -39,15 +44,24 @@ class Rows:
     blocks: Sequence[int]
     decode: bool
     logits: bool
+    kept_from: int = 0
+    idle_rows: int = 0
+    idle_keys: int = 0
 
     def __post_init__(self) -> None:
         assert self.token_ids
         assert len(self.token_ids) == 1 or not self.decode
+        assert not (self.decode and (self.idle_rows or self.idle_keys))
 
     @property
     def end(self) -> int:
         """The position after the last row."""
         return self.start + len(self.token_ids)
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything that is computed is used."""
+        return self.kept_from < self.end
 
 
 def chunk_end(start: int, prompt_end: int) -> int:
@@ -56,11 +70,23 @@ def chunk_end(start: int, prompt_end: int) -> int:
 
 
 class ModelStep:
-    """Runs a model over a pool; the model's attention is replaced for good."""
+    """Runs a model over a pool; the model's attention is replaced for good.
 
-    def __init__(self, model: PreTrainedModel, pool: BlockPool, *, context_tokens: int) -> None:
+    ``uniform`` gathers the keys of an answer wherever its blocks are, so that its time does not
+    tell whether they follow each other.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pool: BlockPool,
+        *,
+        context_tokens: int,
+        uniform: bool = False,
+    ) -> None:
         self._model = model
         self._pool = pool
+        self._uniform = uniform
         self.attention = PagedAttention(pool, context_tokens=context_tokens)
         self.attention.attach(model)
 
@@ -84,14 +110,12 @@ class ModelStep:
                 spans.append(self._span(rows, first=len(ids)))
             ids.extend(rows.token_ids)
             positions.extend(range(rows.start, rows.end))
-            slots.extend(slot_numbers(rows.blocks, rows.start, rows.end))
+            slots.extend(self._slots_of(rows))
             if rows.logits:
                 ends[at] = len(ids) - 1
+            self._pad(rows.idle_rows, ids, positions, slots)
         if chunks:
-            padding = max(0, ROWS_MIN - len(ids))
-            ids += ids[-1:] * padding
-            positions += positions[-1:] * padding
-            slots += [self._pool.dump_slot] * padding
+            self._pad(ROWS_MIN - len(ids), ids, positions, slots)
         layout = self._layout(slots, [batch[at] for at in singles], spans)
         logits = self._forward(ids, positions, layout, list(ends.values()))
         given = dict(zip(ends, logits, strict=True))
@@ -100,6 +124,18 @@ class ModelStep:
     def close(self) -> None:
         """Gives the pool's memory back."""
         self._pool.close()
+
+    def _slots_of(self, rows: Rows) -> list[int]:
+        """Where the rows' keys and values go."""
+        thrown = min(max(rows.kept_from - rows.start, 0), len(rows.token_ids))
+        kept = slot_numbers(rows.blocks, rows.start + thrown, rows.end)
+        return [self._pool.dump_slot] * thrown + kept
+
+    def _pad(self, count: int, ids: list[int], positions: list[int], slots: list[int]) -> None:
+        """Repeats the last row so many times, for nothing."""
+        ids += ids[-1:] * count
+        positions += positions[-1:] * count
+        slots += [self._pool.dump_slot] * max(0, count)
 
     @torch.inference_mode()
     def _forward(
@@ -124,10 +160,11 @@ class ModelStep:
         2.4 ms one by one gathered, 2.1 to 2.7 ms gathered and padded into one call.
         """
         in_place = self._pool.device.type == "cpu"
+        slots_of = numbered_slots if self._uniform else leading_slots
         return Layout(
             slots=self._tensor(slots),
             count=len(decoding),
-            singles=tuple(leading_slots(rows.blocks, rows.end) for rows in decoding if in_place),
+            singles=tuple(slots_of(rows.blocks, rows.end) for rows in decoding if in_place),
             together=self._together(decoding) if decoding and not in_place else None,
             spans=tuple(spans),
         )
@@ -146,7 +183,7 @@ class ModelStep:
         chunk = (rows.start // CHUNK_TOKENS + 1) * CHUNK_TOKENS
         numbers = torch.full((chunk,), self._pool.zero_slot)
         numbers[: rows.end] = numbered_slots(rows.blocks, rows.end)
-        count = len(rows.token_ids)
+        count = len(rows.token_ids) + rows.idle_rows
         seen = torch.arange(rows.start, rows.start + -(-count // ROWS_MIN) * ROWS_MIN)
         seen = seen.clamp(max=rows.end - 1)
         hidden = torch.arange(chunk)[None, :] > seen[:, None]
@@ -156,7 +193,14 @@ class ModelStep:
             rows=count,
             keys=numbers.to(self._pool.device),
             mask=mask.to(self._pool.device),
+            idle=self._idle(rows.idle_keys, mask.shape[0]),
         )
+
+    def _idle(self, keys: int, rows: int) -> Idle | None:
+        if not keys:
+            return None
+        mask = torch.zeros((rows, keys), dtype=self._pool.dtype, device=self._pool.device)
+        return Idle(keys=self._tensor([self._pool.zero_slot] * keys), mask=mask)
 
     def _tensor(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._pool.device)

@@ -9,6 +9,7 @@ pass, so a simulation under a virtual clock needs no real time at all.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from inference import toy_language
@@ -25,6 +26,7 @@ from inference.request import (
     EngineLoad,
     EngineRequest,
     FinishReason,
+    Namespace,
     OutputIdentity,
     PrefixIdentity,
     Prompt,
@@ -149,6 +151,9 @@ class ToyEngine:
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._end(sequence)
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """Nothing is divided: whoever asks first has it."""
 
     def step(self) -> StepResult:
         """Computes a chunk of one prompt and a token of each running answer."""

@@ -3,10 +3,10 @@
 Rules:
 
 1. ``step`` runs in one worker thread (real compute) or inline followed by its virtual time (toy).
-2. While a step is in flight in the thread, only the core's ``capabilities``, ``tokenize``, ``add``
-   and ``load`` are called; cancellations and cache events wait until it has returned.
-3. A request whose caller has left is cancelled, and leaving waits until its slot is free, unless
-   the step in flight hangs.
+2. While a step is in flight in the thread, only the core's ``capabilities``, ``tokenize``, ``add``,
+   ``share_among`` and ``load`` are called; cancellations and cache events wait until it is over.
+3. A request whose caller has left is cancelled, and leaving waits until the core knows, unless the
+   step in flight hangs.
 4. A step that raises fails every request; the core is then reset and goes on with an empty cache.
    After :data:`FAILURES_MAX` failures with no good step between them the engine stays failed.
 5. Shutdown waits for the step in flight: a thread cannot be interrupted.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -25,7 +25,14 @@ import trio
 from inference.core import EngineCore, StepResult
 from inference.errors import EngineFailed, InferenceError, InvalidRequest
 from inference.events import CacheEvent, Cleared
-from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt, TokenEvent
+from inference.request import (
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Namespace,
+    Prompt,
+    TokenEvent,
+)
 
 STREAM_EVENTS_MAX = 64
 """Events that wait for a slow reader; further ones are joined to the last. An answer is bounded by
@@ -202,6 +209,11 @@ class EngineWorker:
         if not self._stepping and self._down is None:
             events.extend(self._core.cache_events())
         return events
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """Who will use the engine."""
+        if self._down is None:
+            self._core.share_among(tenants)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request from elsewhere; its stream raises ``EngineFailed``. Unknown: no effect."""

@@ -40,6 +40,13 @@ class DType(enum.Enum):
     FLOAT16 = "float16"
 
 
+class Isolation(enum.Enum):
+    """What tenants of one host may see of each other's use of its engine."""
+
+    SHARED = "shared"
+    STRICT = "strict"
+
+
 class PolicyName(enum.Enum):
     """How a peer chooses who runs a request."""
 

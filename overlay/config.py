@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from overlay.address import Address, Endpoint
-from overlay.choices import Device, DType, EngineKind, LogFormat, LogLevel, PolicyName
+from overlay.choices import Device, DType, EngineKind, Isolation, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
 from overlay.http.names import dns_name, origin
 from overlay.settings import (
@@ -240,6 +240,14 @@ class PeerConfig:
         text="Share of that memory, 0 to 1, that is divided among the tenants that use it; the "
         "rest goes to whoever asks first.",
     )
+    isolation: Isolation = setting(
+        choice(Isolation),
+        Isolation.SHARED,
+        section=_ENGINE,
+        text="What tenants see of each other. 'shared': load, and what is evicted beyond the "
+        "reserved share. 'strict': memory and slots are divided for good among this host's "
+        "tenants, and a hit saves its own tenant time but nobody else.",
+    )
     reuse_decoded: bool = setting(
         boolean(),
         True,
@@ -409,6 +417,11 @@ class PeerConfig:
             raise ConfigError(
                 f"engine_url goes with --engine vllm, sglang, llamacpp, ollama or openai, "
                 f"not with {self.engine.value}"
+            )
+        if self.isolation is Isolation.STRICT and self.engine is not EngineKind.EMBEDDED:
+            raise ConfigError(
+                f"isolation = strict needs the embedded engine: {self.engine.value} decides itself "
+                "what runs when"
             )
         if self.engine_tenant is not None and self.engine_shared_by_tenants:
             raise ConfigError("engine_tenant contradicts engine_shared_by_tenants: drop one")

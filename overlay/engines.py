@@ -7,7 +7,7 @@ from pathlib import Path
 from inference.core import EngineCore
 from inference.store.convert import Progress
 from inference.worker import EngineWorker
-from overlay.choices import EngineKind
+from overlay.choices import EngineKind, Isolation
 from overlay.config import PeerConfig
 from overlay.errors import ConfigError
 from overlay.ports import Engine, Entropy
@@ -120,6 +120,7 @@ def embedded_core(config: PeerConfig, progress: Progress) -> EngineCore:
         queue_max=config.queue_max,
         slots=config.slots or EMBEDDED_SLOTS,
         reserved_fraction=config.kv_reserved,
+        strict=config.isolation is Isolation.STRICT,
     )
     core = load_engine(settings, progress, files=files)
     progress(f"loading {files.name}", 1.0)

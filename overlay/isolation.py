@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from overlay.choices import Isolation
 from overlay.ports import Engine
 from overlay.tenants import TenantBook
 from security.tenant import TenantId
 
 SHARED_FLAG = "--engine-shared-by-tenants"
+
+WORDS = {
+    Isolation.SHARED: "shared: tenants can see each other's load, not what is cached",
+    Isolation.STRICT: "strict: each tenant has a fixed part, and others cannot see its hits",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +31,14 @@ class EngineTenants:
         tenants: Those of this host.
         named: Name of the tenant that an engine without isolation serves; None: the only one.
         shared: Whether the operator lets several tenants share such an engine.
+        isolation: How an engine that keeps them apart does so; None where it says that itself.
     """
 
     engine: Engine
     tenants: TenantBook
     named: str | None = None
     shared: bool = False
+    isolation: Isolation | None = None
 
     def serves(self, tenant: TenantId) -> bool:
         """Whether the engine may run requests of a tenant."""
@@ -43,10 +51,12 @@ class EngineTenants:
         return epoch.name == self.named if self.named is not None else len(self.tenants) == 1
 
     def posture(self) -> list[tuple[str, str]]:
-        """What the host's owner should know of it: nothing where the engine isolates by itself."""
+        """What the host's owner should know of it."""
         capabilities = self.engine.capabilities()
-        if capabilities.salts or not capabilities.models:
+        if not capabilities.models:
             return []
+        if capabilities.salts:
+            return [] if self.isolation is None else [("isolation", WORDS[self.isolation])]
         names = [tenant.name for tenant in self.tenants if self.serves(tenant.tenant_id)]
         if self.shared:
             words = f"tenants share this engine's cache and can time each other ({SHARED_FLAG})"

@@ -64,7 +64,8 @@ UNLIKE_MAX = 4096
 """Pairs of peer and model of which it was said that they differ from ours."""
 
 TOKENS_ROUNDED_TO = 64
-"""Load hints are rounded, so that they tell less of single requests."""
+"""Load hints are coarse, so that they tell less of single requests: members of other tenants read
+them. See :func:`hint_of`."""
 
 
 class LoadPicture(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -434,15 +435,21 @@ def models_of(record: Record) -> tuple[Advertised, ...]:
 
 
 def hint_of(load: EngineLoad, capabilities: Capabilities) -> LoadHint:
-    """A load as others are told of it, rounded."""
+    """A load as others are told of it: counts by :func:`coarse`, rates with two digits."""
     return LoadHint(
         max(1, capabilities.slots),
         load.running,
-        load.queued,
-        -(-load.queued_tokens // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO,
+        coarse(load.queued),
+        coarse(-(-load.queued_tokens // TOKENS_ROUNDED_TO)) * TOKENS_ROUNDED_TO,
         two_digits(load.prefill_tokens_per_s),
         two_digits(load.decode_s_per_token),
     )
+
+
+def coarse(count: int) -> int:
+    """Rounded up to one of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …: at most half as much again."""
+    unit = 1 << max(0, (count - 1).bit_length() - 2)
+    return -(-count // unit) * unit
 
 
 def two_digits(value: float) -> float:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 import trio
 
+from inference.request import Namespace
 from overlay.address import Address
+from overlay.choices import Isolation
 from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
 from overlay.decisions import DecisionLog
@@ -53,7 +55,11 @@ BOOT_SALT_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """What one peer is told. ``epochs`` are EPOCH objects that its home folder holds."""
+    """What one peer is told.
+
+    ``epochs`` are EPOCH objects that its home folder holds; ``isolation`` is None for an engine
+    that isolates in a way of its own.
+    """
 
     identity: Identity
     epochs: tuple[bytes, ...]
@@ -69,6 +75,7 @@ class NodeConfig:
     drain_s: float = 30.0
     engine_tenant: str | None = None
     engine_shared: bool = False
+    isolation: Isolation | None = None
     allow_variants: bool = False
 
 
@@ -87,7 +94,9 @@ class Node:
         self.draining = False
         self._serving = 0
         self.leaving = trio.Event()
-        self.tenants = TenantBook()
+        self.tenants = TenantBook(
+            lambda tenants: ports.engine.share_among([Namespace(each) for each in tenants])
+        )
         self.metrics = Metrics()
         self.decisions = DecisionLog()
         self.principals = Principals(
@@ -99,6 +108,7 @@ class Node:
             tenants=self.tenants,
             named=config.engine_tenant,
             shared=config.engine_shared,
+            isolation=config.isolation,
         )
         self.peers = self._make_peers()
         self.knowledge = Knowledge(

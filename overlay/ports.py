@@ -9,7 +9,7 @@ is the only place that puts real ones together.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,7 @@ from inference.request import (
     Capabilities,
     EngineLoad,
     EngineRequest,
+    Namespace,
     Prompt,
     TokenEvent,
 )
@@ -151,8 +152,9 @@ class Engine(Protocol):
     cancels it, and its slot is free when the block is left. It raises ``inference.errors``:
     ``InvalidRequest`` and ``UnknownModel`` on entering, ``EngineOverloaded`` when the queue is
     full, ``EngineFailed`` at any time. ``cancel`` ends a request from elsewhere; its stream then
-    raises ``EngineFailed``. ``cache_events`` drains what happened since the last call, in order,
-    bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
+    raises ``EngineFailed``. ``share_among`` tells which tenants may send requests, for engines that
+    divide themselves among them. ``cache_events`` drains what happened since the last call, in
+    order, bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
     raises ``InvalidRequest``; it is the same function on every peer of one prefix identity, and
     gives None where only the engine itself knows how it reads a prompt. What ``capabilities`` says
     may change while it runs, as a remote server comes and goes. ``posture`` has lines (name, words)
@@ -168,6 +170,8 @@ class Engine(Protocol):
     def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[TokenStream]: ...
 
     def cancel(self, request_id: str) -> None: ...
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None: ...
 
     def load(self) -> EngineLoad: ...
 

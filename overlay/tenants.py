@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from inference.blocks import BlockChain
 from inference.request import PrefixIdentity
@@ -14,10 +14,12 @@ from security.tenant import TenantId
 class TenantBook:
     """The newest epoch of each tenant, and the block chains that its key gives.
 
-    ``changed`` grows with every change, for whoever keeps something derived.
+    ``changed`` grows with every change, for whoever keeps something derived; ``on_tenants`` is told
+    of all tenants when one comes or goes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_tenants: Callable[[Iterable[TenantId]], None] = lambda _: None) -> None:
+        self._on_tenants = on_tenants
         self._epochs: dict[TenantId, TenantEpoch] = {}
         self._chains: dict[tuple[TenantId, PrefixIdentity], BlockChain] = {}
         self.changed = 0
@@ -30,6 +32,8 @@ class TenantBook:
         self._epochs[epoch.tenant_id] = epoch
         self._chains = {k: v for k, v in self._chains.items() if k[0] != epoch.tenant_id}
         self.changed += 1
+        if known is None:
+            self._on_tenants(tuple(self._epochs))
         return True
 
     def forget(self, tenant: TenantId) -> None:
@@ -37,6 +41,7 @@ class TenantBook:
         if self._epochs.pop(tenant, None) is not None:
             self._chains = {k: v for k, v in self._chains.items() if k[0] != tenant}
             self.changed += 1
+            self._on_tenants(tuple(self._epochs))
 
     def get(self, tenant: TenantId) -> TenantEpoch | None:
         """The tenant's epoch, None where this host is no member."""

@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -57,6 +57,7 @@ from inference.request import (
     Capabilities,
     EngineLoad,
     EngineRequest,
+    Namespace,
     Prompt,
 )
 
@@ -156,6 +157,9 @@ class RemoteEngine:
         if self._serving is not None:
             events.extend(self._serving.picture.drain())
         return events
+
+    def share_among(self, tenants: Iterable[Namespace]) -> None:
+        """The server divides nothing; each request names its tenant's salt."""
 
     def cancel(self, request_id: str) -> None:
         """Ends a request from elsewhere; its stream raises ``EngineFailed``. Unknown: no effect."""

@@ -123,6 +123,7 @@ def make_node_config(
         limits=replace(Limits(), ping_every_s=config.ping_s),
         engine_tenant=config.engine_tenant,
         engine_shared=config.engine_shared_by_tenants,
+        isolation=None if config.engine.is_remote else config.isolation,
         allow_variants=config.allow_variants,
         drain_s=config.drain_s,
     )

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from overlay.address import Address, Endpoint
-from overlay.choices import Device, EngineKind, LogFormat, PolicyName
+from overlay.choices import Device, EngineKind, Isolation, LogFormat, PolicyName
 from overlay.config import PeerConfig, config_options, config_template, load_config
 from overlay.errors import ConfigError
 from overlay.settings import settings_of
@@ -174,6 +174,13 @@ def test_plain_http_beyond_loopback_needs_to_be_asked_for() -> None:
     assert load_config(None, flags_of("--http", "10.0.0.1", "--http-insecure")).http.port == 7403
     with_tls = flags_of("--http", "10.0.0.1", "--http-cert", "c", "--http-key", "k")
     assert load_config(None, with_tls).http_cert == "c"
+
+
+@pytest.mark.parametrize("engine", ["toy", "none"])
+def test_strict_isolation_needs_the_engine_that_can_keep_it(engine: str) -> None:
+    with pytest.raises(ConfigError, match="needs the embedded engine"):
+        load_config(None, {"isolation": "strict", "engine": engine})
+    assert load_config(None, {"isolation": "strict"}).isolation is Isolation.STRICT
 
 
 def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from chaos.world import World, world_of
 from overlay.address import Address
+from overlay.choices import Isolation
 from overlay.config import PeerConfig
 from overlay.control.handler import status_of
 from overlay.posture import Openings, posture
@@ -67,3 +69,29 @@ def test_what_is_closed_is_not_shown_and_what_is_in_clear_is_said() -> None:
             assert "http://0.0.0.0:7403 to every host, in clear" in clear
 
     simulate(82, main)
+
+
+def test_it_says_what_tenants_see_of_each_other() -> None:
+    async def main() -> None:
+        async with world_of(83, [FAST]) as world:
+            node = world.hosts[0].running
+            assert "isolation" not in shown(world), "an engine of its own kind says it itself"
+            for isolation in Isolation:
+                node.engine_tenants = replace(node.engine_tenants, isolation=isolation)
+                assert f"\nisolation   {isolation.value}: " in shown(world)
+
+    simulate(83, main)
+
+
+def test_the_engine_is_told_of_the_hosts_tenants() -> None:
+    async def main() -> None:
+        async with world_of(84, [FAST], tenants=("a", "b")) as world:
+            node = world.hosts[0].running
+            told: list[set[str]] = []
+            engine = node.ports.engine
+            engine.share_among = lambda tenants: told.append(set(tenants))  # type: ignore[method-assign]
+            gone, left = list(node.tenants)
+            node.tenants.forget(gone.tenant_id)
+            assert told == [{left.tenant_id}]
+
+    simulate(84, main)

@@ -70,3 +70,16 @@ def test_a_chain_is_kept_until_the_epoch_changes_and_differs_between_tenants() -
     assert book.chain(newer, MODEL) is not chain
     assert book.chain(second, MODEL) is other
     assert book.chain(newer, MODEL).hashes(list(tokens)) == chain.hashes(list(tokens))
+
+
+def test_whoever_divides_something_is_told_when_tenants_come_and_go() -> None:
+    tenant = member().tenant
+    other = TenantId("0" * 32)
+    told: list[list[TenantId]] = []
+    book = TenantBook(lambda tenants: told.append(sorted(tenants)))
+    book.learn(tenant)
+    book.learn(replace(tenant, version=tenant.version + 1))
+    book.learn(replace(tenant, tenant_id=other))
+    book.forget(tenant.tenant_id)
+    book.forget(tenant.tenant_id)
+    assert told == [[tenant.tenant_id], sorted([tenant.tenant_id, other]), [other]]
