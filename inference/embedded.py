@@ -214,7 +214,7 @@ def _proven_step(
     expected = reference_logits(model)
     shape, dtype = kv_shape_of(model.config), model.dtype
     try:
-        pool = BlockPool(shape, blocks=blocks, dtype=dtype, device=model.device)
+        pool = BlockPool(shape, blocks=blocks, dtype=dtype, device=model.device, uniform=uniform)
     except (RuntimeError, MemoryError) as error:
         raise UnsupportedModel(
             f"a cache of {blocks * shape.block_bytes(dtype)} bytes does not fit into the memory of "

@@ -1,9 +1,10 @@
 """KV memory of the embedded engine: blocks of 16 tokens, the same in every layer.
 
 A block's number comes from ``inference/cache.py``; token ``t`` of a request lives in slot
-``blocks[t // 16] * 16 + t % 16``. One block beyond the numbered ones is ours: its first slot takes
-what padding rows write, its second is never written and stands for keys that a mask hides.
-Memory is zeroed, which the operating system does on first use, so an empty pool costs nothing.
+``blocks[t // 16] * 16 + t % 16``. Slots beyond the numbered blocks are ours: the first is never
+written and stands for keys that a mask hides, the others take what is thrown away.
+Memory is zeroed, which the operating system does on first use, so an empty pool costs nothing; and
+the first use of a block takes longer, unless the pool is touched at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 
 from inference.blocks import blocks_for
 from inference.request import BLOCK_TOKENS
+
+THROWN_SLOTS = 256
+"""Slots for rows that are thrown away, where writing them is to take as long as any."""
 
 Slots = slice | torch.Tensor
 """Which slots to read: a run of them (no copy), or their numbers."""
@@ -34,25 +38,42 @@ class KVShape:
 
 
 class BlockPool:
-    """The keys and values of ``blocks`` blocks on one device."""
+    """The keys and values of ``blocks`` blocks on one device.
+
+    ``uniform`` makes writing take the same time wherever it goes: all memory is touched at once,
+    and :data:`THROWN_SLOTS` rows that are thrown away are not written into one slot.
+    """
 
     def __init__(
-        self, shape: KVShape, *, blocks: int, dtype: torch.dtype, device: torch.device
+        self,
+        shape: KVShape,
+        *,
+        blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        uniform: bool = False,
     ) -> None:
         self.shape = shape
         self.blocks = blocks
         self.dtype = dtype
         self.device = device
-        slots = (blocks + 1) * BLOCK_TOKENS
+        self._thrown = THROWN_SLOTS if uniform else 1
+        slots = blocks * BLOCK_TOKENS + 1 + self._thrown
         size = (shape.layers, 2, slots, shape.kv_heads, shape.head_dim)
         self._memory = torch.zeros(size, dtype=dtype, device=device)
+        if uniform:
+            self._memory.zero_()
         # Views [1, kv_heads, slots, head_dim], made once: attention takes slices of them.
         self._heads = [
             (layer[0].transpose(0, 1)[None], layer[1].transpose(0, 1)[None])
             for layer in self._memory
         ]
-        self.dump_slot = blocks * BLOCK_TOKENS
-        self.zero_slot = self.dump_slot + 1
+        self.zero_slot = blocks * BLOCK_TOKENS
+        self.dump_slot = self.zero_slot + 1
+
+    def thrown_slots(self, count: int) -> list[int]:
+        """Where so many rows go of which nothing is kept."""
+        return [self.dump_slot + row % self._thrown for row in range(count)]
 
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

@@ -129,7 +129,7 @@ class ModelStep:
         """Where the rows' keys and values go."""
         thrown = min(max(rows.kept_from - rows.start, 0), len(rows.token_ids))
         kept = slot_numbers(rows.blocks, rows.start + thrown, rows.end)
-        return [self._pool.dump_slot] * thrown + kept
+        return self._pool.thrown_slots(thrown) + kept
 
     def _pad(self, count: int, ids: list[int], positions: list[int], slots: list[int]) -> None:
         """Repeats the last row so many times, for nothing."""

@@ -245,8 +245,8 @@ class PeerConfig:
         Isolation.SHARED,
         section=_ENGINE,
         text="What tenants see of each other. 'shared': load, and what is evicted beyond the "
-        "reserved share. 'strict': memory and slots are divided for good among this host's "
-        "tenants, and a hit saves its own tenant time but nobody else.",
+        "reserved share. 'strict': memory, taken at once, and slots are divided for good among "
+        "this host's tenants, and a hit saves its own tenant time but nobody else.",
     )
     reuse_decoded: bool = setting(
         boolean(),

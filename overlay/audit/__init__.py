@@ -1,0 +1,1 @@
+"""Attacks on a peer that the operator runs against it, and what they measured."""
