@@ -315,8 +315,9 @@ class EmbeddedCore:
         try:
             token = self._token_of(generation, rows, outcome)
         except EngineFailed as failure:
-            self._batch.end(generation, keep=False)
-            failed.append((generation.request_id, failure))
+            if rows.kept:
+                self._batch.end(generation, keep=False)
+                failed.append((generation.request_id, failure))
             return
         if not rows.kept:
             return
@@ -336,17 +337,19 @@ class EmbeddedCore:
         assert self._parts is not None
         if isinstance(outcome, EngineFailed):
             raise outcome
-        if outcome is None or not rows.kept or rows.end < len(generation.tokens):
+        if outcome is None:
             return None
         # The largest one is infinite where any is, and NaN where any is.
         if not math.isfinite(float(outcome.max())):
             raise EngineFailed("the model computed no finite numbers")
         sampling, defaults = generation.request.sampling, self._parts.sampling
         try:
-            return choose(outcome, sampling, defaults, position=rows.end)
+            token = choose(outcome, sampling, defaults, position=rows.end)
         except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
             # What one request asks for must not end those of others.
             raise EngineFailed(f"no token could be chosen: {type(error).__name__}") from error
+        # Chosen in any case, as sorting a vocabulary takes time that others see.
+        return token if rows.kept and rows.end == len(generation.tokens) else None
 
     def _measure(self, batch: list[Rows], seconds: float) -> None:
         self._rates.measured(

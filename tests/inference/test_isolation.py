@@ -15,11 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import attention
+from inference import attention, scheduler
 from inference.cold_run import AHEAD_TOKENS, ColdRun
 from inference.errors import ContextOverflow, EngineOverloaded
 from inference.events import BlocksEvicted, Cleared
 from inference.request import Namespace
+from inference.sampler import choose
 from inference.step import ModelStep, Rows
 from tests.inference.bench import Bench, block_bytes, opened
 
@@ -417,3 +418,22 @@ def end(bench: Bench, open_ids: set[str]) -> None:
         if event.finish_reason is not None:
             open_ids.remove(name)
     open_ids.difference_update(name for name, _ in result.failed)
+
+
+def test_a_token_is_chosen_for_rows_that_are_thrown_away_too(
+    engine: Bench, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sorting a vocabulary takes as long as a hundredth of a step."""
+    chosen: list[list[int]] = []
+
+    def counted(*given: Any, **named: Any) -> int:
+        observed.work["chosen"] += 1
+        return choose(*given, **named)
+
+    monkeypatch.setattr(scheduler, "choose", counted)
+    prompt = tokens(1100, 7)
+    hit, miss = both(engine, observed, prompt, 1090, around(prompt))
+    for trace in (hit, miss):
+        chosen.append([work["chosen"] for work in trace.steps])
+        assert sum(chosen[-1]) == sum(work["logits"] for work in trace.steps)
+    assert chosen[0] == chosen[1]
