@@ -79,7 +79,7 @@ chaos-namespaces: $(STAMP)
 	$(BIN)/rhizome chaos run live-namespaces
 
 # The routing study ends with 1 where a cell misses its rule: told at the end, and no failure.
-BENCHES := decide rpc router http ttft engine idle relay switch routing
+BENCHES := decide rpc router http ttft engine isolation idle trust relay switch routing
 define run-benches
 @missed= failed=; for b in $(BENCHES); do echo "== $$b"; $(BIN)/python -m benchmarks.$$b $(1); \
 code=$$?; case $$b=$$code in *=0) ;; routing=1) missed=$$b ;; *) failed="$$failed $$b" ;; esac; done; \
