@@ -26,11 +26,13 @@ from security.errors import (
     TenantExists,
     TicketUnknown,
     TicketUsed,
+    UnknownHost,
     UnknownTenant,
 )
-from security.keys import Secret, check_sealing_public
+from security.keys import Secret
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.roster import first_content, rotated, with_member, without_member
 from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
 from security.tenant_keys import SECRET_BYTES
 from security.ticket import Ticket, check_ticket, ticket_id_of
@@ -101,12 +103,16 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """An issuer. Every method that changes something returns the next state first."""
+    """An issuer. Every method that changes something returns the next state first.
+
+    ``hosts`` are the sealing keys of the hosts that it has enrolled.
+    """
 
     root: RootKey
     issuer: IssuerKey
     tenants: Mapping[TenantId, KeptTenant]
     tickets: Mapping[str, TicketRow]
+    hosts: Mapping[PeerId, bytes]
 
     @classmethod
     def create(cls, secret: Secret, now_unix_s: float, tenants: Sequence[str]) -> Authority:
@@ -122,6 +128,7 @@ class Authority:
             issuer=make_issuer(root, secret, now_unix_s),
             tenants=MappingProxyType({}),
             tickets=MappingProxyType({}),
+            hosts=MappingProxyType({}),
         )
         for name in tenants:
             authority, _ = authority.create_tenant(name, secret)
@@ -152,11 +159,13 @@ class Authority:
             raise UnknownTenant(f"no tenant {name[:64]!r} is kept here; there is {known}")
         return found
 
-    def create_tenant(self, name: str, secret: Secret) -> tuple[Authority, TenantId]:
-        """Makes a tenant in its first epoch, without members.
+    def create_tenant(
+        self, name: str, secret: Secret, *, public: bool = False
+    ) -> tuple[Authority, TenantId]:
+        """Makes a tenant in its first epoch: without members, or with every host if ``public``.
 
         Raises:
-            LimitExceeded: when the name is none, or there are too many tenants.
+            LimitExceeded: when the name is none, or there are too many tenants or hosts.
             TenantExists: when the name is taken.
         """
         checked = tenant_name(name)
@@ -165,17 +174,11 @@ class Authority:
         if len(self.tenants) >= TENANTS_MAX:
             raise LimitExceeded(f"an issuer keeps at most {TENANTS_MAX} tenants")
         nonce = secret(NONCE_BYTES)
-        content = EpochContent(
-            tenant_id=tenant_id_of(self.issuer.issuer_id, nonce),
-            nonce=nonce,
-            name=checked,
-            epoch=1,
-            version=1,
-            members=MappingProxyType({}),
-            epoch_key=secret(SECRET_BYTES),
-            chain_secret=secret(SECRET_BYTES),
-        )
-        return self._with_tenant(content, secret), content.tenant_id
+        tenant_id = tenant_id_of(self.issuer.issuer_id, nonce)
+        content = first_content(tenant_id, nonce, checked, secret, public=public)
+        for peer_id, sealing in self.hosts.items() if public else ():
+            content = with_member(content, peer_id, sealing)
+        return self._with_tenant(content, secret), tenant_id
 
     def add_member(
         self, tenant_id: TenantId, peer_id: PeerId, sealing_public: bytes, secret: Secret
@@ -194,14 +197,45 @@ class Authority:
         kept = self._kept(tenant_id)
         if kept.content.members.get(peer_id) == sealing_public:
             return self, kept.epoch_object
-        check_sealing_public(sealing_public)
-        content = replace(
-            kept.content,
-            version=kept.content.version + 1,
-            members=MappingProxyType({**kept.content.members, peer_id: sealing_public}),
-        )
-        authority = self._with_tenant(content, secret)
-        return authority, authority.tenants[tenant_id].epoch_object
+        return self._changed(with_member(kept.content, peer_id, sealing_public), secret)
+
+    def sealing_key(self, peer_id: PeerId) -> bytes:
+        """The sealing key of a host that this issuer has enrolled.
+
+        Raises:
+            UnknownHost: when it has enrolled no such host.
+        """
+        found = self.hosts.get(peer_id)
+        if found is None:
+            raise UnknownHost("this issuer has enrolled no such host: let it join first")
+        return found
+
+    def remove_member(
+        self, tenant_id: TenantId, peer_id: PeerId, secret: Secret
+    ) -> tuple[Authority, bytes]:
+        """Takes a host off a tenant's roster: a new epoch, whose key it does not get.
+
+        Returns:
+            The next state, and the EPOCH object to gossip.
+
+        Raises:
+            UnknownTenant: when no such tenant is kept here.
+            NotAMember: when the host is not on the roster.
+        """
+        return self._changed(without_member(self._kept(tenant_id).content, peer_id, secret), secret)
+
+    def rotate(
+        self, tenant_id: TenantId, secret: Secret, *, hard: bool = False
+    ) -> tuple[Authority, bytes]:
+        """Begins a new epoch of a tenant; ``hard``: with new block names and cache salts as well.
+
+        Returns:
+            The next state, and the EPOCH object to gossip.
+
+        Raises:
+            UnknownTenant: when no such tenant is kept here.
+        """
+        return self._changed(rotated(self._kept(tenant_id).content, secret, hard=hard), secret)
 
     def enrol(
         self,
@@ -211,14 +245,17 @@ class Authority:
         secret: Secret,
         now_unix_s: float,
     ) -> tuple[Authority, Grant]:
-        """Makes a host's certificate and puts it on these rosters. It has proved its key.
+        """Makes a host's certificate and puts it on these rosters and on those of public tenants.
+
+        It has proved its key.
 
         Raises:
             UnknownTenant, LimitExceeded: as ``add_member``.
         """
-        authority = self
+        authority = replace(self, hosts=MappingProxyType({**self.hosts, peer_id: sealing_public}))
         epochs = []
-        for tenant_id in tenants:
+        public = [id_ for id_, kept in self.tenants.items() if kept.content.public]
+        for tenant_id in dict.fromkeys([*tenants, *public]):
             authority, epoch_object = authority.add_member(
                 tenant_id, peer_id, sealing_public, secret
             )
@@ -364,6 +401,10 @@ class Authority:
         if kept is None:
             raise UnknownTenant("that tenant is not kept here")
         return kept
+
+    def _changed(self, content: EpochContent, secret: Secret) -> tuple[Authority, bytes]:
+        authority = self._with_tenant(content, secret)
+        return authority, authority.tenants[content.tenant_id].epoch_object
 
     def _with_tenant(self, content: EpochContent, secret: Secret) -> Authority:
         kept = KeptTenant(content=content, epoch_object=make_epoch(self.issuer, content, secret))

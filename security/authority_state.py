@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from security.authority import Authority, KeptTenant, TicketRow
 from security.certificate import IssuerId, IssuerKey, OverlayId, RootKey, key_id, parse_issuer
-from security.epoch import EpochContent, RosterMember
+from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import MalformedObject, SecurityError
 from security.peer_id import PeerId, parse_peer_id
 from security.tenant import TenantId, TenantName
@@ -24,7 +25,7 @@ Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class TenantState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tenant, with its secrets."""
+    """A tenant, with its secrets. No ``object_id``: it follows from the chain secret."""
 
     tenant_id: str
     nonce: bytes
@@ -35,6 +36,8 @@ class TenantState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chain_secret: Bytes32
     members: list[RosterMember]
     epoch_object: bytes
+    object_id: bytes = b""
+    public: bool = False
 
 
 class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +61,7 @@ class AuthorityState(
     issuer: bytes
     tenants: list[TenantState]
     tickets: list[TicketState]
+    hosts: list[RosterMember] = []
 
 
 def authority_to_bytes(authority: Authority) -> bytes:
@@ -79,6 +83,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                 )
                 for row in authority.tickets.values()
             ],
+            hosts=_rows(authority.hosts),
         )
     )
 
@@ -104,6 +109,7 @@ def authority_from_bytes(data: bytes) -> Authority:
             tickets=MappingProxyType(
                 {row.ticket_id: row for row in (_ticket_row(one) for one in state.tickets)}
             ),
+            hosts=MappingProxyType(_hosts(state)),
         )
     except SecurityError as error:
         raise MalformedObject("this issuer's state is damaged") from error
@@ -138,29 +144,42 @@ def _tenant_state(kept: KeptTenant) -> TenantState:
         version=content.version,
         epoch_key=content.epoch_key,
         chain_secret=content.chain_secret,
-        members=[
-            RosterMember(peer_id=peer_id, sealing=sealing)
-            for peer_id, sealing in content.members.items()
-        ],
+        members=_rows(content.members),
         epoch_object=kept.epoch_object,
+        object_id=content.object_id,
+        public=content.public,
     )
 
 
 def _kept_tenant(state: TenantState) -> KeptTenant:
-    members: dict[PeerId, bytes] = {
-        parse_peer_id(one.peer_id): one.sealing for one in state.members
-    }
+    tenant_id = TenantId(state.tenant_id)
     content = EpochContent(
-        tenant_id=TenantId(state.tenant_id),
+        tenant_id=tenant_id,
         nonce=state.nonce,
         name=TenantName(state.name),
         epoch=state.epoch,
         version=state.version,
-        members=MappingProxyType(members),
+        members=MappingProxyType(_keys_of(state.members)),
         epoch_key=state.epoch_key,
         chain_secret=state.chain_secret,
+        object_id=state.object_id or object_id_of(state.chain_secret, tenant_id),
+        public=state.public,
     )
     return KeptTenant(content=content, epoch_object=state.epoch_object)
+
+
+def _hosts(state: AuthorityState) -> dict[PeerId, bytes]:
+    """Hosts that were enrolled: those that the state lists, and whoever is on a roster."""
+    rows = [row for tenant in state.tenants for row in tenant.members]
+    return _keys_of([*rows, *state.hosts])
+
+
+def _keys_of(rows: list[RosterMember]) -> dict[PeerId, bytes]:
+    return {parse_peer_id(one.peer_id): one.sealing for one in rows}
+
+
+def _rows(keys: Mapping[PeerId, bytes]) -> list[RosterMember]:
+    return [RosterMember(peer_id=peer_id, sealing=sealing) for peer_id, sealing in keys.items()]
 
 
 def _ticket_row(state: TicketState) -> TicketRow:

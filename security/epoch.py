@@ -7,11 +7,14 @@ Rules
    secret), epoch and version, and sealed entries without labels: one a member, made up with entries
    for nobody to a power of two. Tenant, name and members are in the sealed roster, padded as well.
 2. Each object has a key of its own, sealed by HPKE (RFC 9180: X25519, HKDF-SHA256,
-   ChaCha20-Poly1305) to each member's sealing key; the roster is sealed with that key.
+   ChaCha20-Poly1305) to each member's sealing key; the roster is sealed with that key. The suite
+   has a number on the wire, so that a later one can be told from it.
 3. A roster is believed only from the tenant's steward: the TenantId inside commits to the issuer
    that signed the object.
-4. The same epoch can gain members: version + 1, with the same epoch key. Losing one is a new epoch
-   with a new key. There is one object for each (epoch, version): the steward keeps what it made.
+4. There is one object for each (epoch, version): the steward keeps what it made. How one follows
+   from the one before is in ``security/roster.py``.
+5. The object id says nothing and stays for the tenant's life. It is bound to the roster by the
+   roster's own seal and by the steward's signature, and to no secret that a rotation replaces.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from security.errors import (
     MalformedIdentity,
     MalformedObject,
     NotSteward,
+    UnsupportedVersion,
 )
 from security.judge import judge_issuer
 from security.keys import HostKeys, Secret
@@ -54,6 +58,13 @@ from security.trust import Trust
 from security.wire import decode
 
 VERSION = 1
+SUITE_X25519 = 1
+"""DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305: what this version makes and reads."""
+
+SUITE_X25519_MLKEM768 = 2
+"""Reserved for the hybrid of X25519 and ML-KEM-768. Nothing makes or reads it."""
+
+EPOCH_NUMBER_MAX = (1 << 32) - 1
 MEMBERS_MAX = 1024
 """80 bytes and 40 us of trial opening a member; a key tree is needed above."""
 
@@ -66,12 +77,26 @@ _ENTRY_BYTES = 32 + SECRET_BYTES + 16
 _ROSTER_NONCE = bytes(12)
 """Each object's key seals one roster."""
 
-EpochNumber = Annotated[int, Meta(ge=1, lt=1 << 32)]
+EpochNumber = Annotated[int, Meta(ge=1, le=EPOCH_NUMBER_MAX)]
 Bytes32 = Annotated[bytes, Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
 Entry = Annotated[bytes, Meta(min_length=_ENTRY_BYTES, max_length=_ENTRY_BYTES)]
 
 
-class EpochBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="epoch"):
+class _Suited(msgspec.Struct, frozen=True, kw_only=True, tag="epoch"):
+    """Any EPOCH object of this version; with another suite its entries have another form."""
+
+    v: Annotated[int, Meta(ge=0, le=255)]
+    suite: Annotated[int, Meta(ge=0, le=255)] = SUITE_X25519
+
+
+class EpochBody(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="epoch",
+):
     """What anybody can read."""
 
     v: Annotated[int, Meta(ge=0, le=255)]
@@ -80,6 +105,7 @@ class EpochBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: EpochNumber
     entries: Annotated[list[Entry], Meta(min_length=1, max_length=MEMBERS_MAX)]
     roster: Annotated[bytes, Meta(max_length=EPOCH_BYTES_MAX)]
+    suite: Annotated[int, Meta(ge=SUITE_X25519, le=SUITE_X25519)] = SUITE_X25519
 
 
 class RosterMember(
@@ -91,7 +117,14 @@ class RosterMember(
     sealing: Bytes32
 
 
-class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="roster"):
+class Roster(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="roster",
+):
     """What members can read."""
 
     v: Annotated[int, Meta(ge=0, le=255)]
@@ -101,6 +134,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epoch_key: Bytes32
     chain_secret: Bytes32
     members: Annotated[list[RosterMember], Meta(max_length=MEMBERS_MAX)]
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +155,10 @@ class EpochHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantEpoch:
-    """A tenant as its members know it. ``members`` gives each member's public sealing key."""
+    """A tenant as its members know it. ``members`` gives each member's public sealing key.
+
+    ``public``: every host of the overlay is a member, and nothing is put into it unasked.
+    """
 
     tenant_id: TenantId
     name: TenantName
@@ -130,6 +167,7 @@ class TenantEpoch:
     members: Mapping[PeerId, bytes]
     keys: TenantKeys
     header: EpochHeader
+    public: bool = False
 
     def supersedes(self, other: TenantEpoch) -> bool:
         """True when this is newer knowledge of the same tenant."""
@@ -138,7 +176,7 @@ class TenantEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochContent:
-    """What a steward puts into an EPOCH object."""
+    """What a steward puts into an EPOCH object; ``security/roster.py`` makes it."""
 
     tenant_id: TenantId
     nonce: bytes
@@ -148,10 +186,12 @@ class EpochContent:
     members: Mapping[PeerId, bytes]
     epoch_key: bytes = field(repr=False)
     chain_secret: bytes = field(repr=False)
+    object_id: bytes
+    public: bool = False
 
 
 def object_id_of(chain_secret: bytes, tenant_id: TenantId) -> bytes:
-    """The opaque name of a tenant's EPOCH objects; the same in every epoch."""
+    """The opaque name of a tenant's EPOCH objects, made once of its first chain secret."""
     return derive(chain_secret, b"object", bytes.fromhex(tenant_id), size_bytes=OBJECT_ID_BYTES)
 
 
@@ -171,10 +211,9 @@ def make_epoch(steward: IssuerKey, content: EpochContent, secret: Secret) -> byt
         raise LimitExceeded(f"a tenant has at most {MEMBERS_MAX} members")
     if tenant_id_of(steward.issuer_id, content.nonce) != content.tenant_id:
         raise NotSteward("another issuer keeps that tenant")
-    object_id = object_id_of(content.chain_secret, content.tenant_id)
     header = EpochHeader(
         steward=steward.issuer_id,
-        object_id=object_id,
+        object_id=content.object_id,
         epoch=content.epoch,
         version=content.version,
     )
@@ -185,7 +224,7 @@ def make_epoch(steward: IssuerKey, content: EpochContent, secret: Secret) -> byt
     )
     body = EpochBody(
         v=VERSION,
-        object_id=object_id,
+        object_id=content.object_id,
         epoch=content.epoch,
         version=content.version,
         entries=_seal_entries(content, content_key, context, secret),
@@ -228,8 +267,6 @@ def open_epoch(
     tenant_id = TenantId(roster.tenant_id)
     if tenant_id_of(header.steward, roster.nonce) != tenant_id:
         raise NotSteward("the issuer that signed this roster does not keep its tenant")
-    if object_id_of(roster.chain_secret, tenant_id) != header.object_id:
-        raise MalformedObject("an EPOCH object under another tenant's name")
     members = _members(roster)
     if members.get(keys.peer_id) != keys.sealing_public:
         return None
@@ -246,6 +283,7 @@ def open_epoch(
             chain_secret=roster.chain_secret,
         ),
         header=header,
+        public=roster.public,
     )
     return vouch(tenant, of=signed)
 
@@ -256,6 +294,9 @@ def _verify(
     signed = verify_issuer(data, Kind.EPOCH, trust, size_max=EPOCH_BYTES_MAX)
     issuer = trust.issuer(IssuerId(signed.signer))
     judge_issuer(issuer, now_unix_s=now_unix_s, revocations=revocations)
+    suite = decode(signed.value, _Suited, VERSION, "an EPOCH object").suite
+    if suite != SUITE_X25519:
+        raise UnsupportedVersion(f"an EPOCH object sealed with suite {suite}")
     return signed, decode(signed.value, EpochBody, VERSION, "an EPOCH object")
 
 
@@ -323,6 +364,7 @@ def _encode_roster(content: EpochContent) -> bytes:
                 RosterMember(peer_id=peer_id, sealing=sealing)
                 for peer_id, sealing in sorted(content.members.items())
             ],
+            public=content.public,
         )
     )
 

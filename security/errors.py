@@ -24,6 +24,8 @@ SecurityError
 |   `-- TicketUsed            somebody has joined with that ticket
 |-- UnknownTenant             this authority keeps no such tenant
 |-- TenantExists              this authority keeps a tenant of that name already
+|-- UnknownHost               this authority has enrolled no such host
+|-- NotAMember                the host is not on that tenant's roster
 `-- SealerExhausted           a sealing key has no nonces left
 """
 
@@ -124,6 +126,14 @@ class UnknownTenant(SecurityError):
 
 class TenantExists(SecurityError):
     """This authority keeps a tenant of that name already."""
+
+
+class UnknownHost(SecurityError):
+    """This authority has enrolled no such host."""
+
+
+class NotAMember(SecurityError):
+    """The host is not on that tenant's roster."""
 
 
 class SealerExhausted(SecurityError):

@@ -1,8 +1,8 @@
 """What a tenant's members derive from its two secrets.
 
-The *chain secret* stays over epochs: block hashes, the engine's cache salt and the name of the
-tenant's EPOCH objects hang on it. The *epoch key* changes when a member leaves: tags, stream ids
-and all sealing hang on it. Everything is HKDF-SHA256 with a label of its own. After "sender keys":
+The *chain secret* stays over epochs until a hard rotation: block hashes and the engine's cache
+salt hang on it. The *epoch key* changes when a member leaves: tags, stream ids and all sealing hang
+on it. Everything is HKDF-SHA256 with a label of its own. After "sender keys":
 each host seals with keys that no other host, process start or kind shares.
 """
 

@@ -14,6 +14,7 @@ from security.certificate import make_issuer
 from security.epoch import (
     MEMBERS_MAX,
     MEMBERS_PADDED_MIN,
+    SUITE_X25519_MLKEM768,
     EpochBody,
     EpochContent,
     make_epoch,
@@ -27,11 +28,13 @@ from security.errors import (
     NotSteward,
     Revoked,
     SecurityError,
+    UnsupportedVersion,
     UntrustedIssuer,
     WrongOverlay,
 )
 from security.keys import HostKeys
 from security.peer_id import PeerId, public_bytes_of
+from security.roster import first_content
 from security.signed import Kind, sign_as_issuer, verify_issuer
 from security.tenant import TenantName, tenant_id_of
 from tests.security.world import NOTHING, NOW_S, Overlay, member, seeded
@@ -39,16 +42,10 @@ from tests.security.world import NOTHING, NOW_S, Overlay, member, seeded
 
 def content_of(overlay: Overlay, *members: HostKeys) -> EpochContent:
     nonce = overlay.secret(16)
-    return EpochContent(
-        tenant_id=tenant_id_of(overlay.issuer.issuer_id, nonce),
-        nonce=nonce,
-        name=TenantName("acme-research"),
-        epoch=1,
-        version=1,
-        members={one.peer_id: one.sealing_public for one in members},
-        epoch_key=overlay.secret(32),
-        chain_secret=overlay.secret(32),
-    )
+    tenant_id = tenant_id_of(overlay.issuer.issuer_id, nonce)
+    name = TenantName("acme-research")
+    content = first_content(tenant_id, nonce, name, overlay.secret, public=False)
+    return replace(content, members={one.peer_id: one.sealing_public for one in members})
 
 
 def body_of(overlay: Overlay, data: bytes) -> EpochBody:
@@ -244,6 +241,29 @@ def test_a_roster_is_bounded() -> None:
     members = {PeerId(str(i)): bytes(32) for i in range(MEMBERS_MAX + 1)}
     with pytest.raises(LimitExceeded):
         make_epoch(overlay.issuer, replace(content_of(overlay), members=members), overlay.secret)
+
+
+def test_a_suite_of_a_later_version_is_told_from_a_broken_object() -> None:
+    """Its entries have another size: the suite is looked at before them."""
+    overlay = Overlay()
+    keys = overlay.host()
+    data = make_epoch(overlay.issuer, content_of(overlay, keys), overlay.secret)
+    later = {
+        **msgspec.to_builtins(body_of(overlay, data), builtin_types=(bytes,)),
+        "suite": SUITE_X25519_MLKEM768,
+        "entries": [bytes(1200)],
+        "more": 1,
+    }
+    for read in (
+        lambda one: read_epoch(one, overlay.trust, NOW_S, NOTHING),
+        lambda one: open_epoch(one, overlay.trust, keys, NOW_S, NOTHING),
+    ):
+        signed = sign_as_issuer(overlay.issuer, Kind.EPOCH, msgspec.msgpack.encode(later))
+        with pytest.raises(UnsupportedVersion, match="suite 2"):
+            read(signed)
+        named = {**later, "suite": 1, "entries": body_of(overlay, data).entries}
+        del named["more"]
+        assert read(sign_as_issuer(overlay.issuer, Kind.EPOCH, msgspec.msgpack.encode(named)))
 
 
 @settings(max_examples=50)
