@@ -42,6 +42,9 @@ class CoreDouble:
     def cache_events(self) -> tuple[CacheEvent, ...]:
         return self.inner.cache_events()
 
+    def drop(self, namespace: Namespace) -> None:
+        self.inner.drop(namespace)
+
     def reset(self) -> None:
         self.inner.reset()
 

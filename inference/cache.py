@@ -42,8 +42,8 @@ class Lease:
 
     ``block_ids`` is its block table: ``cached_blocks`` shared ones that were found, then its own.
     The first ``committed_blocks`` of them are in the tree. ``promised`` is how many more it may
-    have. ``sealed`` says that the tree has other tokens under the next block's name, so that
-    nothing more of this request can be kept.
+    have. ``sealed`` says that nothing more of this request can be kept, as where the tree has
+    other tokens under the next block's name; ``void`` that what it has committed goes with it.
     """
 
     namespace: Namespace
@@ -53,6 +53,7 @@ class Lease:
     promised: int
     run: Run = field(repr=False)
     sealed: bool = False
+    void: bool = False
     released: bool = False
 
 
@@ -281,7 +282,7 @@ class PrefixCache:
         self._promised -= lease.promised
         tenant.tree.unlock(lease.run)
         run = lease.run
-        while not keep and run.evictable and run.parent is not None:
+        while (lease.void or not keep) and run.evictable and run.parent is not None:
             parent = run.parent
             self._drop(self._leaves.take(run, len(run.hashes)))
             run = parent
@@ -292,6 +293,20 @@ class PrefixCache:
         free = self._free.count
         self._evict(self._leaves.unlocked_blocks)
         return self._free.count - free
+
+    def drop(self, namespace: Namespace) -> None:
+        """Drops what a namespace has cached; what running requests use goes when they end."""
+        tenant = self._tenants.get(namespace)
+        if tenant is None:
+            return
+        for lease in tenant.leases:
+            lease.sealed = lease.void = True
+        tree = tenant.tree
+        for gone in self._leaves.evict(
+            tree.unlocked_blocks, [tree], lambda _: tree.unlocked_blocks
+        ):
+            self._drop(gone)
+        self._leave(namespace)
 
     def clear(self) -> None:
         """Forgets everything; leases taken before are void and must not be used any more."""

@@ -44,7 +44,8 @@ class EngineCore(Protocol):
     the blocks at once, and no event of that request follows. ``cache_events`` drains, in order.
     ``tokenize`` gives None for a ``BodyPrompt`` that its tokenizer cannot read. ``step`` may run in
     another thread; while it does, only ``capabilities``, ``tokenize``, ``add``, ``share_among`` and
-    ``load`` may be called. ``reset`` drops every request and the whole cache after a step that
+    ``load`` may be called. ``drop`` lets go what a namespace has cached: at once, or with the
+    requests that use it. ``reset`` drops every request and the whole cache after a step that
     raised; it leaves a ``Cleared`` among the events. ``share_among`` tells who will use it: a core
     with fixed parts divides itself anew when nothing runs, and until then starts nothing. A core
     that hides hits holds a slot beyond an answer's end or its cancellation.
@@ -67,6 +68,8 @@ class EngineCore(Protocol):
     def load(self) -> EngineLoad: ...
 
     def cache_events(self) -> tuple[CacheEvent, ...]: ...
+
+    def drop(self, namespace: Namespace) -> None: ...
 
     def reset(self) -> None: ...
 

@@ -75,6 +75,9 @@ class NoCore:
             total_blocks=0,
         )
 
+    def drop(self, namespace: Namespace) -> None:
+        """Nothing is cached here."""
+
     def cache_events(self) -> tuple[CacheEvent, ...]:
         return ()
 

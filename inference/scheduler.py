@@ -244,6 +244,10 @@ class EmbeddedCore:
     def cache_events(self) -> tuple[CacheEvent, ...]:
         return self._cache.drain_events()
 
+    def drop(self, namespace: Namespace) -> None:
+        """Lets go what a namespace has cached."""
+        self._cache.drop(namespace)
+
     def step(self) -> StepResult:
         """Starts what can start, then computes a chunk of a prompt and a token of each answer."""
         events: list[tuple[str, TokenEvent]] = []

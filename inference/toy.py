@@ -189,6 +189,10 @@ class ToyEngine:
     def cache_events(self) -> tuple[CacheEvent, ...]:
         return self._cache.drain_events()
 
+    def drop(self, namespace: Namespace) -> None:
+        """Lets go what a namespace has cached."""
+        self._cache.drop(namespace)
+
     def reset(self) -> None:
         """Drops every request and all that is cached."""
         self._sequences.clear()

@@ -4,7 +4,8 @@ Rules:
 
 1. ``step`` runs in one worker thread (real compute) or inline followed by its virtual time (toy).
 2. While a step is in flight in the thread, only the core's ``capabilities``, ``tokenize``, ``add``,
-   ``share_among`` and ``load`` are called; cancellations and cache events wait until it is over.
+   ``share_among`` and ``load`` are called; cancellations, drops and cache events wait until it is
+   over.
 3. A request whose caller has left is cancelled, and leaving waits until the core knows, unless the
    step in flight hangs.
 4. A step that raises fails every request; the core is then reset and goes on with an empty cache.
@@ -33,6 +34,7 @@ from inference.request import (
     Prompt,
     TokenEvent,
 )
+from inference.void import VoidChains
 
 STREAM_EVENTS_MAX = 64
 """Events that wait for a slow reader; further ones are joined to the last. An answer is bounded by
@@ -174,6 +176,8 @@ class EngineWorker:
         self._streams: dict[str, AnswerStream] = {}
         self._events: list[CacheEvent] = []
         self._cancelled: list[str] = []
+        self._dropped: list[Namespace] = []
+        self._void = VoidChains()
         self._wake = trio.Event()
         self._settled = trio.Event()
         self._stepping = False
@@ -215,6 +219,17 @@ class EngineWorker:
         if self._down is None:
             self._core.share_among(tenants)
 
+    def drop(self, namespace: Namespace, chain_key: bytes) -> None:
+        """What a namespace has cached is void, and what requests with that key leave later too."""
+        self._void.add(chain_key)
+        self._drop(namespace)
+
+    def _drop(self, namespace: Namespace) -> None:
+        if self._stepping:
+            self._dropped.append(namespace)
+        elif self._down is None:
+            self._core.drop(namespace)
+
     def cancel(self, request_id: str) -> None:
         """Ends a request from elsewhere; its stream raises ``EngineFailed``. Unknown: no effect."""
         stream = self._streams.get(request_id)
@@ -246,6 +261,8 @@ class EngineWorker:
             yield stream
         finally:
             await self._leave(request.request_id, stream)
+            if request.chain_key in self._void:
+                self._drop(request.namespace)
 
     async def _leave(self, request_id: str, stream: AnswerStream) -> None:
         if not stream.ended:
@@ -310,7 +327,10 @@ class EngineWorker:
         if self._down is None:
             for request_id in self._cancelled:
                 self._core.cancel(request_id)
+            for namespace in self._dropped:
+                self._core.drop(namespace)
         self._cancelled.clear()
+        self._dropped.clear()
         if self._down is None and not self._events:
             # The rest stays with the core, which bounds it.
             self._events.extend(self._core.cache_events())

@@ -45,7 +45,9 @@ from overlay.work import (
     request_error,
     sampling_of,
 )
+from security.epoch import TenantEpoch
 from security.peer_id import PeerId
+from security.tenant import TenantId
 
 log = logging.getLogger(__name__)
 
@@ -141,13 +143,7 @@ class PeerIngress:
 
     async def _prepare(self, submission: Submission, began_s: float) -> Progressed:
         """Checks tenant and body, tokenises where this host can, and draws the seed."""
-        tenant = self._tenants.get(submission.principal.tenant)
-        if tenant is None:
-            raise request_error(
-                "not_a_member",
-                "this host does not serve that tenant; use a base URL that "
-                "`rhizome token create` printed for it",
-            )
+        tenant = self._tenant(submission.principal.tenant)
         call = submission.call
         model = self._router.model_of(call.model)
         if call.beyond:
@@ -173,6 +169,17 @@ class PeerIngress:
             ),
         )
 
+    def _tenant(self, tenant_id: TenantId) -> TenantEpoch:
+        """The tenant as its roster is now: it may change while a request is under way."""
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            raise request_error(
+                "not_a_member",
+                "this host does not serve that tenant; use a base URL that "
+                "`rhizome token create` printed for it",
+            )
+        return tenant
+
     async def _tokenize(self, submission: Submission, model: str) -> tuple[int, ...] | None:
         if not self._engine.capabilities().tokenizes:
             return None
@@ -190,6 +197,7 @@ class PeerIngress:
             now_s = self._clock.now_s()
             if now_s >= request.submission.deadline_s:
                 raise request_error("deadline_exceeded", "the request ran out of time")
+            request.tenant = self._tenant(request.work.tenant)
             try:
                 route = self._router.route(
                     request.work,
@@ -274,6 +282,10 @@ class PeerIngress:
                     yield started_of(request, route)
                 while True:
                     piece = await self._next_piece(request, run)
+                    if isinstance(run, RemoteRun) and not self._tenants.is_member(
+                        request.work.tenant, route.peer_id
+                    ):
+                        raise Refused("not_a_member")  # it was taken off the roster meanwhile
                     if isinstance(piece, End):
                         code = "done"
                         yield self._finish(request, attempt, piece)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from inference.events import BlockHash
-from inference.request import Capabilities, EngineLoad, ServedModel
+from inference.request import Capabilities, EngineLoad, Namespace, ServedModel
 from overlay.address import Address
 from overlay.discovery.interfaces import beyond_link
 from overlay.errors import ConfigError, OverlayError, PeerGone, ProtocolError, StorageError
@@ -259,7 +259,7 @@ class Knowledge:
 
     def learn_epoch(self, epoch: bytes) -> None:
         """An EPOCH object of the home folder or of this host's own issuer."""
-        self._do(self.gossip.learn_epoch(epoch, self._now_unix_s()))
+        self._do(self.gossip.learn_epoch(epoch, self._now_s(), self._now_unix_s()))
 
     def restart(self, generation: int) -> None:
         """This peer goes on under a new generation."""
@@ -355,13 +355,19 @@ class Knowledge:
                         self._unlike.discard((effect.peer_id, model.name))
                     self._on_forgotten(effect.peer_id)
                 case EpochLearned():
-                    self._tenants.learn(effect.epoch)
+                    self._learnt(effect.epoch)
                 case EpochLost():
                     self._tenants.forget(effect.tenant_id)
                 case LoadLearned():
                     self._on_load(effect.peer_id, effect.taken_s)
                 case NewGeneration():
                     self._on_generation(effect.above)
+
+    def _learnt(self, epoch: TenantEpoch) -> None:
+        """Takes a tenant's epoch in; after a hard rotation what was cached before is let go."""
+        void = self._tenants.voids(epoch)
+        if self._tenants.learn(epoch) and void is not None:
+            self._ports.engine.drop(Namespace(epoch.tenant_id), void)
 
     def _send(self, effect: Send) -> None:
         outbox = self._outboxes.get(effect.peer_id)

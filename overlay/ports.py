@@ -154,13 +154,14 @@ class Engine(Protocol):
     full, ``EngineFailed`` at any time. ``cancel`` ends a request from elsewhere; its stream then
     raises ``EngineFailed``. ``share_among`` tells which tenants may send requests, for engines that
     divide themselves among them. ``cache_events`` drains what happened since the last call, in
-    order, bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``tokenize``
-    raises ``InvalidRequest``; it is the same function on every peer of one prefix identity, and
-    gives None where only the engine itself knows how it reads a prompt. What ``capabilities`` says
-    may change while it runs, as a remote server comes and goes. ``posture`` has lines (name, words)
-    for the host's owner: what was found, and what is degraded. ``stalled`` says whether it works on
-    something and has finished no step for far longer than a step should take; a slow engine is not
-    stalled.
+    order, bounded: an engine that had to drop some gives ``Cleared`` and all it holds. ``drop``
+    lets go what a namespace has cached, and what requests with that chain key leave there later.
+    ``tokenize`` raises ``InvalidRequest``; it is the same function on every peer of one prefix
+    identity, and gives None where only the engine itself knows how it reads a prompt. What
+    ``capabilities`` says may change while it runs, as a remote server comes and goes. ``posture``
+    has lines (name, words) for the host's owner: what was found, and what is degraded. ``stalled``
+    says whether it works on something and has finished no step for far longer than a step should
+    take; a slow engine is not stalled.
     """
 
     def capabilities(self) -> Capabilities: ...
@@ -180,6 +181,8 @@ class Engine(Protocol):
     def stalled(self) -> bool: ...
 
     def cache_events(self) -> Sequence[CacheEvent]: ...
+
+    def drop(self, namespace: Namespace, chain_key: bytes) -> None: ...
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from msgspec import UNSET
@@ -86,7 +87,7 @@ class ForwardHandler:
             tenant = self._tenants.get(TenantId(request.tenant))
             code = self._refusal(tenant, forwarder, request)
             if code is None and tenant is not None:
-                await self._answer(stream, tenant, request)
+                await self._answer(stream, tenant, forwarder, request)
             else:
                 self.counters.refused += 1
                 await send_last(stream, Refuse(code=code or "not_a_member"))
@@ -115,7 +116,9 @@ class ForwardHandler:
         ours = next((model for model in models if model.name == request.model), None)
         return ours is None or not request.variant or advertised(ours).variant == request.variant
 
-    async def _answer(self, stream: Stream, tenant: TenantEpoch, request: ForwardRequest) -> None:
+    async def _answer(
+        self, stream: Stream, tenant: TenantEpoch, forwarder: PeerId, request: ForwardRequest
+    ) -> None:
         try:
             work = work_of(tenant, request)
             start_ms = int(1000 * self._expected_start_s(work))  # before it is in the queue itself
@@ -127,22 +130,25 @@ class ForwardHandler:
                         expected_start_ms=min(START_MS_MAX, start_ms),
                     )
                     await stream.send(encode(accept))
-                    await self._pump(run, stream)
+                    is_member = partial(self._tenants.is_member, tenant.tenant_id, forwarder)
+                    await self._pump(run, stream, is_member)
             if scope.cancelled_caught:
                 await self._fail(stream, "deadline_exceeded", "out of time", 504, retryable=False)
         except Refused as error:
             self.counters.refused += 1
             await send_last(stream, Refuse(code=error.code))
         except Broken as error:
-            log.warning("engine broke during a forwarded request: %s", error.code)
+            log.warning("a forwarded request broke off: %s", error.code)
             await self._fail(stream, error.code, "the engine failed", 502, retryable=True)
         except RequestError as error:
             await self._fail(
                 stream, error.code, error.message, error.status, retryable=False, param=error.param
             )
 
-    async def _pump(self, run: LocalRun, stream: Stream) -> None:
+    async def _pump(self, run: LocalRun, stream: Stream, is_member: Callable[[], bool]) -> None:
         """Sends the answer as it comes, and a sign of life where nothing comes from a live engine.
+
+        Nothing more goes to a host that has left the tenant's roster meanwhile.
 
         One that hangs is given up by the run itself (``overlay/local_run.py``): the host knows what
         its engine may take for a step, as no other peer can. The ingress has only its own patience
@@ -152,9 +158,12 @@ class ForwardHandler:
             try:
                 piece = await run.next(PROGRESS_EVERY_S)
             except trio.TooSlowError:
-                await stream.send(encode(Progress()))
-                continue
+                piece = None
+            if not is_member():
+                raise Broken("not_a_member")
             match piece:
+                case None:
+                    await stream.send(encode(Progress()))
                 case Tokens():
                     for each in pieces_of(piece):
                         await stream.send(encode(each))

@@ -21,7 +21,7 @@ class TenantBook:
     def __init__(self, on_tenants: Callable[[Iterable[TenantId]], None] = lambda _: None) -> None:
         self._on_tenants = on_tenants
         self._epochs: dict[TenantId, TenantEpoch] = {}
-        self._chains: dict[tuple[TenantId, PrefixIdentity], BlockChain] = {}
+        self._chains: dict[tuple[TenantId, int, PrefixIdentity], BlockChain] = {}
         self.changed = 0
 
     def learn(self, epoch: TenantEpoch) -> bool:
@@ -35,6 +35,13 @@ class TenantBook:
         if known is None:
             self._on_tenants(tuple(self._epochs))
         return True
+
+    def voids(self, epoch: TenantEpoch) -> bytes | None:
+        """The chain key that this epoch makes void: none but after a hard rotation."""
+        known = self._epochs.get(epoch.tenant_id)
+        if known is None or known.keys.chain_key == epoch.keys.chain_key:
+            return None
+        return known.keys.chain_key
 
     def forget(self, tenant: TenantId) -> None:
         """This host is on the tenant's roster no longer."""
@@ -58,7 +65,8 @@ class TenantBook:
 
     def chain(self, tenant: TenantEpoch, identity: PrefixIdentity) -> BlockChain:
         """How the tenant's blocks of a model are hashed."""
-        key = (tenant.tenant_id, identity)
+        # By its epoch: a request under way may still know the one before.
+        key = (tenant.tenant_id, tenant.epoch, identity)
         chain = self._chains.get(key)
         if chain is None:
             chain = self._chains[key] = BlockChain(tenant.keys.chain_key, identity)

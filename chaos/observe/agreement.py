@@ -141,7 +141,7 @@ def _mark(origin: Gossip, tenant: TenantId) -> Mark | None:
 
 def _agrees(observer: Gossip, place: tuple[PeerId, TenantId], mark: Mark | None) -> bool:
     """Whether an observer's replica of an origin's stream is as far as the mark."""
-    read = observer.reader._reads.get(place)
+    read = observer.reader.reads.get(place)
     if read is None:
         return mark is None
     if mark is None:
@@ -169,7 +169,7 @@ def published_tags(gossip: Gossip, tenant: TenantId) -> set[int]:
 
 def replica_tags(gossip: Gossip, origin: PeerId, tenant: TenantId) -> set[int]:
     """What an observer believes that an origin has published."""
-    read = gossip.reader._reads.get((origin, tenant))
+    read = gossip.reader.reads.get((origin, tenant))
     if read is None or not read.replica.visible:
         return set()
     return set(read.replica.tags)

@@ -79,7 +79,7 @@ def gossip_gauges(node: Node) -> Iterator[Gauge]:
     tails = [len(stream.tail) for origin in origins for stream in origin.streams.values()]
     yield Gauge("stream_tail_frames", _most(tails), relay.TAIL_FRAMES_MAX)
     yield Gauge("index_tags", len(gossip.reader.index), index.ENTRIES_MAX)
-    tags = [len(read.replica.tags) for read in gossip.reader._reads.values()]
+    tags = [len(read.replica.tags) for read in gossip.reader.reads.values()]
     yield Gauge("replica_tags", _most(tags), replica.TAGS_MAX)
     digests = [len(tree.digest) for tree in gossip.forest._trees.values()]
     yield Gauge("digest_blocks", _most(digests), digest.BUDGET)

@@ -109,6 +109,10 @@ class TruthCore(CoreDouble):
         events, self._kept = tuple(self._kept), []
         return events
 
+    def drop(self, namespace: Namespace) -> None:
+        self.inner.drop(namespace)
+        self._pull()
+
     def reset(self) -> None:
         self.inner.reset()
         self._pull()

@@ -46,7 +46,8 @@ class CachePicture(Protocol):
     again and again. ``match`` is how many leading blocks are held. ``started`` returns how many of
     the prompt's blocks are expected to come from the cache; ``prefilled`` says that all of them are
     computed now, and is optional. A request that never ``finished`` costs some memory, which is
-    bounded. ``drain`` empties; where nobody drains, what is told next is ``Cleared`` and
+    bounded. ``drop`` forgets a namespace, whose chain key and salt are others from then on.
+    ``drain`` empties; where nobody drains, what is told next is ``Cleared`` and
     everything that is held. ``posture`` is lines of (name, words) for the host's owner.
     """
 
@@ -66,6 +67,8 @@ class CachePicture(Protocol):
     def finished(self, request_id: str, outcome: Outcome, now_s: float) -> None: ...
 
     def tick(self, now_s: float) -> None: ...
+
+    def drop(self, namespace: Namespace) -> None: ...
 
     def cleared(self) -> None: ...
 

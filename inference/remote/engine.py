@@ -60,6 +60,7 @@ from inference.request import (
     Namespace,
     Prompt,
 )
+from inference.void import VoidChains
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class RemoteEngine:
         self._watch = ServerWatch(self._server, settings, watcher, secret=secret)
         self._told: tuple[object, Capabilities] | None = None
         self._read = self._misread = 0
+        self._void = VoidChains()
 
     def capabilities(self) -> Capabilities:
         """What it can do at present: the same object until something changes."""
@@ -160,6 +162,12 @@ class RemoteEngine:
 
     def share_among(self, tenants: Iterable[Namespace]) -> None:
         """The server divides nothing; each request names its tenant's salt."""
+
+    def drop(self, namespace: Namespace, chain_key: bytes) -> None:
+        """What a namespace has cached is void, and what requests with that key leave later too."""
+        self._void.add(chain_key)
+        if self._serving is not None:
+            self._serving.picture.drop(namespace)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request from elsewhere; its stream raises ``EngineFailed``. Unknown: no effect."""
@@ -339,6 +347,8 @@ class RemoteEngine:
         job.opened.set()
         job.done.set()
         job.serving.picture.finished(request_id, outcome, trio.current_time())
+        if job.request.chain_key in self._void:
+            job.serving.picture.drop(job.request.namespace)
 
     def _up(self, preflight: Preflight) -> None:
         made = self._make_picture(preflight)

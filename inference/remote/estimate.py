@@ -104,6 +104,9 @@ class Estimate:
                 return
             self._evict(namespace, [block])
 
+    def drop(self, namespace: Namespace) -> None:
+        self._evict(namespace, [block for space, block in self._used_s if space == namespace])
+
     def cleared(self) -> None:
         self._evidence.void()
         self._used_s.clear()

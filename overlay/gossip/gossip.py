@@ -52,6 +52,9 @@ from security.revocation import RevocationSet
 ASK_AGAIN_S = 0.5
 """A peer that tells of more than is here is asked at most so often."""
 
+EPOCH_FANOUT = 8
+"""Connected peers that are told of a new EPOCH object by who has it from another one."""
+
 HEADS_BYTES_MAX = MESSAGE_BYTES_MAX - 4096
 """A thousand origins with all their streams and tenants are more than one message."""
 
@@ -141,7 +144,7 @@ class Gossip:
 
     def lookup(self, tenant: TenantEpoch, hashes: Sequence[BlockHash]) -> dict[PeerId, int]:
         """Blocks of a chain that other members say they hold."""
-        return self.reader.lookup(tenant, hashes)
+        return self.reader.lookup(tenant, hashes, self.epochs.before.get(tenant.tenant_id))
 
     def load_of(self, peer_id: PeerId) -> tuple[LoadHint, float] | None:
         """A peer's last load hint, and when it was true by our clock."""
@@ -181,6 +184,7 @@ class Gossip:
 
     def on_timer(self, now_s: float, now_unix_s: float) -> list[Effect]:
         """Does what is due."""
+        self._expire(now_s)
         effects: list[Effect] = []
         if now_s >= self._timer.period_s:
             self._timer.period_s = now_s + self._config.period_s
@@ -227,12 +231,24 @@ class Gossip:
 
     # -- what comes in
 
-    def learn_epoch(self, data: bytes, now_unix_s: float) -> list[Effect]:
-        """An EPOCH object from anywhere; verified here."""
-        taken = self.epochs.take(data, now_unix_s, self._revocations())
+    def learn_epoch(
+        self, data: bytes, now_s: float, now_unix_s: float, sender: PeerId | None = None
+    ) -> list[Effect]:
+        """An EPOCH object from anywhere; verified here, and passed on where it is new.
+
+        Nobody waits for anti-entropy to learn who is on a roster no longer: who has it from this
+        host itself (no ``sender``) tells everybody, others tell some, so that a change costs a
+        large overlay no message for every pair.
+        """
+        taken = self.epochs.take(data, now_s, now_unix_s, self._revocations())
         if taken is None:
             return []
         effects: list[Effect] = [Persist(EPOCHS, {place_of(taken.header): data})]
+        others = sorted(peer_id for peer_id in self._connected if peer_id != sender)
+        if sender is not None and len(others) > EPOCH_FANOUT:
+            others = self._rng.sample(others, EPOCH_FANOUT)
+        told = encode(Repair(epochs=[data], records=[], heads=[], frames=[])) if others else b""
+        effects += [Send(peer_id, told) for peer_id in others]
         self.reader.sync(self.epochs, self.origins)
         if taken.epoch is not None:
             effects.append(EpochLearned(taken.epoch))
@@ -250,6 +266,7 @@ class Gossip:
         """
         if len(data) > MESSAGE_BYTES_MAX:
             raise ProtocolError("a gossip message is too large")
+        self._expire(now_s)
         match decode_message(data):
             case Bundle() as bundle:
                 self.origins.graves.open_for([bundle.head])
@@ -265,11 +282,15 @@ class Gossip:
                 self.origins.graves.open_for(repair.heads)
                 effects = []
                 for epoch in repair.epochs:
-                    effects += self.learn_epoch(epoch, now_unix_s)
+                    effects += self.learn_epoch(epoch, now_s, now_unix_s, sender)
                 effects += self._take_records(repair.records, now_unix_s)
                 effects += self._take_heads(repair.heads, sender, now_s, now_unix_s)
                 self._take_frames(repair.frames)
                 return effects
+
+    def _expire(self, now_s: float) -> None:
+        if self.epochs.expire(now_s):
+            self.reader.sync(self.epochs, self.origins)
 
     def on_revoked(self, now_s: float) -> list[Effect]:
         """More is revoked: what a peer that is revoked had told counts no more."""
@@ -322,7 +343,7 @@ class Gossip:
             origin.taken_s = now_s - age_s
             ended = origin.drop_ended()
             if ended:
-                self.reader.on_ended(peer_id, ended)
+                self.reader.on_ended(self.epochs, peer_id, ended, head)
             self._note_current(peer_id)
             effects.append(LoadLearned(peer_id, now_s - age_s))
         return effects

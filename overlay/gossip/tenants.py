@@ -1,4 +1,10 @@
-"""EPOCH objects as gossip carries them, and the tenants among them that this host can read."""
+"""EPOCH objects as gossip carries them, and the tenants among them that this host can read.
+
+When a tenant's epoch changes, others go on under the old one until they have learnt of it: for
+:data:`GRACE_S` by this host's own clock, from when it learnt the new one, the old keys read what
+comes of hosts that are on both rosters. Of who is left out nothing counts from the first moment.
+After a hard rotation the old blocks are void, and there is no such time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,8 @@ from security.tenant import TenantId
 from security.trust import Trust
 
 EPOCHS_MAX = 1024
+GRACE_S = 60.0
+"""How long the epoch before the present one is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +39,22 @@ class TakenEpoch:
 
 @dataclass(slots=True)
 class Epochs:
-    """The newest EPOCH object of every tenant, read or unread."""
+    """The newest EPOCH object of every tenant, read or unread.
+
+    ``mine`` are this host's tenants, ``before`` what their epochs were until a short time ago.
+    """
 
     trust: Trust
     keys: HostKeys
     mine: dict[TenantId, TenantEpoch] = field(default_factory=dict)
+    before: dict[TenantId, TenantEpoch] = field(default_factory=dict)
+    _until_s: dict[TenantId, float] = field(default_factory=dict)
     _carried: dict[bytes, tuple[EpochHeader, bytes]] = field(default_factory=dict)
     """By :func:`place_of`."""
 
-    def take(self, data: bytes, now_unix_s: float, revocations: RevocationSet) -> TakenEpoch | None:
+    def take(
+        self, data: bytes, now_s: float, now_unix_s: float, revocations: RevocationSet
+    ) -> TakenEpoch | None:
         """Takes an object in that is newer than what is known.
 
         Returns:
@@ -63,9 +78,30 @@ class Epochs:
             lost = next((t for t, e in self.mine.items() if header.supersedes(e.header)), None)
             if lost is not None:
                 del self.mine[lost]
+                self._let_go(lost)
             return TakenEpoch(header, lost=lost)
-        self.mine[opened.value.tenant_id] = opened.value
+        self._turn(opened.value, now_s)
         return TakenEpoch(header, epoch=opened.value)
+
+    def _turn(self, epoch: TenantEpoch, now_s: float) -> None:
+        tenant_id, before = epoch.tenant_id, self.mine.get(epoch.tenant_id)
+        self.mine[tenant_id] = epoch
+        if before is None or before.epoch == epoch.epoch:
+            return
+        self._let_go(tenant_id)
+        if before.keys.chain_key == epoch.keys.chain_key:
+            self.before[tenant_id], self._until_s[tenant_id] = before, now_s + GRACE_S
+
+    def _let_go(self, tenant_id: TenantId) -> None:
+        self.before.pop(tenant_id, None)
+        self._until_s.pop(tenant_id, None)
+
+    def expire(self, now_s: float) -> bool:
+        """Lets go the epochs whose time is over; True where there was one."""
+        over = [tenant_id for tenant_id, until_s in self._until_s.items() if now_s >= until_s]
+        for tenant_id in over:
+            self._let_go(tenant_id)
+        return bool(over)
 
     def known(self) -> list[KnownEpoch]:
         """How far this host knows every tenant, by opaque names."""
@@ -97,6 +133,14 @@ class Epochs:
     def of_origin(self, origin: PeerId) -> Iterator[TenantEpoch]:
         """Tenants of ours whose roster names that peer."""
         return (epoch for _, epoch in sorted(self.mine.items()) if origin in epoch.members)
+
+    def before_of_origin(self, origin: PeerId) -> Iterator[TenantEpoch]:
+        """What their epochs were, where that peer is on both rosters."""
+        return (
+            epoch
+            for tenant_id, epoch in sorted(self.before.items())
+            if origin in epoch.members and origin in self.mine[tenant_id].members
+        )
 
 
 def place_of(header: EpochHeader) -> bytes:

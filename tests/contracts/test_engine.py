@@ -415,3 +415,26 @@ def test_a_stopped_engine_refuses_and_holds_nothing(subject: Subject) -> None:
         assert list(worker.cache_events())[-1] == Cleared()
 
     subject.run(scenario)
+
+
+def test_what_a_namespace_has_cached_is_dropped_and_others_keep_theirs(subject: Subject) -> None:
+    async def scenario(engine: Engine, model: str) -> None:
+        ours = await request_of(engine, model, tokens=90, max_tokens=1)
+        theirs = await request_of(engine, model, tokens=90, max_tokens=1, namespace="b")
+        for request in (ours, theirs):
+            await ask(engine, request)
+        held: set[bytes] = set()
+        engine.drop(ours.namespace, ours.chain_key)
+        for event in engine.cache_events():
+            if event.namespace == ours.namespace:
+                replay([event], held)
+        assert held == set()
+        # Its key is void: what comes with it is answered and leaves nothing.
+        for request, cached in ((ours, 0), (ours, 0), (theirs, 80)):
+            first = (await ask(engine, request))[0]
+            assert first.cached_tokens == cached
+        fresh = replace(ours, chain_key=bytes([7]) * 32)
+        await ask(engine, fresh)
+        assert (await ask(engine, fresh))[0].cached_tokens == 80
+
+    subject.run(scenario)

@@ -333,3 +333,38 @@ def test_neighbouring_blocks_are_given_to_one_request() -> None:
     assert [lease.block_ids for lease in leases] == [[*range(4)], [*range(4, 8)], [*range(8, 12)]]
     cache.release(leases[1])
     assert cache.acquire(NAMESPACES[0], [], 4).block_ids == [*range(4, 8)]
+
+
+def test_what_a_namespace_has_cached_can_be_dropped_and_others_keep_theirs() -> None:
+    cache = PrefixCache(8)
+    cache.release(filled(cache, (1, 2), NAMESPACES[0]))
+    cache.release(filled(cache, (1, 2), NAMESPACES[1]))
+    replay = Replay()
+    replay.fold(cache.drain_events())
+    cache.drop(NAMESPACES[0])
+    cache.check_integrity()
+    assert cache.match(NAMESPACES[0], names_of((1, 2))) == 0
+    assert cache.match(NAMESPACES[1], names_of((1, 2))) == 2
+    assert (cache.free_blocks, cache.held_by(NAMESPACES[0])) == (6, 0)
+    replay.fold(cache.drain_events())
+    assert {namespace for namespace, _ in replay.held} == {NAMESPACES[1]}
+
+
+def test_dropped_blocks_in_use_go_when_their_request_ends_and_nothing_is_added() -> None:
+    cache = PrefixCache(8)
+    lease = cache.acquire(NAMESPACES[0], [], 4)
+    cache.commit(lease, names_of((1, 2)))
+    cache.drop(NAMESPACES[0])
+    assert cache.match(NAMESPACES[0], names_of((1, 2))) == 2
+    cache.commit(lease, [name_of((1, 2, 3))])
+    assert cache.match(NAMESPACES[0], names_of((1, 2, 3))) == 2
+    cache.check_integrity()
+    fresh = cache.acquire(NAMESPACES[0], [], 1)
+    cache.commit(fresh, names_of((9,)))
+    cache.release(lease)
+    cache.check_integrity()
+    assert cache.match(NAMESPACES[0], names_of((1, 2))) == 0
+    cache.release(fresh)
+    assert cache.match(NAMESPACES[0], names_of((9,))) == 1
+    cache.drop(NAMESPACES[1])
+    assert cache.match(NAMESPACES[0], names_of((9,))) == 1

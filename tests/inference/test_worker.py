@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import trio
@@ -23,6 +24,7 @@ from inference.request import (
     TextPrompt,
     TokenEvent,
 )
+from inference.void import KEPT_MAX, VoidChains
 from inference.worker import (
     FAILURES_MAX,
     LEAVE_S,
@@ -61,6 +63,8 @@ class ScriptedCore(NoCore):
         self.closed = 0
         self.steps = 0
         self.during_step = lambda: None
+        self.in_step = False
+        self.drops: list[Namespace] = []
 
     def add(self, request: EngineRequest) -> None:
         if self.refuse is not None:
@@ -87,7 +91,9 @@ class ScriptedCore(NoCore):
 
     def step(self) -> StepResult:
         self.steps += 1
+        self.in_step = True
         self.during_step()
+        self.in_step = False
         if self.fail:
             self.fail -= 1
             raise RuntimeError("device lost")
@@ -115,6 +121,10 @@ class ScriptedCore(NoCore):
             namespace=Namespace("a"), parent=None, depth=0, blocks=(BlockHash(bytes(16)),)
         )
         return (stored,) if self.steps else ()
+
+    def drop(self, namespace: Namespace) -> None:
+        assert not self.in_step
+        self.drops.append(namespace)
 
     def reset(self) -> None:
         self.resets += 1
@@ -486,3 +496,33 @@ def test_a_slow_readers_events_are_joined_but_a_servers_own_json_is_not() -> Non
     assert [event.chunk for event in chunked._events] == [
         b"%d" % number for number in range(3 * STREAM_EVENTS_MAX)
     ]
+
+
+async def test_what_is_void_is_dropped_after_the_step_in_flight_and_again_with_its_requests() -> (
+    None
+):
+    core = ScriptedCore()
+    worker = EngineWorker(core, in_thread=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        gate = Gate(core)
+        async with worker.submit(request("r", 1)) as stream:
+            await gate.wait_entered()
+            worker.drop(Namespace("a"), request("r").chain_key)
+            assert core.drops == []
+            gate.go.set()
+            assert [event async for event in stream]
+            assert core.drops == [Namespace("a")]
+        assert core.drops == [Namespace("a")] * 2, "what it left goes with it"
+        async with worker.submit(replace(request("s", 1), chain_key=bytes([1]) * 32)) as stream:
+            assert [event async for event in stream]
+        assert len(core.drops) == 2, "requests with the new key keep theirs"
+        nursery.cancel_scope.cancel()
+
+
+def test_void_chain_keys_are_bounded() -> None:
+    void = VoidChains()
+    for number in range(KEPT_MAX + 1):
+        void.add(number.to_bytes(32, "big"))
+    assert bytes(32) not in void
+    assert KEPT_MAX.to_bytes(32, "big") in void

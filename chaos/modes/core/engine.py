@@ -8,7 +8,14 @@ from chaos.engine import Claims, prefix_cache_of
 from inference.core import EngineCore
 from inference.errors import EngineFailed, InferenceError
 from inference.events import CacheEvent, Cleared
-from inference.request import Capabilities, EngineLoad, EngineRequest, Prompt, TokenEvent
+from inference.request import (
+    Capabilities,
+    EngineLoad,
+    EngineRequest,
+    Namespace,
+    Prompt,
+    TokenEvent,
+)
 
 Later = Callable[[float, Callable[[], None]], None]
 OnEvent = Callable[[TokenEvent | InferenceError], None]
@@ -56,6 +63,10 @@ class CoreEngine:
         for claims in tuple(self.claims.values()):
             events = claims(events)
         return events
+
+    def drop(self, namespace: Namespace, chain_key: bytes) -> None:  # noqa: ARG002 - no request of this mode outlives its epoch
+        """What a namespace has cached is void."""
+        self.core.drop(namespace)
 
     def tell_anew(self) -> None:
         """The next :meth:`cache_events` gives ``Cleared`` and all that is held."""

@@ -16,6 +16,7 @@ from chaos.modes.core.network import CoreNetwork, End
 from chaos.storage import Session as Disk
 from inference.core import EngineCore
 from inference.events import BlockHash
+from inference.request import Namespace
 from overlay.decisions import DecisionLog
 from overlay.errors import ProtocolError, StorageError
 from overlay.generation import next_generation
@@ -109,7 +110,7 @@ class CorePeer:
         models = self.engine.capabilities().models
         self.gossip.describe(addresses=[address], zone=None, models=[line_of(m) for m in models])
         for epoch in (*disk.read(EPOCHS).values(), *epochs):
-            self._do(self.gossip.learn_epoch(epoch, clock.unix_s()))
+            self._do(self.gossip.learn_epoch(epoch, clock.now_s(), clock.unix_s()))
         self._wait()
 
     forwards = None
@@ -201,7 +202,9 @@ class CorePeer:
                     self._models.pop(effect.peer_id, None)
                     self.router.on_forgotten(effect.peer_id)
                 case EpochLearned():
-                    self.tenants.learn(effect.epoch)
+                    void = self.tenants.voids(effect.epoch)
+                    if self.tenants.learn(effect.epoch) and void is not None:
+                        self.engine.drop(Namespace(effect.epoch.tenant_id), void)
                 case EpochLost():
                     self.tenants.forget(effect.tenant_id)
                 case NewGeneration():

@@ -49,7 +49,7 @@ class StateTap:
             f"{origin}|{tenant_id}": _published(
                 read.replica.seq, replica_tags(gossip, origin, tenant_id)
             )
-            for (origin, tenant_id), read in sorted(gossip.reader._reads.items())
+            for (origin, tenant_id), read in sorted(gossip.reader.reads.items())
         }
         gauges = [*router_gauges(node), *gossip_gauges(node)]
         return State(

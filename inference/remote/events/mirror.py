@@ -124,6 +124,17 @@ class Mirror:
     def tick(self, now_s: float) -> None:
         """Nothing to do: what a server told stays true until it tells otherwise."""
 
+    def drop(self, namespace: Namespace) -> None:
+        """The server keeps its blocks until it needs the memory; nobody can ask for them."""
+        for rank, known in enumerate(self._ranks):
+            for name, block in list(known.blocks.items()):
+                if block.home is not None and block.home.tree.namespace == namespace:
+                    del known.blocks[name]
+                    self._gone(rank, name, block)
+        self._homes = {
+            salt: home for salt, home in self._homes.items() if home.tree.namespace != namespace
+        }
+
     def cleared(self) -> None:
         self.clears += 1
         self._evidence.void()

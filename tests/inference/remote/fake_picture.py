@@ -60,6 +60,9 @@ class FakePicture:
     def tick(self, now_s: float) -> None:
         self.told.append(("tick", now_s))
 
+    def drop(self, namespace: Namespace) -> None:
+        self.told.append(("drop", namespace))
+
     def cleared(self) -> None:
         self.told.append(("cleared", None))
         self.held.clear()

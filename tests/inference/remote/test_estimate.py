@@ -269,3 +269,16 @@ def test_requests_that_never_finish_are_bounded() -> None:
     assert evidence.running("4") is None
     assert evidence.running("5") is not None
     assert evidence.finished("unknown", Outcome(answered=True)) is None
+
+
+def test_a_namespace_that_is_dropped_is_forgotten_and_others_are_not() -> None:
+    estimate = Estimate(capacity_blocks=1000)
+    for namespace in (NS_A, NS_B):
+        blocks = blocks_of(namespace, (1, 2))
+        estimate.started("r", namespace, blocks, 0.0)
+        estimate.finished("r", Outcome(answered=True), 0.0)
+    assert estimate.match(NS_A, blocks_of(NS_A, (1, 2))) == 2 * WIDTH
+    estimate.drop(NS_A)
+    assert estimate.match(NS_A, blocks_of(NS_A, (1, 2))) == 0
+    assert estimate.match(NS_B, blocks_of(NS_B, (1, 2))) == 2 * WIDTH
+    assert len(estimate) == 2 * WIDTH

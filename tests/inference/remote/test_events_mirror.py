@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from inference.blocks import BlockChain
 from inference.events import BlockHash
 from inference.remote.cache_picture import Outcome
 from inference.remote.events.frames import AllCleared, pieces
@@ -351,3 +352,21 @@ def test_a_run_is_told_as_one_event_and_a_fork_as_another(mirror: Mirror) -> Non
     mirror.apply(0, stored([4], 3, tokens_of((6,))))
     mirror.apply(0, stored([5], 2, tokens_of((5,))))
     assert [len(getattr(event, "blocks", ())) for event in mirror.drain()] == [4, 1]
+
+
+def test_a_namespace_that_is_dropped_begins_anew_under_another_key(mirror: Mirror) -> None:
+    mirror.learn(NS_B, KEYS[NS_B], "sb")
+    mirror.apply(0, stored([1, 2], None, tokens_of((7, 8)), salt="sa"))
+    mirror.apply(0, stored([3], None, tokens_of((7,)), salt="sb"))
+    fold = Fold()
+    fold.fold(mirror.drain())
+    mirror.drop(NS_A)
+    fold.fold(mirror.drain())
+    assert {namespace for namespace, _ in fold.held} == {NS_B}
+    mirror.apply(0, removed(2, 1))
+    mirror.learn(NS_A, bytes([9]) * 32, "other salt")
+    mirror.apply(0, stored([4], None, tokens_of((7,)), salt="other salt"))
+    mirror.apply(0, stored([5], None, tokens_of((6,)), salt="sa"))
+    assert mirror.match(NS_A, names(NS_A, tokens_of((7,)))) == 0
+    fresh = BlockChain(bytes([9]) * 32, IDENTITY).hashes(tokens_of((7,)))
+    assert mirror.match(NS_A, fresh) == 1

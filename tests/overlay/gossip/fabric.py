@@ -108,7 +108,7 @@ class Host:
 
     def view(self, origin: Host, tenant: TenantEpoch) -> set[int]:
         """What this host believes that another publishes, from its replica and its index."""
-        read = self.gossip.reader._reads.get((origin.peer_id, tenant.tenant_id))
+        read = self.gossip.reader.reads.get((origin.peer_id, tenant.tenant_id))
         tags = set() if read is None or not read.replica.visible else read.replica.tags
         table = self.gossip.reader.index._tables.get(tenant.tenant_id)
         masks = {} if table is None else table.tags
@@ -186,9 +186,13 @@ class Fabric:
             revocations=lambda: NOTHING,
             now_s=self.now_s,
         )
-        for epoch in [*host.home, *host.rows.get(EPOCHS, {}).values()]:
-            self._do(host, host.gossip.learn_epoch(epoch, self.unix_s))
+        for epoch in [*host.rows.get(EPOCHS, {}).values(), *host.home]:
+            self.learn(host, epoch)
         host.gossip.describe(addresses=[f"10.0.0.{host.number}:7401"], zone=None, models=["m"])
+
+    def learn(self, host: Host, epoch: bytes) -> None:
+        """The host learns an EPOCH object from its own issuer or disk."""
+        self._do(host, host.gossip.learn_epoch(epoch, self.now_s, self.unix_s))
 
     def restart(self, host: Host, *, generation: int | None = None) -> None:
         """The host's process dies and begins again; its cache and messages under way are lost."""

@@ -301,7 +301,7 @@ def test_a_new_epoch_comes_through_gossip_and_who_left_the_roster_is_out() -> No
         c.cache(alpha, document, 9)
         fabric.run(2.0)
     settle(fabric, 20.0)
-    fabric._do(a, a.gossip.learn_epoch(rotate(fabric, [a, b]), fabric.unix_s))
+    fabric.learn(a, rotate(fabric, [a, b]))
     settle(fabric, 30.0)
     assert c.tenants() == {}
     assert EpochLost(alpha.tenant_id) in c.effects
@@ -320,7 +320,7 @@ def test_the_floor_of_one_epoch_does_not_hide_the_stream_of_the_next() -> None:
         fabric.run(2.0)
     settle(fabric, 10.0)
     for host in (a, b):
-        fabric._do(host, host.gossip.learn_epoch(rotate(fabric, [a, b]), fabric.unix_s))
+        fabric.learn(host, rotate(fabric, [a, b]))
     settle(fabric, 20.0)
     assert b.tenant("alpha").epoch == 2
     assert b.view(a, b.tenant("alpha"))
@@ -336,7 +336,7 @@ def test_a_host_that_joins_the_roster_later_reads_what_it_has_carried() -> None:
     _, epoch = fabric.authority.add_member(
         alpha, x.peer_id, x.identity.keys.sealing_public, fabric.rng.randbytes
     )
-    fabric._do(x, x.gossip.learn_epoch(epoch, fabric.unix_s))
+    fabric.learn(x, epoch)
     assert x.view(a, x.tenant("alpha")) == a.published(a.tenant("alpha"))
 
 

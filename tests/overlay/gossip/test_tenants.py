@@ -19,15 +19,15 @@ def test_a_second_issuer_cannot_shadow_the_name_of_another_ones_tenant() -> None
     honest, shadowed = (Epochs(trust=trust, keys=world.keys) for _ in range(2))
     forged = of_the_same_name(usurper, world.epoch_object, trust)
     for epochs in (honest, shadowed):
-        assert epochs.take(world.epoch_object, NOW_S, NOTHING) == TakenEpoch(
+        assert epochs.take(world.epoch_object, 0.0, NOW_S, NOTHING) == TakenEpoch(
             world.tenant.header, epoch=world.tenant
         )
-    taken = shadowed.take(forged, NOW_S, NOTHING)
+    taken = shadowed.take(forged, 0.0, NOW_S, NOTHING)
     assert taken is not None
     assert taken.header.object_id == world.tenant.header.object_id
     assert shadowed.mine == honest.mine
     newcomer = Epochs(trust=trust, keys=world.keys)
-    newcomer.take(forged, NOW_S, NOTHING)
+    newcomer.take(forged, 0.0, NOW_S, NOTHING)
     assert honest.newer_than(newcomer.known()) == [world.epoch_object]
     assert newcomer.lacks(honest.known())
     assert not honest.lacks(honest.known())
