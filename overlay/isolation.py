@@ -48,7 +48,10 @@ class EngineTenants:
         epoch = self.tenants.get(tenant)
         if epoch is None:
             return False
-        return epoch.name == self.named if self.named is not None else len(self.tenants) == 1
+        if self.named is not None:
+            return epoch.name == self.named
+        # A public tenant's prompts are no reason to refuse the only tenant of its own.
+        return not epoch.public and sum(not each.public for each in self.tenants) == 1
 
     def posture(self) -> list[tuple[str, str]]:
         """What the host's owner should know of it."""

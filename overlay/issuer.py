@@ -75,9 +75,15 @@ class IssuerDesk:
         self._revocations = revocations
         self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
 
+    @property
+    def authority(self) -> Authority:
+        """The issuer's state as it is stored."""
+        return self._authority
+
     def tenant_names(self) -> list[str]:
-        """Every tenant that this issuer keeps."""
-        return sorted(self._authority.tenant_names)
+        """Every tenant that this issuer keeps and that is not public."""
+        kept = self._authority.tenants.values()
+        return sorted(each.content.name for each in kept if not each.content.public)
 
     def usual_tenant(self) -> str:
         """The tenant that is meant where none is named: the only one, or ``default``.
@@ -89,7 +95,8 @@ class IssuerDesk:
         if len(names) == 1:
             return names[0]
         if DEFAULT_TENANT not in names:
-            raise ConfigError(f"name a tenant with --tenant; there is {', '.join(names)}")
+            there = ", ".join(sorted(self._authority.tenant_names)) or "none"
+            raise ConfigError(f"name a tenant with --tenant; there is {there}")
         return DEFAULT_TENANT
 
     def invite(self, tenants: Sequence[str], addresses: Sequence[Address], ttl_s: float) -> Ticket:
@@ -126,10 +133,22 @@ class IssuerDesk:
             return refuse_join(error)
         except StorageError:
             return refuse_join(None)
-        for epoch in admittance.grant.epochs:
+        self._tell(admittance.grant.epochs)
+        return admittance.answer
+
+    def store(self, authority: Authority, epochs: Sequence[bytes]) -> None:
+        """Takes a next state, with these new EPOCH objects.
+
+        Raises:
+            StorageError: When it cannot be stored; then the state is as it was.
+        """
+        self._store(authority)
+        self._tell(epochs)
+
+    def _tell(self, epochs: Sequence[bytes]) -> None:
+        for epoch in epochs:
             store_epoch(self._home, epoch, self._identity.trust, self._clock.unix_s())
             self._on_epoch(epoch)
-        return admittance.answer
 
     def _store(self, authority: Authority) -> None:
         self._home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))

@@ -68,10 +68,12 @@ class Principals:
     def of_owner(self, tenant: str) -> Principal:
         """This host's owner, as a tenant; an empty name means the only one, or ``default``.
 
+        A public tenant is never meant where it is not named.
+
         Raises:
             RequestError: When this host serves no such tenant.
         """
-        names = [epoch.name for epoch in self._tenants]
+        names = [epoch.name for epoch in self._tenants if not epoch.public]
         epoch = self.tenant_named(tenant or (names[0] if len(names) == 1 else DEFAULT_TENANT))
         return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
 

@@ -15,8 +15,8 @@ from security.errors import SecurityError
 
 GROUP = "rhizome.commands"
 ORDER = (
-    *("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "token"),
-    "model",
+    *("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "tenant"),
+    *("token", "model"),
 )
 """The order of ``--help``: that in which a newcomer needs them; others follow by name."""
 

@@ -24,12 +24,14 @@ from overlay.control.messages import (
     decode_command,
     encode,
 )
+from overlay.control.rosters import reply_to
 from overlay.decisions import Explained, Outcome
 from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.route import Route
 from overlay.served import advertised, weights_of
+from overlay.steward import Steward
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from security.epoch import TenantEpoch
@@ -93,6 +95,14 @@ class ControlHandler:
             case Leave():
                 self._node.leaving.set()
                 return LeaveReply()
+            case _:
+                return reply_to(command, self._node, self._steward())
+
+    def _steward(self) -> Steward | None:
+        if self._desk is None:
+            return None
+        secret = self._node.ports.entropy.secret
+        return Steward(desk=self._desk, keys=self._node.identity.keys, secret=secret)
 
     def _tenant(self, name: str) -> TenantEpoch | None:
         """The tenant that a command is about; None for all of them."""

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlay.control.tenants import TenantCommand, TenantReply, TenantsReply
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/control/1"
@@ -66,7 +67,7 @@ class Leave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Drain, say goodbye and end."""
 
 
-Command = GetStatus | Explain | Invite | CreateToken | Leave
+Command = GetStatus | Explain | Invite | CreateToken | Leave | TenantCommand
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +213,16 @@ class ControlRefusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     usage: bool = True
 
 
-Reply = StatusReply | ExplainReply | InviteReply | TokenReply | LeaveReply | ControlRefusal
+Reply = (
+    StatusReply
+    | ExplainReply
+    | InviteReply
+    | TokenReply
+    | LeaveReply
+    | TenantReply
+    | TenantsReply
+    | ControlRefusal
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
