@@ -59,8 +59,8 @@ def create(name: str, public: bool, empty: bool, home: str | None, as_json: bool
     host. Nothing is put into it but what is asked with a token of it, or with --tenant NAME.
 
     \b
-    Examples: rhizome tenant create research
-              rhizome tenant create public --public
+    Example: rhizome tenant create research
+             rhizome tenant create public --public
     """  # noqa: D301 - click's mark
     done(home, CreateTenant(name=name, public=public, empty=empty), "made", as_json=as_json)
 
@@ -105,8 +105,8 @@ def rotate(name: str, hard: bool, home: str | None, as_json: bool) -> None:  # n
     """Begin a new epoch of tenant NAME: a new key for its members.
 
     \b
-    Examples: rhizome tenant rotate research
-              rhizome tenant rotate research --hard
+    Example: rhizome tenant rotate research
+             rhizome tenant rotate research --hard
     """  # noqa: D301 - click's mark
     done(home, RotateTenant(tenant=name, hard=hard), "is rotated", as_json=as_json)
 

@@ -16,7 +16,11 @@ from overlay.commands.main import ORDER, cli, leaves, message_of
 from overlay.errors import ConfigError, HomeError
 from tests.overlay.commands.terminal import ROOT, Ran, rhizome
 
-GROUPS = {"token": ("create",), "model": ("list", "fetch", "convert", "rm")}
+GROUPS = {
+    "tenant": ("list", "create", "add", "remove", "rotate"),
+    "token": ("create",),
+    "model": ("list", "fetch", "convert", "rm"),
+}
 COMMANDS = [
     *((name,) for name in ORDER if name not in GROUPS),
     *((name, each) for name, names in GROUPS.items() for each in names),
