@@ -66,6 +66,7 @@ FAULTS: tuple[type[Fault], ...] = (
     security.Slowloris,
     security.Flood,
     security.CrossTenantProbe,
+    security.MemberRemoved,
     worker.SlowGpu,
     worker.Stall,
     worker.EngineCrash,

@@ -70,3 +70,10 @@ class CrossTenantProbe(SecurityFault):
 
     kind = "cross_tenant_probe"
     every_ms: float = quantity(1000, unit="ms", low=1, high=60_000, draw=(200, 5000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRemoved(SecurityFault):
+    """The target is taken off the roster of one of its tenants, and taken in again at the end."""
+
+    kind = "member_removed"

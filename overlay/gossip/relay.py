@@ -23,6 +23,9 @@ ORIGIN_BYTES_MAX = 32 << 20
 CARRIED_BYTES_MAX = 256 << 20
 """All origins together."""
 
+ENDED_MAX = 256
+"""Names of streams of an origin that have ended, and are remembered so that none comes back."""
+
 
 @dataclass(slots=True)
 class CarriedStream:
@@ -91,25 +94,32 @@ class Origin:
     current_s: float = float("-inf")
     lateness: Lateness = field(default_factory=Lateness)
     streams: dict[bytes, CarriedStream] = field(default_factory=dict)
+    ended: dict[bytes, None] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         return sum([stream.size_bytes for stream in self.streams.values()])
 
     def drop_ended(self) -> list[bytes]:
-        """Lets go the streams that its head tells of no more, and names them."""
+        """Lets go the streams that its head tells of no more, and names them.
+
+        Who has not heard that head yet would bring them back: their first frames once more.
+        """
         if self.head is None:
             return []
         going_on = {head.stream for head in self.head.streams}
         ended = sorted([name for name in self.streams if name not in going_on])
         for name in ended:
             del self.streams[name]
+            self.ended[name] = None
+        while len(self.ended) > ENDED_MAX:
+            del self.ended[next(iter(self.ended))]
         return ended
 
     def stream(self, name: bytes) -> CarriedStream | None:
-        """The stream of that name, made where there is room for one more."""
+        """The stream of that name, made where it has not ended and there is room for one more."""
         found = self.streams.get(name)
-        if found is None and len(self.streams) < STREAMS_MAX:
+        if found is None and name not in self.ended and len(self.streams) < STREAMS_MAX:
             found = self.streams[name] = CarriedStream()
         return found
 

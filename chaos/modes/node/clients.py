@@ -220,7 +220,8 @@ class Clients:
             self.cluster.broken.append(f"{request.ingress}: {request.id}: {event.error}")
             add(What.FAIL, request.id, code="broke", message=event.error, expected=False)
         elif isinstance(event, RequestError):
-            outside = request.tenant not in self.cluster.host(request.ingress).tenants
+            host = self.cluster.host(request.ingress)
+            outside = request.tenant not in host.tenants or request.tenant in host.left
             expected = (
                 event.code in AT_FAULT
                 or (outside and event.code == "not_a_member")

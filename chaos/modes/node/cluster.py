@@ -68,6 +68,7 @@ class SimHost:
 
     ``tenants`` are names of those that it is a member of; ``down`` says why it does not run;
     ``other`` is what its engine serves in place of its own model from the next boot on.
+    ``left`` are those of its tenants on whose roster it is not at present.
     ``holds`` are keys of what keeps it down: it may start when there are none. ``stopped`` are
     keys of what keeps its process stopped. ``starting`` is set when a start under way has come to
     an end, one way or the other.
@@ -87,6 +88,7 @@ class SimHost:
     starts: int = 0
     identities: int = 1
     down: str | None = "not started"
+    left: set[str] = field(default_factory=set)
     holds: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
 

@@ -14,11 +14,15 @@ from chaos.invariants.catalogue import check_all
 from chaos.invariants.invariant import Finding, Id, Status
 from chaos.invariants.voids import TAIL_S
 from chaos.modes.node.actions.registry import ACTIONS
+from chaos.modes.node.actions.roster import REMOVED
 from chaos.modes.node.runner import run_node
 from chaos.plants.catalogue import PLANTS
 from chaos.run import Run, marks
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
+from overlay.ingress import PeerIngress
+from security.epoch import TenantEpoch
+from security.tenant import TenantId
 
 SCENARIO = Scenario(
     name="one fault",
@@ -51,6 +55,7 @@ FAULTS: tuple[Fault, ...] = (
     security.Slowloris(connections=4, gap_ms=200),
     security.Flood(connections_per_s=20),
     security.CrossTenantProbe(every_ms=300),
+    security.MemberRemoved(),
 )
 """Those that no promise breaks under."""
 
@@ -177,3 +182,27 @@ def test_a_tenants_prompts_do_not_help_another_that_sends_the_same() -> None:
     # n3 is no member of b, and says so.
     assert {e.subject for e in probes if e.data["tenant"] == "b"} == refused
     assert of(run, What.LEAK) == []
+
+
+def test_a_router_that_goes_on_by_an_old_roster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its requests go on being sent to the host that has left."""
+    known: dict[tuple[int, str], TenantEpoch] = {}
+    of_now = PeerIngress._tenant
+
+    def stale(self: PeerIngress, tenant_id: TenantId) -> TenantEpoch:
+        now = of_now(self, tenant_id)
+        return known.setdefault((id(self), tenant_id), now)
+
+    monkeypatch.setattr(PeerIngress, "_tenant", stale)
+    entry = FaultEntry(fault=security.MemberRemoved(), at=4.0, for_s=9.0, target="n1")
+    run = run_node(plan(replace(SCENARIO, faults=(entry,)), 1))
+    found = finding(run, Id.TENANT)
+    assert found.status is Status.VIOLATED
+    assert any("on the roster no longer" in str(event.data) for event in of(run, What.LEAK))
+
+
+def test_who_is_removed_learns_so_and_is_a_member_again() -> None:
+    run = run_with(security.MemberRemoved())
+    assert [event.subject for event in of(run, What.MARK)].count(REMOVED) == 1
+    assert of(run, What.CONVERGED)
+    assert finding(run, Id.TENANT).status is Status.HELD

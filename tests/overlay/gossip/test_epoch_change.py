@@ -323,6 +323,33 @@ def test_relays_let_the_streams_of_an_old_epoch_go() -> None:
     assert not after & before
 
 
+def test_a_stream_that_has_ended_is_not_brought_back_by_who_has_not_heard_of_its_end() -> None:
+    """Else its first frames would be accepted after its last ones."""
+    fabric = settled(2)
+    a, b = fabric.hosts
+    origin = b.gossip.origins.known[a.peer_id]
+    ((name, stream),) = origin.streams.items()
+    frames = [data for _, _, data in stream.after(0)]
+    assert frames
+    fabric.learn(a, rotate(fabric))
+    fabric.run(6.0)
+    accepted = b.gossip.origins.counters.accepted
+    late = encode(Repair(epochs=[], records=[], heads=[], frames=frames))
+    b.gossip.on_message(a.peer_id, late, fabric.now_s, fabric.unix_s)
+    assert name not in origin.streams
+    assert b.gossip.origins.counters.accepted == accepted
+
+
+def test_the_names_of_ended_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overlay.gossip.relay.ENDED_MAX", 3)
+    fabric = settled(2)
+    a, b = fabric.hosts
+    for _ in range(6):
+        fabric.learn(a, rotate(fabric))
+        fabric.run(4.0)
+    assert len(b.gossip.origins.known[a.peer_id].ended) == 3
+
+
 # -- what was captured
 
 Sealed = tuple[PeerId, Frame]

@@ -10,6 +10,7 @@ from chaos.modes.node.actions import (
     link,
     metadata,
     process,
+    roster,
     security,
     topology,
     worker,
@@ -24,6 +25,7 @@ ACTIONS: dict[type[Fault], Action] = {
     **disk.ACTIONS,
     **metadata.ACTIONS,
     **security.ACTIONS,
+    **roster.ACTIONS,
     **worker.ACTIONS,
     **client.ACTIONS,
 }
