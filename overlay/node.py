@@ -38,6 +38,7 @@ from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.transport.stream import Stream
 from overlay.zone import ZoneRule
+from security.certificate import parse_leaf
 from security.judge import judge_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
@@ -87,7 +88,7 @@ class Node:
         self.ports = ports
         self.identity = config.identity
         self.peer_id: PeerId = config.identity.peer_id
-        self.generation = next_generation(ports.storage, ports.clock)
+        self.generation = self._next_generation()
         self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
         self.revocations = RevocationSet()
         self.addresses: tuple[Address, ...] = ()
@@ -312,12 +313,20 @@ class Node:
         if hello.boot_salt != self.boot_salt and hello.generation >= self.generation:
             self._on_generation(hello.generation)
 
+    def _next_generation(self, above: int = 0) -> int:
+        return next_generation(
+            self.ports.storage,
+            self.ports.clock,
+            above=above,
+            leaf_ends_unix_s=parse_leaf(self.identity.leaf).not_after_unix_s,
+        )
+
     def _on_generation(self, above: int) -> None:
         """Somebody uses our identity with a generation not below ours: jump above it."""
         if not is_plausible(above, self.ports.clock.unix_s()):
             log.warning("this identity was met with a generation of the far future: revoke it")
             return
-        self.generation = next_generation(self.ports.storage, self.ports.clock, above=above)
+        self.generation = self._next_generation(above)
         log.warning("this identity was met with another process's generation; ours is new now")
         self.knowledge.restart(self.generation)
         self.peers.drop_all("new generation")
