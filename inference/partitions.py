@@ -59,6 +59,11 @@ class Partitions:
         """The longest prompt and answer that fit into a part when there are so many."""
         return self.total_blocks // max(1, tenants) * BLOCK_TOKENS
 
+    def drop(self, namespace: Namespace) -> None:
+        """Drops what a tenant has cached; what running requests use goes when they end."""
+        if namespace in self._parts:
+            self._parts[namespace].drop(namespace)
+
     def clear(self) -> None:
         """Forgets everything; leases taken before are void."""
         for part in self._parts.values():
