@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from inference.cache import CacheFull, Lease, PrefixCache
 from inference.events import BlockHash, BlocksEvicted, BlocksStored, Cleared
+from inference.partitions import Partitions
 from inference.request import Namespace
 from tests.inference.replay import Replay
 
@@ -368,3 +369,14 @@ def test_dropped_blocks_in_use_go_when_their_request_ends_and_nothing_is_added()
     assert cache.match(NAMESPACES[0], names_of((9,))) == 1
     cache.drop(NAMESPACES[1])
     assert cache.match(NAMESPACES[0], names_of((9,))) == 1
+
+
+def test_of_fixed_parts_one_tenants_is_dropped_and_an_unknown_ones_is_no_error() -> None:
+    parts = Partitions(8, NAMESPACES)
+    for namespace in NAMESPACES:
+        parts.part(namespace).release(filled(parts.part(namespace), (1, 2), namespace))
+    parts.drop(NAMESPACES[0])
+    parts.drop(Namespace("nobody"))
+    parts.check_integrity()
+    held = [parts.part(each).match(each, names_of((1, 2))) for each in NAMESPACES]
+    assert held == [0, 2]
