@@ -20,6 +20,7 @@ GROUPS = {
     "tenant": ("list", "create", "add", "remove", "rotate"),
     "token": ("create",),
     "model": ("list", "fetch", "convert", "rm"),
+    "audit": ("side-channel",),
 }
 COMMANDS = [
     *((name,) for name in ORDER if name not in GROUPS),
