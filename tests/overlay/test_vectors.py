@@ -24,6 +24,7 @@ from overlay import forward
 from overlay.address import Address
 from overlay.client import messages as client
 from overlay.control import messages as control
+from overlay.control import tenants
 from overlay.discovery.announcement import SERVICE_TYPE, Reader, announcements
 from overlay.errors import ProtocolError
 from overlay.gossip import messages as gossip
@@ -308,6 +309,17 @@ GOSSIP = {
 }
 
 
+LAB = tenants.TenantReply(
+    name="lab",
+    tenant_id="0f" * 16,
+    epoch=2,
+    version=3,
+    public=False,
+    kept=True,
+    member=False,
+    members=[HOST.peer_id],
+)
+
 CLIENTS = {
     "client_ask": message(
         client.Ask(
@@ -355,6 +367,13 @@ CLIENTS = {
             "invite": control.Invite(tenants=["alpha"], expires_s=3600.0),
             "token": control.CreateToken(tenant="alpha", name="app", expires_s=86_400.0),
             "leave": control.Leave(),
+            "tenant_list": tenants.ListTenants(),
+            "tenant_create": tenants.CreateTenant(name="lab"),
+            "tenant_create_public": tenants.CreateTenant(name="all", public=True, empty=True),
+            "tenant_add": tenants.AddMember(tenant="lab", peer=HOST.peer_id),
+            "tenant_remove": tenants.RemoveMember(tenant="lab", peer=HOST.peer_id),
+            "tenant_rotate": tenants.RotateTenant(tenant="lab"),
+            "tenant_rotate_hard": tenants.RotateTenant(tenant="lab", hard=True),
         }.items()
     },
     **{
@@ -371,6 +390,8 @@ CLIENTS = {
                 expires_unix_s=1_800_086_400,
             ),
             "leave_reply": control.LeaveReply(),
+            "tenant_reply": LAB,
+            "tenants_reply": tenants.TenantsReply(tenants=[LAB]),
             "refusal": control.ControlRefusal(message="only the issuer's host can do that"),
             "refusal_of_what_is_not_there": control.ControlRefusal(message="none", usage=False),
         }.items()

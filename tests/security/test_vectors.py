@@ -106,7 +106,14 @@ def epoch_made_once() -> dict[str, str]:
     authority = Authority.create(seeded(1), NOW_S, ["alpha"])
     tenant_id = authority.tenant_id("alpha")
     _, data = authority.add_member(tenant_id, host.peer_id, host.sealing_public, seeded(3))
-    return {"epoch": data.hex(), "epoch_tenant_id": tenant_id}
+    authority, public = authority.create_tenant("all", seeded(4), public=True)
+    authority, _ = authority.add_member(public, host.peer_id, host.sealing_public, seeded(5))
+    authority, rotated = authority.rotate(public, seeded(6), hard=True)
+    return {
+        "epoch": data.hex(),
+        "epoch_tenant_id": tenant_id,
+        "epoch_of_a_public_tenant_rotated_hard": rotated.hex(),
+    }
 
 
 def vectors() -> dict[str, str]:
@@ -151,6 +158,17 @@ def test_an_epoch_that_was_made_once_is_still_opened() -> None:
     assert found.value.tenant_id == committed["epoch_tenant_id"]
     assert (found.value.name, found.value.version) == ("alpha", 2)
     assert list(found.value.members) == [host.peer_id]
+
+
+def test_an_epoch_after_a_hard_rotation_is_still_opened() -> None:
+    committed = vectors()
+    host = HostKeys.from_bytes(bytes.fromhex(committed["host_keys"]))
+    trust = Authority.create(seeded(1), NOW_S, ["alpha"]).trust
+    data = bytes.fromhex(committed["epoch_of_a_public_tenant_rotated_hard"])
+    found = open_epoch(data, trust, host, NOW_S, NOTHING)
+    assert found is not None
+    assert (found.value.name, found.value.epoch, found.value.version) == ("all", 2, 1)
+    assert found.value.public
 
 
 if __name__ == "__main__":
