@@ -108,6 +108,8 @@ class Origin:
         if self.head is None:
             return []
         going_on = {head.stream for head in self.head.streams}
+        for name in going_on:
+            self.ended.pop(name, None)
         ended = sorted([name for name in self.streams if name not in going_on])
         for name in ended:
             del self.streams[name]
