@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from inference.request import Namespace
+from overlay.gossip.effects import Send
 from overlay.gossip.messages import Bundle, Frame, Repair, decode_frame, decode_message, encode
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
 from overlay.gossip.tenants import GRACE_S
@@ -174,6 +176,27 @@ def test_an_origins_new_stream_ends_its_old_one_and_the_old_one_cannot_be_played
     fabric.give(b, a.peer_id, encode(Repair(epochs=[], records=[], heads=[], frames=[replayed])))
     assert not b.gossip.reader._before.reads
     assert b.view(a, b.tenant("alpha")) == a.published(a.tenant("alpha"))
+
+
+def test_what_was_known_counts_while_the_first_frames_of_the_new_epoch_are_lost() -> None:
+    """The head that ends the old stream comes, and what belongs to the new one does not."""
+    fabric = settled(2)
+    a, b = fabric.hosts
+    fabric.learn(a, rotate(fabric))
+    fabric._deliver()
+    fabric.now_s += 2.0
+    for effect in a.gossip.on_timer(fabric.now_s, fabric.unix_s):
+        message = decode_message(effect.data) if isinstance(effect, Send) else None
+        if isinstance(message, Bundle):
+            bare = encode(msgspec.structs.replace(message, frames=[]))
+            b.gossip.on_message(a.peer_id, bare, fabric.now_s, fabric.unix_s)
+    origin = b.gossip.origins.known[a.peer_id]
+    assert origin.lacking()
+    assert origin.ended
+    assert found(b, 0) == 9
+    fabric.run(8.0)
+    assert fabric.differences() == []
+    assert not b.gossip.reader._before.reads
 
 
 def test_a_change_never_lowers_what_was_reached() -> None:
