@@ -48,7 +48,8 @@ SAMPLE_TOKENS_MIN = 64
 """Fewer tokens than this say more about overhead than about a rate or a promise."""
 
 SLACK_SHARE = 0.25
-"""A promise counts as kept when the first token came as if up to this share more was computed."""
+"""A promise counts as kept when the first token came as if up to this share of it was computed, and
+as broken when it came as if all of it was."""
 
 
 @dataclass(slots=True)
@@ -266,15 +267,14 @@ class Measured:
     def _learn_trust(self, peer: _Peer, seen: FirstToken, working_s: float) -> None:
         if seen.promised_tokens < SAMPLE_TOKENS_MIN:
             return
-        delivered = float(seen.reported_tokens)
+        kept = min(1.0, seen.reported_tokens / seen.promised_tokens)
         # One that says of everything that it was cached is never measured: then its own word about
         # its speed must do, or the fastest of the others.
         rate = peer.prefill.value or peer.claimed_prefill or self._fastest_prefill
         if rate:
             computed = max(0.0, working_s - seen.start_s) * rate
-            slack = SLACK_SHARE * seen.promised_tokens
-            delivered = min(delivered, max(0.0, seen.prompt_tokens - computed) + slack)
-        kept = min(1.0, delivered / seen.promised_tokens)
+            spared = max(0.0, seen.prompt_tokens - computed)
+            kept = min(kept, spared / ((1 - SLACK_SHARE) * seen.promised_tokens))
         peer.trust += WEIGHT * (kept - peer.trust)
 
     def _peer(self, peer_id: PeerId) -> _Peer:

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 
 import trio
 
+from overlay.address import Address
+from overlay.config import PeerConfig
 from overlay.http.app import make_app
-from overlay.http.face import PeerFront
+from overlay.http.face import PeerFront, serve_http_face
 from overlay.http.limits import HttpLimits
 from overlay.http.server import serve_http
+from overlay.node import Node
 from overlay.request import Scope
 from tests.attacks.victim import BETA, QUESTION, Victim
 from tests.attacks.worlds import real_overlay
 from tests.overlay.http.world import Answer, Client
 
 CHAT = "/v1/chat/completions"
+HERE = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Face:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+        async with await trio.open_tcp_stream(HERE.host, self.port) as stream:
             yield Client(stream)
 
     async def raw(self, data: bytes) -> Answer:
@@ -43,10 +47,10 @@ class Face:
         shown = () if token is None else (f"Authorization: Bearer {token}",)
         return await self.raw(self.request(CHAT, *shown, *headers, **fields))
 
-    def request(self, path: str, *headers: str, **fields: object) -> bytes:
+    def request(self, path: str, *headers: str, host: str = HERE.host, **fields: object) -> bytes:
         messages = [{"role": "user", "content": QUESTION}]
         body = json.dumps({"messages": messages, "max_tokens": 4, "seed": 1, **fields}).encode()
-        lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}"]
+        lines = [f"POST {path} HTTP/1.1", f"Host: {host}"]
         lines += [f"Content-Length: {len(body)}", *headers]
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
@@ -71,25 +75,36 @@ class Face:
         ).text
 
 
+async def _serve(node: Node, limits: HttpLimits, *, task_status: trio.TaskStatus[int]) -> None:
+    """The same application under shorter times, or with fewer places."""
+    listeners = await trio.open_tcp_listeners(0, host=HERE.host)
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        await serve_http(
+            make_app(PeerFront(node, 60.0)),
+            listeners,
+            clock=node.ports.clock,
+            entropy=node.ports.entropy,
+            limits=limits,
+            task_status=task_status,
+        )
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        task_status.started(listeners[0].socket.getsockname()[1])
+
+
 @asynccontextmanager
 async def faced_overlay(**limits: float) -> AsyncIterator[Face]:
     """A real overlay whose first host serves HTTP, with the product's limits but for these."""
     async with real_overlay() as victim, trio.open_nursery() as nursery:
         node = victim.nodes[0]
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-
-        async def serve(task_status: trio.TaskStatus[None]) -> None:
-            await serve_http(
-                make_app(PeerFront(node, 60.0)),
-                listeners,
-                clock=node.ports.clock,
-                entropy=node.ports.entropy,
-                limits=HttpLimits(**limits),  # type: ignore[arg-type]  # some are counts
-                task_status=task_status,
-            )
-
-        await nursery.start(serve)
-        face = Face(victim, listeners[0].socket.getsockname()[1])
+        if limits:
+            port = await nursery.start(_serve, node, HttpLimits(**limits))  # type: ignore[arg-type]  # some are counts
+        else:
+            (url,) = await nursery.start(serve_http_face, node, PeerConfig(http=HERE))
+            port = int(url.rpartition(":")[2])
+        face = Face(victim, port)
         # What every control asks is cached before an attack is compared with.
         answer = await face.chat(face.token())
         assert answer.status == 200, answer.body

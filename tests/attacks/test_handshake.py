@@ -278,7 +278,7 @@ async def test_a_host_that_is_revoked_while_it_is_connected() -> None:
             await until(lambda: insider.peer_id in host.running.peers.up(), step_s=0.01)
             revoke(victim, insider.peer_id)
             await until(lambda: connection.closed is not None, step_s=0.01)
-            assert insider.peer_id not in host.running.peers.up()
+            await until(lambda: insider.peer_id not in host.running.peers.up(), step_s=0.01)
         await is_refused(victim, insider)
 
 

@@ -10,7 +10,7 @@ import trio
 from tests.attacks.faces import CHAT, Face, code_of, faced_overlay
 from tests.overlay.http.world import Client, Hung
 
-ASK = b"GET /v1/models HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n%s\r\n"
+ASK = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n%s\r\n"
 CLOSE = "Connection: close"
 
 
@@ -26,7 +26,12 @@ async def statuses(face: Face, data: bytes) -> list[int]:
 
 
 def post(face: Face, *headers: str, body: bytes) -> bytes:
-    lines = [f"POST {CHAT} HTTP/1.1", "Host: h", f"Authorization: Bearer {face.token()}", *headers]
+    lines = [
+        f"POST {CHAT} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Authorization: Bearer {face.token()}",
+        *headers,
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
@@ -87,7 +92,7 @@ PATHS = [
     "/.git/config",
     "/v1/models\\..\\metrics",
     "*",
-    "h:443",
+    "127.0.0.1:443",
     "http://other/nowhere",
     "/%ff%fe",
     "/" + "a" * 9000,
@@ -100,7 +105,7 @@ async def test_path_tricks() -> None:
         for path in PATHS:
             for method in ("GET", "POST", "OPTIONS", "TRACE", "CONNECT", "PUT"):
                 token = f"Authorization: Bearer {face.token()}"
-                data = f"{method} {path} HTTP/1.1\r\nHost: h\r\n{token}\r\n{CLOSE}\r\n\r\n"
+                data = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\n{CLOSE}\r\n\r\n"
                 found = await statuses(face, data.encode())
                 assert found, path
                 assert all(400 <= status < 500 for status in found), (method, path, found)
@@ -114,7 +119,7 @@ async def test_every_path_that_tells_something_asks_for_a_token() -> None:
             "GET /v1/models",
             "GET /v1/models/x",
         ):
-            data = f"{line} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".encode()
+            data = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n".encode()
             answer = await face.raw(data)
             assert (answer.status, code_of(answer)) == (401, "invalid_api_key")
 
@@ -222,3 +227,24 @@ async def is_closed(client: Client) -> bool:
     with trio.move_on_after(0.3):
         return await client.ended()
     return False
+
+
+async def test_a_name_that_was_bent_to_this_host() -> None:
+    """DNS rebinding: the browser says the name that it believes in, and so does a proxy's form."""
+    async with faced_overlay() as face, face.victim.unharmed():
+        token = f"Authorization: Bearer {face.token()}"
+        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "0x7f"):
+            answer = await face.raw(face.request(CHAT, token, host=host))
+            assert (answer.status, code_of(answer)) == (421, "misdirected_request")
+        bent = face.request(f"http://evil.example{CHAT}", token)
+        assert (await face.raw(bent)).status == 421
+        assert (await face.raw(face.request(CHAT, token, host="localhost"))).status == 200
+
+
+async def test_a_page_of_another_origin() -> None:
+    async with faced_overlay() as face, face.victim.unharmed():
+        for origin in ("http://evil.example", "null", "http://127.0.0.1.evil.example", "file://"):
+            answer = await face.chat(face.token(), f"Origin: {origin}")
+            assert (answer.status, code_of(answer)) == (403, "origin_not_allowed")
+            assert "access-control-allow-origin" not in answer.headers
+        assert (await face.chat(face.token(), "Origin: http://127.0.0.1")).status == 200

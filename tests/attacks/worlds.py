@@ -19,7 +19,7 @@ from overlay.address import Address
 from overlay.discovery.bootstrap import BootstrapDiscovery
 from overlay.gossip.gossip import GossipConfig
 from overlay.node import Node, NodeConfig, run
-from overlay.ports import Ports
+from overlay.ports import Engine, Ports
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.tcp import TlsLimits, TlsTransport
 from tests.attacks.victim import ALPHA, BETA, Victim
@@ -42,11 +42,16 @@ def simulated(main: Main) -> Callable[..., None]:
 
 
 @asynccontextmanager
-async def honest_overlay(*, guest: bool = False, **settings: object) -> AsyncIterator[Victim]:
-    """Two simulated hosts of both tenants that know each other; the guest runs where asked for."""
+async def honest_overlay(
+    *, guest: bool = False, engine: Callable[[], Engine] | None = None, **settings: object
+) -> AsyncIterator[Victim]:
+    """Two simulated hosts of both tenants that know each other.
+
+    The guest runs where asked for, with that ``engine`` where one is given.
+    """
     world = World(1, node_settings=settings)
-    world.found([TOY] * 3, (ALPHA, BETA), {2: (ALPHA,)})
-    async with _running(world, guest=guest) as victim:
+    world.found([TOY, TOY, engine or TOY], (ALPHA, BETA), {2: (ALPHA,)})
+    async with _running(world, guest=guest or engine is not None) as victim:
         yield victim
 
 
@@ -107,7 +112,7 @@ class RealWorld(World):
             epochs=host.epochs,
             listen=(Address("127.0.0.1", 0),),
             gossip=GossipConfig(period_s=0.02, anti_entropy_s=0.1),
-            policy="longest-prefix",  # its choice does not hang on measured times
+            policy="local",  # what is cached where does not hang on measured times
         )
         with trio.CancelScope() as host.scope:
             await run(config, ports, task_status=task_status)

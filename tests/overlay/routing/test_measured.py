@@ -15,7 +15,6 @@ from overlay.routing.measured import (
     PREFILL_DEFAULT_TOKENS_PER_S,
     RTT_DEFAULT_S,
     SAMPLE_TOKENS_MIN,
-    SLACK_SHARE,
     WAIT_HALF_LIFE_S,
     FirstToken,
     Measured,
@@ -220,7 +219,7 @@ def test_an_honest_report_of_a_broken_promise_costs_trust() -> None:
 def test_a_liar_that_reports_cached_tokens_too_is_told_by_the_time_it_took() -> None:
     """All 2,000 tokens were computed; it says that none were."""
     lie = seen(4.0, prompt=PROMPT, promised=1900, reported=PROMPT)
-    assert trust_after(measured_at(500.0), lie) <= SLACK_SHARE + 0.01
+    assert trust_after(measured_at(500.0), lie) <= 0.01
 
 
 def test_a_liar_whose_speed_was_never_measured_is_told_by_that_of_the_others() -> None:
@@ -228,7 +227,7 @@ def test_a_liar_whose_speed_was_never_measured_is_told_by_that_of_the_others() -
     measured = measured_at(500.0, TWO)
     measured.on_rtt(ONE, 0.0)
     lie = seen(4.0, prompt=PROMPT, promised=1900, reported=PROMPT)
-    assert trust_after(measured, lie) <= SLACK_SHARE + 0.01
+    assert trust_after(measured, lie) <= 0.01
 
 
 def test_a_slow_peer_that_says_so_and_keeps_its_promises_is_trusted_unmeasured() -> None:
