@@ -21,6 +21,7 @@ from overlay.gossip.effects import (
     Effect,
     EpochLearned,
     EpochLost,
+    Equivocated,
     LoadLearned,
     NewGeneration,
     Persist,
@@ -28,6 +29,7 @@ from overlay.gossip.effects import (
     RecordLearned,
     Send,
 )
+from overlay.gossip.equivocation import PROOFS
 from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
 from overlay.gossip.messages import LoadHint
 from overlay.identity import Identity
@@ -140,6 +142,7 @@ class Knowledge:
             boot_salt=boot_salt,
             rng=ports.entropy.rng,
             floors=ports.storage.read(FLOORS),
+            proofs=ports.storage.read(PROOFS),
             revocations=revocations,
             now_s=ports.clock.now_s(),
         )
@@ -354,6 +357,12 @@ class Knowledge:
                     for model in self._models.pop(effect.peer_id, ()):
                         self._unlike.discard((effect.peer_id, model.name))
                     self._on_forgotten(effect.peer_id)
+                case Equivocated():
+                    log.warning(
+                        "peer %s has signed two heads with one number: nothing that it signs is "
+                        "believed for an hour; see whether its keys were stolen",
+                        effect.peer_id,
+                    )
                 case EpochLearned():
                     self._learnt(effect.epoch)
                 case EpochLost():

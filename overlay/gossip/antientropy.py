@@ -110,7 +110,9 @@ def lacks(heads: Heads, epochs: Epochs, me: PeerId, origins: Origins) -> bool:
     if epochs.lacks(heads.epochs):
         return True
     return any(
-        known.origin != me and _is_ahead(known, origins.known_of(PeerId(known.origin)))
+        known.origin != me
+        and known.origin not in origins.quarantine
+        and _is_ahead(known, origins.known_of(PeerId(known.origin)))
         for known in heads.known
     )
 

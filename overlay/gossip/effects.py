@@ -50,6 +50,12 @@ class RecordForgotten(msgspec.Struct, frozen=True):
     peer_id: PeerId
 
 
+class Equivocated(msgspec.Struct, frozen=True):
+    """A peer was caught: it has signed two heads with one number, and is in quarantine."""
+
+    peer_id: PeerId
+
+
 class LoadLearned(msgspec.Struct, frozen=True):
     """A peer's load hint came; ``taken_s`` is when it was true, by our clock."""
 
@@ -68,6 +74,7 @@ Effect = (
     | Persist
     | RecordLearned
     | RecordForgotten
+    | Equivocated
     | EpochLearned
     | EpochLost
     | LoadLearned

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from inference.events import BlockHash, CacheEvent
 from inference.request import Namespace
@@ -22,6 +23,7 @@ from overlay.gossip.effects import (
     Effect,
     EpochLearned,
     EpochLost,
+    Equivocated,
     LoadLearned,
     NewGeneration,
     Persist,
@@ -29,6 +31,7 @@ from overlay.gossip.effects import (
     RecordLearned,
     Send,
 )
+from overlay.gossip.equivocation import PROOFS, Quarantine, TwoHeads, shown
 from overlay.gossip.messages import (
     MESSAGE_BYTES_MAX,
     ORIGINS_MAX,
@@ -93,6 +96,7 @@ class Gossip:
         boot_salt: bytes,
         rng: random.Random,
         floors: Mapping[bytes, bytes],
+        proofs: Mapping[bytes, bytes] = MappingProxyType({}),
         revocations: Callable[[], RevocationSet],
         now_s: float,
     ) -> None:
@@ -108,6 +112,7 @@ class Gossip:
             trust=identity.trust,
             floors=self.reader.generation_floors(),
             is_ours=self.epochs.names,
+            quarantine=Quarantine(proofs),
         )
         self.publisher = Publisher(identity, generation, boot_salt)
         self._connected: dict[PeerId, None] = {}
@@ -190,6 +195,9 @@ class Gossip:
             self._timer.period_s = now_s + self._config.period_s
             effects += self._tell(now_unix_s)
             silent_s = self._config.forget_s
+            ended = self.origins.quarantine.expire(now_unix_s)
+            if ended:
+                effects.append(Persist(PROOFS, ended))
             for peer_id in self.origins.forget_silent(now_s, self._connected, silent_s):
                 self.reader.forget(peer_id)
                 effects.append(RecordForgotten(peer_id))
@@ -346,7 +354,27 @@ class Gossip:
                 self.reader.on_ended(self.epochs, peer_id, ended, head)
             self._note_current(peer_id)
             effects.append(LoadLearned(peer_id, now_s - age_s))
+        doubled, self.origins.doubled = self.origins.doubled, []
+        for two in [*doubled, *shown(heads, self.origins.overlay_id)]:
+            effects += self._quarantine(two, now_s, now_unix_s)
         return effects
+
+    def _quarantine(self, two: TwoHeads, now_s: float, now_unix_s: float) -> list[Effect]:
+        """Two heads with one number: the proof is kept, and shown to everybody who is up."""
+        peer_id = two.peer_id
+        if peer_id == self._me or peer_id in self.origins.quarantine:
+            return []
+        rows = self.origins.quarantine.begin(two, now_unix_s)
+        self.origins.bury(peer_id, now_s)
+        self.reader.forget(peer_id)
+        repair = Repair(epochs=[], records=[], heads=[two.first, two.second], frames=[])
+        others = sorted(peer for peer in self._connected if peer != peer_id)
+        return [
+            Persist(PROOFS, rows),
+            RecordForgotten(peer_id),
+            Equivocated(peer_id),
+            *[Send(other, encode(repair)) for other in others],
+        ]
 
     def _take_frames(self, frames: Sequence[bytes]) -> None:
         for data in frames:

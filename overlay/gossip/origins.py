@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from overlay.errors import ProtocolError
 from overlay.generation import is_plausible
+from overlay.gossip.equivocation import Quarantine, TwoHeads
 from overlay.gossip.graves import Graves
 from overlay.gossip.messages import ORIGINS_MAX, Frame, Head, Known, decode_frame, decode_head
 from overlay.gossip.relay import CARRIED_BYTES_MAX, ORIGIN_BYTES_MAX, Origin
@@ -54,9 +55,13 @@ class Origins:
     trust: Trust
     floors: Mapping[PeerId, int]
     is_ours: Callable[[PeerId], bool]
+    quarantine: Quarantine
     counters: GossipCounters = field(default_factory=GossipCounters)
     known: dict[PeerId, Origin] = field(default_factory=dict)
     graves: Graves = field(init=False)
+    doubled: list[TwoHeads] = field(default_factory=list)
+    """Heads that came beside another one of their number, until somebody looks."""
+
     carried_bytes: int = 0
     _moved: dict[PeerId, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
@@ -110,9 +115,15 @@ class Origins:
             if revocations.revokes(peer_id) or revocations.revokes(origin.record.issuer_id)
         ]
         for peer_id in revoked:
-            self.graves.dig(peer_id, self.known.pop(peer_id).known(peer_id), now_s)
-            self._moved.pop(peer_id, None)
+            self.bury(peer_id, now_s)
         return revoked
+
+    def bury(self, peer_id: PeerId, now_s: float) -> None:
+        """Forgets an origin at once. Unknown: no effect."""
+        origin = self.known.pop(peer_id, None)
+        if origin is not None:
+            self.graves.dig(peer_id, origin.known(peer_id), now_s)
+            self._moved.pop(peer_id, None)
 
     def take_record(
         self, data: bytes, now_unix_s: float, revocations: RevocationSet
@@ -129,7 +140,7 @@ class Origins:
         except SecurityError:
             self.counters.refused += 1
             return None
-        if not is_plausible(record.generation, now_unix_s):
+        if record.peer_id in self.quarantine or not is_plausible(record.generation, now_unix_s):
             self.counters.refused += 1
             return None
         if record.peer_id == self.me:
@@ -175,6 +186,9 @@ class Origins:
             return None
         before = origin.head
         if before is not None and (head.generation, head.hseq) <= (before.generation, before.hseq):
+            same = (head.generation, head.hseq) == (before.generation, before.hseq)
+            if same and data != origin.head_bytes:
+                self.doubled.append(TwoHeads(peer_id, origin.head_bytes, data))
             self.counters.old += 1
             return None
         self.counters.accepted += 1

@@ -89,7 +89,11 @@ def state_of(host: Host, stranger: PeerId | None, honest: set[PeerId]) -> dict[s
             )
             for tenant in node.tenants
         },
-        "stored": {table: of_others(rows) for table, rows in host.storage._written.items()},
+        "stored": {
+            table: others
+            for table, rows in host.storage._written.items()
+            if (others := of_others(rows))
+        },
     }
 
 

@@ -31,6 +31,7 @@ from overlay.gossip.effects import (
     RecordLearned,
     Send,
 )
+from overlay.gossip.equivocation import PROOFS
 from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
 from overlay.gossip.messages import LoadHint
 from overlay.identity import Identity
@@ -89,6 +90,7 @@ class CorePeer:
             boot_salt=self.boot_salt,
             rng=entropy.rng,
             floors=disk.read(FLOORS),
+            proofs=disk.read(PROOFS),
             revocations=lambda: self.revocations,
             now_s=clock.now_s(),
         )

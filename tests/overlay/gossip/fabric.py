@@ -12,6 +12,7 @@ from inference.events import BlockHash, BlocksEvicted, BlocksStored
 from inference.request import Namespace
 from overlay.errors import ProtocolError
 from overlay.gossip.effects import Effect, NewGeneration, Persist, Send
+from overlay.gossip.equivocation import PROOFS
 from overlay.gossip.gossip import EPOCHS, FLOORS, Gossip, GossipConfig
 from overlay.gossip.messages import Content, Frame, Head, LoadHint, StreamHead, encode
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
@@ -183,6 +184,7 @@ class Fabric:
             boot_salt=host.boot_salt,
             rng=random.Random(self.rng.random()),
             floors=dict(host.rows.get(FLOORS, {})),
+            proofs=dict(host.rows.get(PROOFS, {})),
             revocations=lambda: NOTHING,
             now_s=self.now_s,
         )
