@@ -1,7 +1,8 @@
 """Every reader of bytes from outside: a typed error or a value, in bounded memory.
 
-Hypothesis changes the committed vectors of each form; ``corpus/`` has inputs that are worth keeping,
-and every reader is given all of them. HTTP heads have the same in ``tests/overlay/http/test_random_bytes.py``.
+Hypothesis changes the committed vectors of each form; ``corpus/`` has inputs that are worth
+keeping, and every reader is given all of them. HTTP heads have the same in
+``tests/overlay/http/test_random_bytes.py``.
 """
 
 from __future__ import annotations

@@ -32,6 +32,19 @@ TENANT = TenantId("0f" * 16)
 KEYS = TenantKeys.derive(
     tenant_id=TENANT, epoch=3, epoch_key=bytes([1]) * 32, chain_secret=bytes([2]) * 32
 )
+INPUTS = {
+    "input_tenant_id": TENANT,
+    "input_epoch": "3",
+    "input_epoch_key": (bytes([1]) * 32).hex(),
+    "input_chain_secret": (bytes([2]) * 32).hex(),
+    "input_generation": "5",
+    "input_boot_salt": SALT.hex(),
+    "input_kind": "delta",
+    "input_header": b"header".hex(),
+    "input_plain": b"plain".hex(),
+    "input_hashes": json.dumps([bytes(16).hex(), SALT.hex()]),
+}
+"""What the derived keys, envelopes and tags of the file are made of."""
 
 
 def ticket_of(overlay: Overlay) -> Ticket:
@@ -75,6 +88,7 @@ def made() -> dict[str, str]:
     )
     sealer = Sealer(KEYS, host.peer_id, 5, SALT)
     return {
+        **INPUTS,
         "host_keys": host.to_bytes().hex(),
         "peer_id": host.peer_id,
         "dns_name": dns_name_of(host.peer_id),
