@@ -61,16 +61,17 @@ class Face:
         scope: Scope = Scope.INFER,
         ttl_s: float = 3600.0,
         ago_s: float = 0.0,
+        name: str = "honest",
     ) -> str:
-        """A token that the overlay's issuer has made."""
+        """A token that the overlay's issuer has made; of one name there is one."""
         authority = self.victim.world.authority
         assert authority is not None
         return authority.issue_token(
             authority.tenant_id(tenant),
-            "honest",
+            name,
             ttl_s=ttl_s,
             scopes=[scope.value],
-            secret=self.victim.world.entropy("token").secret,
+            secret=self.victim.world.entropy(f"token {name}").secret,
             now_unix_s=self.victim.now_unix_s - ago_s,
         ).text
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chaos.entropy import SeededEntropy
 from overlay.client.messages import PROTOCOL, Ask, Refusal, Reply, decode_reply, encode
+from overlay.quotas import Allowance, QuotaLimits, Quotas
 from overlay.request import Scope
 from overlay.transport.connection import Connection
 from security.certificate import IssuerKey
@@ -237,3 +238,20 @@ async def test_tokens_in_places_where_none_is_looked_for() -> None:
                 assert (await face.chat(None, *shown)).status in {400, 401}
             query = face.request(f"/v1/chat/completions?api_key={good}")
             assert (await face.raw(query)).status == 401
+
+
+async def test_a_token_that_asks_without_end() -> None:
+    """It has its rate and no more; the other tokens, of its own tenant too, are served on."""
+    async with faced_overlay() as face, face.victim.unharmed():
+        node = face.victim.nodes[0]
+        limits = QuotaLimits(token=Allowance(requests_per_min=12.0))
+        node.quotas = Quotas(limits, node.ports.clock)
+        greedy, modest = face.token(), face.token(name="another")
+        answers = [await face.chat(greedy) for _ in range(8)]
+        refused = [answer for answer in answers if answer.status == 429]
+        assert len(refused) >= 4
+        assert all(code_of(answer) == "rate_limit_exceeded" for answer in refused)
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        # Another spelling of the same token is the same token.
+        assert (await face.chat(f" {greedy} ")).status == 429
+        assert (await face.chat(modest)).status == 200
