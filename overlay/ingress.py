@@ -145,7 +145,7 @@ class PeerIngress:
         """Checks tenant and body, tokenises where this host can, and draws the seed."""
         tenant = self._tenant(submission.principal.tenant)
         call = submission.call
-        model = self._router.model_of(call.model)
+        model = self._router.model_of(call.model, tenant)
         if call.beyond:
             check_engines_can(call, beyond=self._router.passes_bodies(model.name))
         token_ids = await self._tokenize(submission, model.name)

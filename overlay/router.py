@@ -106,19 +106,31 @@ class Router:
 
     def models(self) -> dict[str, Advertised]:
         """Every model that this peer or one that is up serves, by name; ours wins."""
-        found = dict(self._views.told_here())
-        for peer_id in self._peers.up():
+        return self._told(self._views.told_here(), self._peers.up())
+
+    def _told(
+        self, own: Mapping[str, Advertised], peers: Sequence[PeerId]
+    ) -> dict[str, Advertised]:
+        found = dict(own)
+        for peer_id in peers:
             for model in self._knowledge.models(peer_id):
                 found.setdefault(model.name, model)
         return found
 
-    def model_of(self, asked: str) -> Advertised:
-        """The model that a request means; an empty name means the only one that is served.
+    def model_of(self, asked: str, tenant: TenantEpoch) -> Advertised:
+        """The model that a request means.
+
+        An empty name means the only one of this host's engine, whatever others tell, so that
+        nobody's word makes it unclear here; without an engine it means the only one of the
+        tenant's members that are up.
 
         Raises:
-            RequestError: When no peer that is up serves it.
+            RequestError: When no member that is up serves it.
         """
-        models = self.models()
+        own = self._views.told_here()
+        if not asked and len(own) == 1:
+            return next(iter(own.values()))
+        models = self._told(own, [each for each in self._peers.up() if each in tenant.members])
         if asked in models:
             return models[asked]
         names = sorted(models)

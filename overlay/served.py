@@ -17,6 +17,7 @@ from inference.request import ServedModel
 
 LINE_CHARS_MAX = 128
 DIGEST_HEX = 16
+CONTEXT_DIGITS_MAX = 9
 
 PASSES_BODIES = "b"
 """The engine is given whole bodies, and its own chunks come back."""
@@ -83,11 +84,16 @@ def line_of(model: ServedModel) -> str:
 
 
 def read_line(line: str) -> Advertised | None:
-    """What a peer's line says; None where it is of another form, which is no reason to fail."""
+    """What a peer's line says; None where it is of another form, which is no reason to fail.
+
+    It is shown on terminals, so that one with other than printable characters is of another form.
+    """
     parts = line.split("\t")
-    if len(parts) not in {5, 6} or not parts[1].isascii() or not parts[1].isdigit():
+    if len(parts) not in {5, 6} or not all(map(str.isprintable, parts)):
         return None
     name, context, prefix, weights, dtype, *traits = parts
+    if not context.isascii() or not context.isdigit() or len(context) > CONTEXT_DIGITS_MAX:
+        return None
     return Advertised(
         name=name,
         context_tokens=int(context),

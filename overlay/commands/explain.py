@@ -67,7 +67,7 @@ BASES = {
 
 def show(explained: ExplainReply) -> None:
     """Prints an explanation for people."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.width = max(console.width, COLUMNS_MIN)
     console.print(f"request {explained.request_id}, {explained.age_s:.1f} s ago")
     for number, route in enumerate(explained.routes, start=1):

@@ -49,7 +49,7 @@ def command(tenant: str, home: str | None, as_json: bool) -> None:  # noqa: FBT0
 
 def show(status: StatusReply) -> None:
     """Prints a status for people."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"peer      {status.peer_id}{'  (draining)' if status.draining else ''}")
     console.print(f"overlay   {status.overlay_id[:16]}, tenants: {', '.join(status.tenants)}")
     console.print(f"open to   peers at {', '.join(status.addresses)}", soft_wrap=True)

@@ -49,7 +49,16 @@ def test_a_name_that_is_too_long_is_cut_and_never_matches() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\t" * 4, "a\tb\tc\td\te", "a\t1\tc\td", "a\t1\tc\td\te\tf\tg", "a\t²\tc\td\te"]
+    "line",
+    [
+        *("", "\t" * 4, "a\tb\tc\td\te", "a\t1\tc\td", "a\t1\tc\td\te\tf\tg", "a\t²\tc\td\te"),
+        *(
+            "\x1b[2J\t1\tc\td\te",
+            "a\t1\tc\td\te\x07",
+            "a\u202eb\t1\tc\td\te",
+            "a\t1000000000\tc\td\te",
+        ),
+    ],
 )
 def test_a_line_of_another_form_is_no_model(line: str) -> None:
     assert read_line(line) is None

@@ -229,7 +229,11 @@ def opened(key: bytes, envelope: bytes, header: bytes) -> tuple[int, int, bytes]
     if version != 1 or commitment != hmac.digest(key, b"rhizome/commit/v1\0", "sha256")[:8]:
         raise Unreadable("another version or key")
     nonce = counter.to_bytes(12, "big")
-    return epoch, counter, ChaCha20Poly1305(key).decrypt(nonce, envelope[21:], envelope[:21] + header)
+    return (
+        epoch,
+        counter,
+        ChaCha20Poly1305(key).decrypt(nonce, envelope[21:], envelope[:21] + header),
+    )
 
 
 def tag(tag_key: bytes, chain_hash: bytes) -> int:

@@ -312,7 +312,7 @@ def work_of(peer: CorePeer, call: Call, tenant: TenantEpoch, request_id: str) ->
     Raises:
         RequestError: Where no such model is served, or the prompt cannot be tokenised.
     """
-    model = peer.router.model_of(call.model)
+    model = peer.router.model_of(call.model, tenant)
     try:
         token_ids = peer.engine.tokenize(model.name, call.prompt)
     except InvalidRequest as error:
