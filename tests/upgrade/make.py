@@ -1,8 +1,8 @@
 """``python -m tests.upgrade.make`` writes what this version leaves behind, once for each version.
 
 A state folder of an issuer's host with one more member in its overlay, and all gossip that the
-host has heard of that member: from seed 1 in a simulation, so that the keys are nobody's. HPKE draws
-randomness of its own, so that a second run writes other bytes; what is committed stays.
+host has heard of that member: from seed 1 in a simulation, so that the keys are nobody's. HPKE
+draws randomness of its own, so that a second run writes other bytes; what is committed stays.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def host_of(home: Home) -> Host:
 
 def test_there_is_a_folder_and_a_recording_of_each_version() -> None:
     assert VERSIONS
-    assert VERSIONS == sorted(path.stem.partition("-")[2] for path in HERE.glob("heard-*.json"))
+    heard = [path.stem.partition("-")[2] for path in HERE.glob("heard-*.json")]
+    assert sorted(heard) == VERSIONS
 
 
 @pytest.mark.parametrize("version", VERSIONS)
