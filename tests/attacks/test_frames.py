@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -18,11 +17,12 @@ from overlay.gossip.messages import encode as encode_gossip
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
 from overlay.gossip.tagset import pack_tags
 from security.envelope import Sealer
-from security.epoch import TenantEpoch, make_epoch, open_epoch
+from security.epoch import TenantEpoch, open_epoch
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
 from security.signed import Kind, SignedObject
 from tests.attacks.adversary import KeyHolder, host_of, member_of_beta, repair
+from tests.attacks.test_forward import forward, refusal
 from tests.attacks.victim import ALPHA, BETA, Victim
 from tests.attacks.worlds import honest_overlay, simulated
 
@@ -310,36 +310,50 @@ async def test_a_member_of_one_tenant_writes_to_another_one() -> None:
                 assert own.peer_id not in node.knowledge.gossip.reader.index._bits
 
 
+def taken_off(victim: Victim, own: KeyHolder) -> None:
+    """The steward takes it off beta's roster, and both honest hosts have the new epoch."""
+    authority = victim.world.authority
+    assert authority is not None
+    secret = victim.world.entropy("epoch 2").secret
+    tenant_id = victim.tenant(BETA)
+    victim.world.authority, epoch = authority.remove_member(tenant_id, own.peer_id, secret)
+    for node in victim.nodes:
+        node.knowledge.learn_epoch(epoch)
+
+
 @simulated
 async def test_the_key_of_an_old_epoch() -> None:
-    """A member that the steward has left out of the next epoch seals with the last one's key."""
+    """Its holder was taken off: at once nothing of it counts, in the minute of change either."""
     async with honest_overlay() as victim:
-        own, authority = member_of_beta(victim), victim.world.authority
-        assert authority is not None
-        old, news = key_of(victim, BETA), [own.record(), own.head()]
-        content = authority.tenants[old.tenant_id].content
-        members = {peer: key for peer, key in content.members.items() if peer != own.peer_id}
-        secret = victim.world.entropy("epoch 2").secret
-        bumped = make_epoch(
-            authority.issuer,
-            replace(content, epoch=2, version=1, members=members, epoch_key=secret(32)),
-            secret,
-        )
-        assert (
-            open_epoch(
-                bumped, authority.trust, own.identity.keys, victim.now_unix_s, RevocationSet()
-            )
-            is None
-        )
-        for node in victim.nodes:
-            node.knowledge.learn_epoch(bumped)
-        frames = [frame_of(own, old, seq, checkpoint=seq == 1) for seq in (1, 2)]
+        own, old = member_of_beta(victim), key_of(victim, BETA)
+        await tell(victim, own, repair(records=[own.record()], heads=[own.head()]))
+        await tell(victim, own, repair(frames=[frame_of(own, old, 1)]))
+        assert tags_known(victim, own) == [len(TAGS)] * 2
+        taken_off(victim, own)
+        assert tags_known(victim, own) == [0, 0]
+        frames = [frame_of(own, old, seq, checkpoint=seq == 3) for seq in (2, 3, 4)]
         async with victim.unharmed(by=own.peer_id):
-            await tell(victim, own, repair(records=news[:1], heads=news[1:], frames=frames))
+            await tell(victim, own, repair(frames=frames))
             assert tags_known(victim, own) == [0, 0]
             # Nor is the old object, which names it, taken again.
             await tell(victim, own, repair(epochs=list(victim.guest.epochs)))
-            assert key_of(victim, BETA).epoch == 2
+            assert key_of(victim, BETA).epoch == old.epoch + 1
+
+
+@simulated
+async def test_a_member_that_was_removed() -> None:
+    """It forwards nothing, and all that it is told of the new epoch it cannot read."""
+    async with honest_overlay() as victim:
+        own = member_of_beta(victim)
+        taken_off(victim, own)
+        async with victim.unharmed(by=own.peer_id):
+            async with own.connected(victim.honest[0]) as connection:
+                assert await refusal(connection, forward(victim, BETA)) == "not_a_member"
+            objects = await captured(victim, own)
+            now = victim.now_unix_s
+            trust, keys = own.identity.trust, own.identity.keys
+            read = [open_epoch(each, trust, keys, now, RevocationSet()) for each in objects.epochs]
+            assert read == [None] * len(objects.epochs)
 
 
 @simulated

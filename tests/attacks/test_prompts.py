@@ -95,7 +95,7 @@ async def test_guessing_a_prompt_through_digests() -> None:
                 assert tag.to_bytes(6, "big") not in capture
             # Nor does anything that beta's members can open tell of them.
             for node in victim.nodes:
-                reads = node.knowledge.gossip.reader._reads.items()
+                reads = node.knowledge.gossip.reader.reads.items()
                 known = {
                     t for place, r in reads if place[1] == beta.tenant_id for t in r.replica.tags
                 }

@@ -63,15 +63,22 @@ def state_of(host: Host, stranger: PeerId | None, honest: set[PeerId]) -> dict[s
             if peer_id != stranger
         },
         "replicas": {
-            place: (read.generation, read.epoch, read.replica.seq, frozenset(read.replica.tags))
-            for place, read in reader._reads.items()
+            (shelf is reader._now, place): (
+                read.generation,
+                read.epoch,
+                read.replica.seq,
+                frozenset(read.replica.tags),
+            )
+            for shelf in (reader._now, reader._before)
+            for place, read in shelf.reads.items()
             if place[0] != stranger
         },
         "index": {
-            (tenant, tag): frozenset(reader.index.peers(mask)) - {stranger}
-            for tenant, table in reader.index._tables.items()
+            (shelf is reader._now, tenant, tag): others
+            for shelf in (reader._now, reader._before)
+            for tenant, table in shelf.index._tables.items()
             for tag, mask in table.tags.items()
-            if set(reader.index.peers(mask)) - {stranger}
+            if (others := frozenset(shelf.index.peers(mask)) - {stranger})
         },
         "floors": {place: at for place, at in reader._floors.items() if place[0] != stranger},
         "generations": {
@@ -165,7 +172,7 @@ class Victim:
     def is_agreed(self) -> bool:
         """Whether each honest host knows of the other what that has cached, and no more."""
         for here, other in permutations(self.nodes, 2):
-            reads = here.knowledge.gossip.reader._reads
+            reads = here.knowledge.gossip.reader.reads
             for tenant in here.tenants:
                 tree = other.knowledge.gossip.forest.tree(Namespace(tenant.tenant_id))
                 read = reads.get((other.peer_id, tenant.tenant_id))

@@ -200,7 +200,10 @@ def test_the_ticket() -> None:
 MESSAGES = {
     "forward_": {"forward", "accept", "refuse", "tokens", "progress", "end", "failed"},
     "client_": {"ask", "began", "piece", "done", "refusal"},
-    "control_": {"status", "explain", "invite", "token", "leave", "refusal"},
+    "control_": {
+        *("status", "explain", "invite", "token", "leave", "refusal"),
+        *("tenant", "tenant-add", "tenant-create", "tenant-list", "tenant-remove", "tenant-rotate", "tenants"),
+    },
     "gossip_": {"bundle", "heads", "repair"},
 }
 
