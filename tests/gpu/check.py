@@ -21,6 +21,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inference.embedded import GPU_MEMORY_FRACTION
+from inference.request import Namespace
 from tests.inference.bench import Bench, opened, save_tiny_llama
 from tests.inference.equality import Comparison, Expected, Reference, compare
 
@@ -28,6 +29,7 @@ PROMPTS = 24
 ANSWER_TOKENS = 24
 PREFIX_TOKENS = 600
 CACHE_BYTES = 64 << 20
+TENANT = Namespace("a")
 FAST_KERNELS = [
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -97,6 +99,11 @@ def main() -> int:
             different = warm_as_cold(bench)
             wrong += different
             print(f"float32, warm unlike cold: {different} of {PROMPTS}")
+        with engine(dtype="float32", kv_cache_bytes=CACHE_BYTES, strict=True) as bench:
+            bench.core.share_among([TENANT])
+            different = warm_as_cold(bench)
+            wrong += different
+            print(f"float32, strict isolation, warm unlike cold: {different} of {PROMPTS}")
         with engine(dtype="bfloat16", kv_cache_bytes=CACHE_BYTES) as bench:
             # Not asserted: bfloat16's kernels may depend on how many rows they are given.
             print(f"bfloat16, warm unlike cold: {warm_as_cold(bench)} of {PROMPTS}")
