@@ -117,8 +117,14 @@ class InstantFront:
     def health(self) -> Mapping[str, object]:
         return {}
 
-    def metrics(self) -> tuple[str, bytes]:
+    def metrics(self, principal: Principal) -> tuple[str, bytes]:  # noqa: ARG002 - a front
         return "text/plain", b""
+
+    def status(self, principal: Principal) -> bytes:  # noqa: ARG002 - a front
+        return b"{}"
+
+    def explain(self, principal: Principal, request_id: str) -> bytes | None:  # noqa: ARG002 - a front
+        return None
 
 
 PLENTY = Allowance(requests_per_min=10**9, prompt_tokens_per_min=10**12, concurrent=10**6)

@@ -8,6 +8,7 @@ client has already, here or at another peer with equal output identity.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from overlay.work import (
     Refused,
     Silent,
     Work,
+    not_a_member,
     request_error,
     sampling_of,
 )
@@ -101,18 +103,30 @@ class PeerIngress:
         self._limits = limits
         self._quotas = quotas
         self._retries = RetryBudget()
-        self.open_requests = 0
+        self._open: Counter[TenantId] = Counter()
+
+    @property
+    def open_requests(self) -> int:
+        """Requests under way."""
+        return self._open.total()
+
+    def open_of(self, tenant: TenantId) -> int:
+        """A tenant's requests under way."""
+        return self._open[tenant]
 
     @asynccontextmanager
     async def open(self, submission: Submission) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
         """Runs one request; leaving the block early cancels it wherever it runs."""
         with about_request(submission.request_id):
-            self.open_requests += 1
+            tenant = submission.principal.tenant
+            self._open[tenant] += 1
             try:
                 async with aclosing(self._answer(submission)) as events:
                     yield events
             finally:
-                self.open_requests -= 1
+                self._open[tenant] -= 1
+                if not self._open[tenant]:
+                    del self._open[tenant]
 
     async def _answer(self, submission: Submission) -> AsyncGenerator[AnswerEvent, None]:
         began_s = self._clock.now_s()
@@ -138,7 +152,7 @@ class PeerIngress:
         finally:
             if state == "cancelled":
                 self._decisions.ended(submission.request_id, Outcome(state=state))
-            self._metrics.ended(state)
+            self._metrics.of(submission.principal.tenant).ended(state)
             log.debug("request ended: %s", state)
 
     async def _prepare(self, submission: Submission, began_s: float) -> Progressed:
@@ -173,11 +187,7 @@ class PeerIngress:
         """The tenant as its roster is now: it may change while a request is under way."""
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
-            raise request_error(
-                "not_a_member",
-                "this host does not serve that tenant; use a base URL that "
-                "`rhizome token create` printed for it",
-            )
+            raise not_a_member()
         return tenant
 
     async def _tokenize(self, submission: Submission, model: str) -> tuple[int, ...] | None:
@@ -224,7 +234,8 @@ class PeerIngress:
             request.late.add(peer_id)
         request.hung_here = request.hung_here or isinstance(error, Hung)
         request.prefer_here = True
-        self._metrics.fell_back(error.code)
+        metrics = self._metrics.of(request.work.tenant)
+        metrics.fell_back(error.code)
         if not request.resumable:
             raise request_error(
                 "stream_broken", "the serving peer failed and its engine reports no token ids"
@@ -232,7 +243,7 @@ class PeerIngress:
         if request.emitted:
             request.resumes += 1
             request.work = request.work.resumed(tuple(request.emitted))
-            self._metrics.resumed()
+            metrics.resumed()
         if request.attempts >= ATTEMPTS_MAX:
             failed = request_error("no_capable_peer", "every peer that was tried failed")
             await self._go_back(request, failed)
@@ -307,7 +318,7 @@ class PeerIngress:
         finally:
             self._router.ended(route, booking, self._clock.now_s())
             if route.peer_id != self._me:
-                self._metrics.forwarded(code)
+                self._metrics.of(request.work.tenant).forwarded(code)
 
     def _run(self, request: Progressed, route: Route) -> AbstractAsyncContextManager[Run]:
         if route.peer_id == self._me:
@@ -392,7 +403,7 @@ class PeerIngress:
         if request.first_token_s is None:
             request.first_token_s = now_s
             if not whole:
-                self._metrics.first_token(now_s - request.began_s)
+                self._metrics.of(request.work.tenant).first_token(now_s - request.began_s)
         if attempt.answered:
             return
         attempt.answered, attempt.first_s = True, now_s
@@ -435,7 +446,7 @@ class PeerIngress:
         if ids is not None and not request.work.beyond:
             for peer_id in request.denied:  # what they said of the request was not true
                 self._router.failed(peer_id, now_s)
-        self._metrics.answered(usage, decode_s=now_s - first_s)
+        self._metrics.of(request.work.tenant).answered(usage, decode_s=now_s - first_s)
         self._decisions.ended(
             request.work.request_id,
             Outcome(

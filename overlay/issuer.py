@@ -111,13 +111,29 @@ class IssuerDesk:
         self._store(authority)
         return ticket
 
-    def create_token(self, tenant: str, name: str, ttl_s: float) -> IssuedToken:
-        """Makes a client's token. Raises SecurityError with what is wrong."""
+    def create_token(
+        self,
+        tenant: str,
+        name: str,
+        ttl_s: float,
+        scopes: Sequence[str] = (Scope.INFER.value,),
+    ) -> IssuedToken:
+        """Makes a client's token.
+
+        Raises:
+            ConfigError: When there is no such scope.
+            SecurityError: With what else is wrong.
+        """
+        known = {scope.value for scope in Scope}
+        if unknown := sorted(set(scopes) - known):
+            raise ConfigError(
+                f"no such scope: {unknown[0][:40]!r}; there is {', '.join(sorted(known))}"
+            )
         return self._authority.issue_token(
             self._authority.tenant_id(tenant),
             name,
             ttl_s=ttl_s,
-            scopes=[Scope.INFER.value],
+            scopes=sorted(set(scopes)),
             secret=self._entropy.secret,
             now_unix_s=self._clock.unix_s(),
         )

@@ -29,6 +29,21 @@ DEFAULT_TENANT = "default"
 SCOPES = {scope.value: scope for scope in Scope}
 
 
+def need(principal: Principal, *scopes: Scope) -> None:
+    """Checks that a credential has one of these scopes.
+
+    Raises:
+        RequestError: 403, naming them.
+    """
+    if principal.scopes.isdisjoint(scopes):
+        names = " or ".join(scope.value for scope in scopes)
+        raise RequestError(
+            f"the token lacks scope {names}: rhizome token create --scope {scopes[0].value}",
+            code="forbidden",
+            status=403,
+        )
+
+
 class Principals:
     """Checks credentials; verified tokens are remembered until they end or are revoked."""
 

@@ -22,10 +22,11 @@ RequestId = NewType("RequestId", str)
 
 
 class Scope(enum.Enum):
-    """What a credential may do."""
+    """What a credential may do: have requests run, see its own tenant, see everything."""
 
     INFER = "infer"
     STATUS = "status"
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

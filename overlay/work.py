@@ -62,6 +62,15 @@ def sampling_of(call: Call, seed: int) -> Sampling:
     )
 
 
+def not_a_member() -> RequestError:
+    """What a client of a tenant is told that this host does not serve."""
+    return request_error(
+        "not_a_member",
+        "this host does not serve that tenant; use a base URL that "
+        "`rhizome token create` printed for it",
+    )
+
+
 class AttemptEnded(Exception):
     """One attempt at running a request is over without a whole answer.
 

@@ -9,6 +9,7 @@ from overlay.client.messages import Ask, Began, Done, Piece, Refusal, Reply, dec
 from overlay.errors import RequestError, draining
 from overlay.forward import CHUNK_BYTES_MAX, TEXT_CHARS_MAX
 from overlay.ports import Clock, Entropy
+from overlay.principals import need
 from overlay.quotas import Quotas
 from overlay.request import (
     AnswerEvent,
@@ -54,8 +55,7 @@ class ClientHandler:
             if self._draining():
                 raise draining()
             principal = self._authenticate(ask.credential)
-            if Scope.INFER not in principal.scopes:
-                raise RequestError("the token may not infer", code="forbidden", status=403)
+            need(principal, Scope.INFER)
             with self._quotas.admitted(principal):
                 await self._answer(stream, request_id, principal, ask)
         except RequestError as error:

@@ -17,6 +17,7 @@ from overlay.commands.options import (
 )
 from overlay.control.client import call
 from overlay.control.messages import CreateToken, TokenReply
+from overlay.request import Scope
 
 
 @click.group("token")
@@ -36,15 +37,37 @@ def command() -> None:
 @click.option(
     "--expires", default="90d", show_default=True, metavar="DURATION", help="How long it is good."
 )
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="infer|status|admin",
+    default=[Scope.INFER.value],
+    show_default="infer",
+    help="What it may do; repeat for more. infer: have requests run. status: see how its own "
+    "tenant is served. admin: see that of all.",
+)
 @home_option
 @json_option
-def create(tenant: str, name: str, expires: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def create(
+    tenant: str,
+    name: str,
+    expires: str,
+    scopes: tuple[str, ...],
+    home: str | None,
+    as_json: bool,  # noqa: FBT001 - click's
+) -> None:
     """Print a base URL and a key for any OpenAI-compatible client. Runs beside the issuer's peer.
 
     \b
     Example: rhizome token create --tenant default --name open-webui --expires 90d
     """  # noqa: D301 - click's mark
-    wanted = CreateToken(tenant=tenant, name=name, expires_s=duration_of("--expires", expires))
+    wanted = CreateToken(
+        tenant=tenant,
+        name=name,
+        expires_s=duration_of("--expires", expires),
+        scopes=scopes,
+    )
     reply = trio.run(call, existing_home(home), wanted, TokenReply)
     if as_json:
         print_json(reply)
@@ -53,5 +76,7 @@ def create(tenant: str, name: str, expires: str, home: str | None, as_json: bool
     click.echo(f"base URL  {reply.base_url}")
     click.echo(f"API key   {reply.api_key}")
     click.echo(
-        f"# tenant {reply.tenant}, good until {until:%Y-%m-%d}; it is not shown again", err=True
+        f"# tenant {reply.tenant}, good until {until:%Y-%m-%d}, for {', '.join(reply.scopes)}; "
+        "it is not shown again",
+        err=True,
     )

@@ -25,6 +25,7 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.control.rosters import reply_to
+from overlay.control.strict_view import narrow_explain, narrow_status
 from overlay.decisions import Explained, Outcome
 from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
@@ -37,6 +38,7 @@ from overlay.transport.stream import Stream
 from security.epoch import TenantEpoch
 from security.errors import SecurityError
 from security.peer_id import PeerId
+from security.tenant import TenantId
 
 NOT_AN_ISSUER = "only the issuer's host can do that: run it where 'rhizome init' was run"
 
@@ -109,17 +111,14 @@ class ControlHandler:
         return self._node.principals.tenant_named(name) if name else None
 
     def _explain(self, command: Explain) -> Reply:
-        decisions, named = self._node.decisions, self._tenant(command.tenant)
+        named = self._tenant(command.tenant)
         tenant = None if named is None else named.tenant_id
-        if command.request_id:
-            found = decisions.find(command.request_id, tenant)
-        else:
-            found = decisions.last(tenant)
+        found = explain(self._node, command.request_id, tenant)
         if found is None:
             return ControlRefusal(
                 message=NOT_KNOWN if command.request_id else NOTHING_YET, usage=False
             )
-        return explain_of(found, self._node.ports.clock.now_s())
+        return found
 
     def _invite(self, command: Invite) -> Reply:
         if self._desk is None:
@@ -137,18 +136,26 @@ class ControlHandler:
         if not self._http:
             return ControlRefusal(message="this peer serves no HTTP: start it with --http")
         tenant = command.tenant or self._desk.usual_tenant()
-        token = self._desk.create_token(tenant, command.name, command.expires_s)
+        token = self._desk.create_token(tenant, command.name, command.expires_s, command.scopes)
         return TokenReply(
             base_url=self._http[0] + "/v1",
             api_key=token.text,
             tenant=tenant,
             name=command.name,
             expires_unix_s=token.expires_unix_s,
+            scopes=sorted(set(command.scopes)),
         )
 
 
 def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = None) -> StatusReply:
-    """This peer and what it knows of the others; with ``tenant``, of its members and for it."""
+    """This peer and what it knows of the others; with ``tenant``, what that one may see."""
+    whole = _status_of(node, http, tenant)
+    if tenant is None:
+        return whole
+    return narrow_status(whole, node.ingress.open_of(tenant.tenant_id))
+
+
+def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) -> StatusReply:
     engine = node.ports.engine
     capabilities, load = engine.capabilities(), engine.load()
     return StatusReply(
@@ -203,6 +210,16 @@ def peer_status(node: Node, peer_id: PeerId, tenant: TenantEpoch | None = None) 
         dtypes=sorted({model.dtype for model in node.knowledge.models(peer_id)}),
         variants={model.name: model.weights for model in node.knowledge.models(peer_id)},
     )
+
+
+def explain(node: Node, request_id: str, tenant: TenantId | None) -> ExplainReply | None:
+    """A request, the last one where none is named; with ``tenant``, what that one may see."""
+    decisions, now_s = node.decisions, node.ports.clock.now_s()
+    found = decisions.find(request_id, tenant) if request_id else decisions.last(tenant)
+    if found is None:
+        return None
+    explained = explain_of(found, now_s)
+    return explained if tenant is None else narrow_explain(explained)
 
 
 def explain_of(explained: Explained, now_s: float) -> ExplainReply:

@@ -54,13 +54,19 @@ class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CreateToken(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token"
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="token",
 ):
     """A client's bearer token. No tenant named: the only one there is, or ``default``."""
 
     tenant: Name
     name: Name
     expires_s: Annotated[float, Meta(gt=0)]
+    scopes: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=16)] = ("infer",)
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="leave"):
@@ -200,6 +206,7 @@ class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):
     tenant: str
     name: str
     expires_unix_s: int
+    scopes: list[str]
 
 
 class LeaveReply(msgspec.Struct, frozen=True, kw_only=True, tag="leave"):

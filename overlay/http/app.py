@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -22,6 +21,7 @@ from overlay.http.front import Front
 from overlay.http.openai import Json, Shape, error_of, model_of, models_of
 from overlay.http.refusal import CHAT_PATH, COMPLETION_PATH, REQUEST_ID
 from overlay.logs import about_request
+from overlay.principals import need
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -37,7 +37,10 @@ log = logging.getLogger(__name__)
 
 SERVED_BY = "x-rhizome-served-by"
 VARIANT = "x-rhizome-variant"
-SERVED = f"there are {CHAT_PATH}, {COMPLETION_PATH}, /v1/models, /health and /metrics"
+SERVED = (
+    f"there are {CHAT_PATH}, {COMPLETION_PATH}, /v1/models, /health, /metrics, /rhizome/status "
+    "and /rhizome/explain"
+)
 DONE = b"data: [DONE]\n\n"
 
 Endpoint = Callable[[Request, RequestId], Awaitable[Response]]
@@ -54,6 +57,9 @@ def make_app(front: Front) -> Starlette:
             Route("/v1/models/{name:path}", face.guarded(face.model), methods=["GET"]),
             Route("/health", face.guarded(face.health), methods=["GET"]),
             Route("/metrics", face.guarded(face.metrics), methods=["GET"]),
+            Route("/rhizome/status", face.guarded(face.status), methods=["GET"]),
+            Route("/rhizome/explain", face.guarded(face.explain), methods=["GET"]),
+            Route("/rhizome/explain/{id}", face.guarded(face.explain), methods=["GET"]),
         ],
         exception_handlers={HTTPException: face.unknown},
     )
@@ -93,7 +99,7 @@ class _Face:
         """A path or method that is not served."""
         assert isinstance(error, HTTPException), "this handler is registered for no other"
         # From the scope: request.url would need a Host header that makes sense.
-        path = request.scope["path"][:60]
+        path = request.scope["path"][:50]
         if error.status_code == 405:
             code, allowed = "method_not_allowed", (error.headers or {}).get("Allow", "")
             message = f"{request.method} is not for {path}: use {allowed}"
@@ -132,13 +138,27 @@ class _Face:
         return JSONResponse(dict(self._front.health()))
 
     async def metrics(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
-        client = request.client
-        if client is None or not ipaddress.ip_address(client.host.partition("%")[0]).is_loopback:
-            raise RequestError("metrics are for this host alone", code="forbidden", status=403)
-        content_type, body = self._front.metrics()
+        viewer = self._principal(request, Scope.STATUS, Scope.ADMIN)
+        content_type, body = self._front.metrics(viewer)
         return Response(body, headers={"content-type": content_type})
 
-    def _principal(self, request: Request) -> Principal:
+    async def status(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        viewer = self._principal(request, Scope.STATUS, Scope.ADMIN)
+        return Response(self._front.status(viewer), media_type="application/json")
+
+    async def explain(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
+        viewer = self._principal(request, Scope.STATUS, Scope.ADMIN)
+        named = request.path_params.get("id", "").removeprefix("chatcmpl-").removeprefix("cmpl-")
+        found = self._front.explain(viewer, named)
+        if found is None:
+            raise RequestError(
+                "that request is not among the last that this peer took in for you",
+                code="request_not_found",
+                status=404,
+            )
+        return Response(found, media_type="application/json")
+
+    def _principal(self, request: Request, *scopes: Scope) -> Principal:
         shown = request.headers.getlist("authorization")
         if len(shown) > 1:
             # A proxy before us may have looked at another one of them.
@@ -149,8 +169,7 @@ class _Face:
             )
         scheme, _, bearer = "".join(shown).partition(" ")
         principal = self._front.authenticate(bearer.strip() if scheme.lower() == "bearer" else "")
-        if Scope.INFER not in principal.scopes:
-            raise RequestError("the token may not infer", code="forbidden", status=403)
+        need(principal, *(scopes or (Scope.INFER,)))
         return principal
 
     async def _complete(self, request: Request, request_id: RequestId, *, chat: bool) -> Response:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from overlay.address import Address
 from overlay.config import PeerConfig
+from overlay.control.handler import explain, status_of
 from overlay.discovery.interfaces import Interface, beyond_link, spelled_out
 from overlay.errors import ConfigError, draining
 from overlay.http.app import make_app
@@ -21,7 +23,9 @@ from overlay.http.refusal import Stamp
 from overlay.http.server import serve_http
 from overlay.node import Node
 from overlay.ports import Clock, Entropy
-from overlay.request import Ingress, Principal
+from overlay.request import Ingress, Principal, Scope
+from overlay.work import not_a_member
+from security.tenant import TenantId
 
 BACKLOG = 256
 
@@ -32,6 +36,7 @@ class PeerFront:
 
     node: Node
     request_timeout_s: float
+    urls: tuple[str, ...] = ()
 
     @property
     def ingress(self) -> Ingress:
@@ -65,8 +70,25 @@ class PeerFront:
             "peers": len(self.node.peers.up()),
         }
 
-    def metrics(self) -> tuple[str, bytes]:
-        return self.node.metrics.text()
+    def metrics(self, principal: Principal) -> tuple[str, bytes]:
+        return self.node.metrics.text(self._seen_by(principal))
+
+    def status(self, principal: Principal) -> bytes:
+        tenant = self._seen_by(principal)
+        epoch = None if tenant is None else self.node.tenants.get(tenant)
+        return msgspec.json.encode(status_of(self.node, self.urls, epoch))
+
+    def explain(self, principal: Principal, request_id: str) -> bytes | None:
+        found = explain(self.node, request_id, self._seen_by(principal))
+        return None if found is None else msgspec.json.encode(found)
+
+    def _seen_by(self, principal: Principal) -> TenantId | None:
+        """The one tenant that a viewer sees; None: all. Raises RequestError 421."""
+        if Scope.ADMIN in principal.scopes:
+            return None
+        if self.node.tenants.get(principal.tenant) is None:
+            raise not_a_member()
+        return principal.tenant
 
 
 async def serve_http_face(
@@ -90,14 +112,14 @@ async def serve_http_face(
     tls = tls_context(config)
     listeners = await open_listeners(config)
     known = KnownNames(hosts=frozenset(config.http_hosts), origins=frozenset(config.http_origins))
+    scheme = "http" if tls is None else "https"
+    bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
+    urls = tuple(f"{scheme}://{address}" for address in client_addresses(bound, interfaces))
     app = Guard(
-        make_app(PeerFront(node, config.request_timeout_s)),
+        make_app(PeerFront(node, config.request_timeout_s, urls)),
         lambda: known,
         Stamp(node.ports.clock, node.ports.entropy),
     )
-    scheme = "http" if tls is None else "https"
-    bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
-    urls = [f"{scheme}://{address}" for address in client_addresses(bound, interfaces)]
     async with trio.open_nursery() as nursery:
         await nursery.start(
             lambda task_status: serve_http(
@@ -110,7 +132,7 @@ async def serve_http_face(
                 task_status=task_status,
             )
         )
-        task_status.started(tuple(urls))
+        task_status.started(urls)
 
 
 def client_addresses(

@@ -41,6 +41,14 @@ class Front(Protocol):
 
     def health(self) -> Mapping[str, object]: ...
 
-    def metrics(self) -> tuple[str, bytes]:
-        """Content type and body."""
+    def metrics(self, principal: Principal) -> tuple[str, bytes]:
+        """Content type and body; of its tenant's requests alone where it is no administrator."""
+        ...
+
+    def status(self, principal: Principal) -> bytes:
+        """JSON, of what it may see. Raises RequestError 421."""
+        ...
+
+    def explain(self, principal: Principal, request_id: str) -> bytes | None:
+        """JSON of a request that it may see, the last one for an empty id; None: there is none."""
         ...

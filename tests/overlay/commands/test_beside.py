@@ -190,9 +190,16 @@ def test_token_create_prints_a_base_url_and_a_key(issuer: PeerProcess) -> None:
     assert "API key   eyJ" in ran.out
     assert "tenant office, good until" in ran.err
     reply = issuer.run(*words, "--json").worked().json
-    assert sorted(reply) == ["api_key", "base_url", "expires_unix_s", "name", "tenant", "type"]
+    assert sorted(reply) == [
+        "api_key", "base_url", "expires_unix_s", "name", "scopes", "tenant", "type",
+    ]  # fmt: skip
+    assert reply["scopes"] == ["infer"]
     payload = reply["api_key"].split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["scopes"] == ["infer"]
+    more = issuer.run(*words, "--scope", "status", "--scope", "admin", "--json").worked().json
+    assert more["scopes"] == ["admin", "status"]
+    assert "'root'" in issuer.run(*words, "--scope", "root").failed(2)
     assert claims["sub"] == reply["name"] == "open-webui"
     assert claims["exp"] == reply["expires_unix_s"]
     assert claims["exp"] - claims["iat"] == 2 * 86_400

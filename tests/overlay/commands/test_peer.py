@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -246,7 +246,12 @@ def test_it_takes_the_policy_of_its_settings_file_and_logs_json(home: Path) -> N
 def test_what_is_refused_and_dropped_is_counted_where_it_can_be_scraped(
     issuer: PeerProcess,
 ) -> None:
-    with urlopen(f"{issuer.status()['http'][0]}/metrics") as answer:  # noqa: S310 - its own address
+    words = ("token create", "--tenant", "office", "--scope", "admin", "--json")
+    key = issuer.run(*words).worked().json["api_key"]
+    asked = Request(  # noqa: S310 - its own address
+        f"{issuer.status()['http'][0]}/metrics", headers={"Authorization": f"Bearer {key}"}
+    )
+    with urlopen(asked) as answer:  # noqa: S310 - its own address
         lines = answer.read().decode().splitlines()
     for name, results in {
         "connections": ("peer", "client", "refused", "failed"),

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from chaos.world import World, world_of
+from inference.toy import ToyConfig
 from overlay.address import Address
 from overlay.client import PeerClient
 from overlay.config import PeerConfig
@@ -62,6 +63,7 @@ from tests.overlay.peers_world import FAST, everybody_ready, simulate
 CONFIG = PeerConfig(interfaces=("lo",), enrol_port=0, http=Address("127.0.0.1", 0))
 LOOPBACK = Interface(name="lo", hosts=("127.0.0.1",))
 MARKER = "zanzibar-marker"
+THREE_SLOTS = ToyConfig(slots=3, prefill_tokens_per_s=5000, decode_s_per_token=0.1, end_every=0)
 
 
 @asynccontextmanager
@@ -75,11 +77,14 @@ async def facing(world: World, home: Home) -> AsyncIterator[Home]:
 
 
 def scenario(
-    tmp_path: Path, body: Callable[[World, Home], Awaitable[None]], hosts: int = 1
+    tmp_path: Path,
+    body: Callable[[World, Home], Awaitable[None]],
+    hosts: int = 1,
+    engine: ToyConfig = FAST,
 ) -> None:
     async def main() -> None:
         tenants = ("default", "other")
-        async with world_of(41, [FAST] * hosts, tenants=tenants) as world:
+        async with world_of(41, [engine] * hosts, tenants=tenants) as world:
             await everybody_ready(world)
             async with facing(world, Home.create(tmp_path / "h")) as home:
                 await body(world, home)
@@ -287,6 +292,33 @@ def test_status_tells_of_the_other_peer(tmp_path: Path) -> None:
     scenario(tmp_path, body, hosts=2)
 
 
+def test_the_view_of_one_tenant_hides_what_others_have_and_rounds_how_busy_this_host_is(
+    tmp_path: Path,
+) -> None:
+    async def body(world: World, home: Home) -> None:
+        async def asks(tenant: str) -> None:
+            async with PeerClient.connect(home=home.path, tenant=tenant) as client:
+                await client.chat([{"role": "user", "content": "hi"}], max_tokens=3000).text()
+
+        async with trio.open_nursery() as nursery:
+            for tenant in ("other",) * 3 + ("default",):
+                nursery.start_soon(asks, tenant)
+            await trio.sleep(5)
+            whole = await call(home, GetStatus(), StatusReply)
+            seen = await call(home, GetStatus(tenant="default"), StatusReply)
+            shown = await call(home, Explain(tenant="default"), ExplainReply)
+            nursery.cancel_scope.cancel()
+        assert (whole.running, whole.open_requests) == (3, 4)
+        assert (seen.running, seen.open_requests) == (4, 1)
+        assert (seen.used_blocks, seen.total_blocks, seen.sent_bytes, seen.posture) == (0, 0, 0, [])
+        assert whole.total_blocks > 0
+        (candidate,) = shown.routes[0].candidates
+        for value in (candidate.queue_ms, candidate.total_ms, candidate.score_ms):
+            assert value == 0 or (value.is_integer() and int(value).bit_count() == 1)
+
+    scenario(tmp_path, body, engine=THREE_SLOTS)
+
+
 def test_explain_shows_every_candidate_and_no_prompt(tmp_path: Path) -> None:
     async def body(world: World, home: Home) -> None:
         with pytest.raises(RequestError, match="taken in no request yet"):
@@ -299,7 +331,8 @@ def test_explain_shows_every_candidate_and_no_prompt(tmp_path: Path) -> None:
             await call(home, Explain(), ExplainReply), age_s=reply.age_s
         )
         of_it = Explain(request_id=str(answer.request_id), tenant="other")
-        assert (await call(home, of_it, ExplainReply)).routes == reply.routes
+        seen = await call(home, of_it, ExplainReply)
+        assert [route.chosen for route in seen.routes] == [route.chosen for route in reply.routes]
         with pytest.raises(RequestError, match="last 1,000"):
             await call(home, msgspec.structs.replace(of_it, tenant="default"), ExplainReply)
         with pytest.raises(RequestError, match="taken in no request yet"):

@@ -89,7 +89,7 @@ class ScriptedIngress:
 
 @dataclass
 class MadeUpFront:
-    """``overlay.http.front.Front`` with the tokens ``good`` and ``status-only``."""
+    """``overlay.http.front.Front`` with a few tokens, named by what they are for."""
 
     ingress: ScriptedIngress = field(default_factory=ScriptedIngress)
     clock: VirtualClock = field(default_factory=VirtualClock)
@@ -106,7 +106,12 @@ class MadeUpFront:
         return self._quotas.admitted(principal)
 
     def authenticate(self, bearer: str) -> Principal:
-        scopes = {"good": {Scope.INFER}, "status-only": {Scope.STATUS}}
+        scopes = {
+            "good": {Scope.INFER},
+            "status-only": {Scope.STATUS},
+            "admin-only": {Scope.ADMIN},
+            "nothing": set(),
+        }
         if bearer not in scopes:
             raise unauthorized("the token is not good here")
         return Principal(tenant=TENANT, token_id="t1", scopes=frozenset(scopes[bearer]))
@@ -121,5 +126,14 @@ class MadeUpFront:
     def health(self) -> Mapping[str, object]:
         return {"status": "ok"}
 
-    def metrics(self) -> tuple[str, bytes]:
+    def metrics(self, principal: Principal) -> tuple[str, bytes]:
+        assert Scope.INFER not in principal.scopes
         return "text/plain; version=1", b"metric 1\n"
+
+    def status(self, principal: Principal) -> bytes:
+        assert Scope.INFER not in principal.scopes
+        return b'{"type": "status"}'
+
+    def explain(self, principal: Principal, request_id: str) -> bytes | None:
+        assert Scope.INFER not in principal.scopes
+        return b'{"type": "explain"}' if request_id in {"", "a" * 32} else None

@@ -38,6 +38,7 @@ LONG_S = 30.0
 class Face:
     """A client of one host's HTTP face."""
 
+    world: World
     host: Host
     client: Client
     bearer: str
@@ -61,13 +62,19 @@ class Face:
     async def ask(self, text: str = QUESTION, **fields: Any) -> Answer:  # Any: see request
         return await self.client.ask(self.request(text, **fields))
 
+    async def see(self, path: str, scope: Scope, tenant: str = "default") -> Answer:
+        """What a token with this scope is shown."""
+        bearer = token_of(self.world, tenant, scope=scope)
+        head = f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {bearer}\r\n\r\n"
+        return await self.client.ask(head.encode())
+
 
 @asynccontextmanager
 async def face_of(world: World, host: Host, tenant: str = "default") -> AsyncIterator[Face]:
     app = make_app(PeerFront(host.running, TIMEOUT_S))
     node = host.running
     async with connected(app, HttpLimits(), draining=lambda: node.draining) as client:
-        yield Face(host, client, token_of(world, tenant))
+        yield Face(world, host, client, token_of(world, tenant))
 
 
 @asynccontextmanager
@@ -282,7 +289,7 @@ def test_a_client_that_reads_nothing_frees_the_engine() -> None:
             host = world.hosts[0]
             app = make_app(PeerFront(host.running, TIMEOUT_S))
             async with connected(app, HttpLimits(), lockstep=True) as client:
-                face = Face(host, client, token_of(world, "default"))
+                face = Face(world, host, client, token_of(world, "default"))
                 await client.send(face.request(stream=True, max_tokens=4000))
                 await client.until(b"assistant")
                 await client.served.wait()
@@ -338,7 +345,7 @@ def test_health_and_metrics_of_a_peer() -> None:
             health = await face.client.ask(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
             assert health.json()["status"] == "ok"
             assert health.json()["peer_id"] == face.host.identity.peer_id
-            metrics = await face.client.ask(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+            metrics = await face.see("/metrics", Scope.STATUS)
             assert b'rhizome_requests_total{state="length"} 1.0' in metrics.body
             assert metrics.headers["content-type"].startswith("text/plain")
 
@@ -351,10 +358,64 @@ def test_a_request_that_takes_too_long_is_504() -> None:
             host = world.hosts[0]
             app = make_app(PeerFront(host.running, LONG_S))
             async with connected(app, HttpLimits()) as client:
-                face = Face(host, client, token_of(world, "default"))
+                face = Face(world, host, client, token_of(world, "default"))
                 answer = await face.ask("short", max_tokens=500)
                 assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
                 assert trio.current_time() < LONG_S + 15
                 await until(lambda: nothing_runs(host))
 
     simulate(15, main)
+
+
+def test_a_viewer_sees_its_own_tenant_and_an_administrator_all() -> None:
+    async def main() -> None:
+        async with world_of(16, [FAST, FAST], tenants=("default", "secretive")) as world:
+            await everybody_ready(world)
+            host = world.hosts[0]
+            async with face_of(world, host, "secretive") as face:
+                theirs = [(await face.ask(f"{QUESTION} {n}")) for n in range(3)]
+            hidden = [answer.headers["x-request-id"] for answer in theirs]
+            async with face_of(world, host) as face:
+                assert (await face.see("/rhizome/explain", Scope.STATUS)).status == 404
+                own = (await face.ask()).headers["x-request-id"]
+                seen = [
+                    await face.see(path, Scope.STATUS)
+                    for path in ("/rhizome/status", "/metrics", "/rhizome/explain",
+                                 f"/rhizome/explain/chatcmpl-{own}")
+                ]  # fmt: skip
+                assert [answer.status for answer in seen] == [200] * 4
+                told = b"".join(answer.body for answer in seen)
+                assert not any(word in told.decode() for word in ["secretive", *hidden])
+                status, metrics, last, named = seen
+                assert last.json()["request_id"] == named.json()["request_id"] == own
+                assert b'requests_total{state="length"} 1.0' in metrics.body
+                assert b"open_requests" not in metrics.body
+                assert status.json()["tenants"] == ["default"]
+                assert (status.json()["used_blocks"], status.json()["total_blocks"]) == (0, 0)
+                for each in hidden:
+                    shown = await face.see(f"/rhizome/explain/{each}", Scope.STATUS)
+                    assert shown.status == 404
+                    shown = await face.see(f"/rhizome/explain/{each}", Scope.ADMIN)
+                    assert shown.json()["request_id"] == each
+                everything = (await face.see("/rhizome/status", Scope.ADMIN)).json()
+                assert everything["tenants"] == ["default", "secretive"]
+                assert everything["used_blocks"] > 0
+                metrics = await face.see("/metrics", Scope.ADMIN)
+                assert b'requests_total{state="length"} 4.0' in metrics.body
+
+    simulate(16, main)
+
+
+def test_a_viewer_of_a_tenant_that_is_not_served_here_sees_nothing() -> None:
+    async def main() -> None:
+        async with (
+            world_of(
+                17, [FAST, FAST], tenants=("default", "other"), outside={0: ["other"]}
+            ) as world,
+            face_of(world, world.hosts[0]) as face,
+        ):
+            for path in ("/rhizome/status", "/metrics", "/rhizome/explain"):
+                answer = await face.see(path, Scope.STATUS, "other")
+                assert (answer.status, answer.error["code"]) == (421, "not_a_member")
+
+    simulate(17, main)
