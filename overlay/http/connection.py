@@ -19,6 +19,7 @@ import trio
 
 from overlay.http.limits import HttpLimits
 from overlay.http.refusal import PROMPT_FIELDS, REQUEST_ID, Refused, Stamp, malformed
+from overlay.http.strict import check_head, check_lines
 from overlay.logs import about_request
 
 log = logging.getLogger(__name__)
@@ -91,19 +92,33 @@ class HttpConnection:
         self._asked_head = False
         begun = bool(self._h11.trailing_data[0])
         with trio.move_on_after(self._limits.header_s if begun else wait_s) as scope:
-            while (event := self._h11.next_event()) is h11.NEED_DATA:
+            while (event := self._next_event()) is h11.NEED_DATA:
                 await self._receive()
                 if not begun:
                     begun = True
                     scope.deadline = trio.current_time() + self._limits.header_s
             if not isinstance(event, h11.Request):
                 return None
-            self._asked_head = event.method == b"HEAD"
             self._check_head(event)
             return event
         if begun:
             raise Refused(408, "request_timeout", "the request's head did not come in time")
         return None
+
+    def _next_event(self) -> object:
+        """h11's next event, where the bytes that it was made of can be read in one way only.
+
+        It takes a head, and the end of a chunked body with its trailers, in one piece each.
+        """
+        before = self._h11.trailing_data[0]
+        event = self._h11.next_event()
+        taken = before[: len(before) - len(self._h11.trailing_data[0])]
+        if isinstance(event, h11.Request):
+            self._asked_head = event.method == b"HEAD"
+            check_head(taken, event.http_version)
+        elif isinstance(event, h11.EndOfMessage):
+            check_lines(taken)
+        return event
 
     def _check_head(self, request: h11.Request) -> None:
         if not request.http_version.startswith(b"1."):
@@ -113,11 +128,6 @@ class HttpConnection:
         size = len(request.target) + sum(len(n) + len(v) for n, v in request.headers)
         if size > self._limits.header_bytes:
             raise malformed(431)
-        names = {name for name, _ in request.headers}
-        if {b"content-length", b"transfer-encoding"} <= names:
-            # A proxy before us may have believed the other one (RFC 9112, 6.3).
-            words = "Content-Length and Transfer-Encoding contradict each other"
-            raise Refused(400, "malformed_request", words)
 
     async def _read_body(self, request: h11.Request) -> bytes:
         """The whole body."""
@@ -127,7 +137,7 @@ class HttpConnection:
                 self._check_size(int(value), target)
         body = bytearray()
         with trio.move_on_after(self._limits.body_s):
-            while not isinstance(event := self._h11.next_event(), h11.EndOfMessage):
+            while not isinstance(event := self._next_event(), h11.EndOfMessage):
                 if isinstance(event, h11.Data):
                     body += event.data
                     self._check_size(len(body), target)
