@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from overlay.address import Address, Endpoint
 from overlay.choices import Device, DType, EngineKind, Isolation, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
-from overlay.http.names import dns_name, origin
+from overlay.http.names import dns_name, host_name, origin
 from overlay.settings import (
     Kind,
     add_options,
@@ -118,7 +118,7 @@ class PeerConfig:
         text("ADDR:PORT", lambda each: Address.parse(each, default_port=HTTP_PORT)),
         Address("127.0.0.1", HTTP_PORT),
         section=_HTTP,
-        text="Where the OpenAI-compatible API listens; beyond loopback it needs TLS (below).",
+        text="Where the OpenAI-compatible API listens; beyond loopback it needs TLS.",
     )
     http_cert: str | None = setting(
         optional_text("FILE"),
@@ -129,6 +129,14 @@ class PeerConfig:
     )
     http_key: str | None = setting(
         optional_text("FILE"), None, section=_HTTP, text="Its private key (PEM).", shown="none"
+    )
+    http_names: tuple[str, ...] = setting(
+        texts("NAME", host_name, suffix="s"),
+        (),
+        section=_HTTP,
+        text="Names and addresses of a certificate that the overlay's issuer makes for the HTTP "
+        "API, on the issuer's host; clients trust it by `rhizome ca export`.",
+        shown="none",
     )
     http_insecure: bool = setting(
         boolean(),
@@ -429,10 +437,13 @@ class PeerConfig:
             raise ConfigError("http_cert and http_key go together: give both or neither")
         if self.http_cert is not None and self.http_insecure:
             raise ConfigError("http_insecure contradicts http_cert and http_key: drop one of them")
-        if not self.http.is_loopback and self.http_cert is None and not self.http_insecure:
+        if self.http_names and (self.http_cert is not None or self.http_insecure):
+            raise ConfigError("http_name contradicts http_cert and http_insecure: drop one of them")
+        in_clear = self.http_cert is None and not self.http_names
+        if not self.http.is_loopback and in_clear and not self.http_insecure:
             raise ConfigError(
-                f"http: {self.http} is open to other hosts: give --http-cert and --http-key, "
-                "or --http-insecure to serve it in clear"
+                f"http: {self.http} is open to other hosts: give --http-cert and --http-key, on "
+                "the issuer's host --http-name, or --http-insecure to serve it in clear"
             )
 
 

@@ -52,7 +52,7 @@ class Faces:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_when_told, node)
             desk, enrolment = await self._open_enrolment(node, nursery)
-            http = await nursery.start(serve_http_face, node, self._config, self._interfaces)
+            http = await nursery.start(serve_http_face, node, self._config, self._interfaces, desk)
             handler = ControlHandler(node, desk=desk, enrolment=enrolment, http=http)
 
             async def ask(connection: Connection, stream: Stream) -> None:

@@ -19,6 +19,7 @@ from security.authority import Authority, IssuedToken
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.enrolment import refuse_join
 from security.errors import SecurityError
+from security.http_certificate import HttpCertificate, make_http_certificate
 from security.revocation import RevocationSet
 from security.ticket import ADDRESSES_MAX, Ticket
 
@@ -136,6 +137,12 @@ class IssuerDesk:
             scopes=sorted(set(scopes)),
             secret=self._entropy.secret,
             now_unix_s=self._clock.unix_s(),
+        )
+
+    def http_certificate(self, names: Sequence[str]) -> HttpCertificate:
+        """A certificate for this host's HTTP face. Raises SecurityError with what is wrong."""
+        return make_http_certificate(
+            self._authority.issuer, names, self._entropy.secret, self._clock.unix_s()
         )
 
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log

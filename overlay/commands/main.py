@@ -16,7 +16,7 @@ from security.errors import SecurityError
 GROUP = "rhizome.commands"
 ORDER = (
     *("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "tenant"),
-    *("token", "model", "audit"),
+    *("token", "ca", "model", "audit"),
 )
 """The order of ``--help``: that in which a newcomer needs them; others follow by name."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from overlay.control.handler import explain, status_of
 from overlay.discovery.interfaces import Interface, beyond_link, spelled_out
 from overlay.errors import ConfigError, draining
 from overlay.http.app import make_app
+from overlay.http.certificate import Certificate, IssuedCertificate, OperatorsCertificate
 from overlay.http.guard import Guard
-from overlay.http.names import KnownNames
+from overlay.http.names import KnownNames, is_address
 from overlay.http.refusal import Stamp
 from overlay.http.server import serve_http
+from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.ports import Clock, Entropy
 from overlay.request import Ingress, Principal, Scope
@@ -95,6 +96,7 @@ async def serve_http_face(
     node: Node,
     config: PeerConfig,
     interfaces: Sequence[Interface] = (),
+    desk: IssuerDesk | None = None,
     *,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -104,20 +106,28 @@ async def serve_http_face(
         node: Whose requests they are.
         config: Where to listen, and with which certificate.
         interfaces: Whose addresses stand in URLs for one that means all of them.
+        desk: Makes certificates, on the issuer's host.
         task_status: Started with the base URLs, the one to be printed first.
 
     Raises:
         ConfigError: When the address or the certificate cannot be used.
     """
-    tls = tls_context(config)
     listeners = await open_listeners(config)
-    known = KnownNames(hosts=frozenset(config.http_hosts), origins=frozenset(config.http_origins))
-    scheme = "http" if tls is None else "https"
     bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
-    urls = tuple(f"{scheme}://{address}" for address in client_addresses(bound, interfaces))
+    addresses = client_addresses(bound, interfaces)
+    certificate = certificate_of(config, desk, addresses, node.ports.clock)
+    names = sorted(() if certificate is None else certificate.names)
+    urls = urls_of(names, addresses, "http" if certificate is None else "https")
+
+    def known() -> KnownNames:
+        named = frozenset() if certificate is None else certificate.names
+        return KnownNames(
+            hosts=named.union(config.http_hosts), origins=frozenset(config.http_origins)
+        )
+
     app = Guard(
         make_app(PeerFront(node, config.request_timeout_s, urls)),
-        lambda: known,
+        known,
         Stamp(node.ports.clock, node.ports.entropy),
     )
     async with trio.open_nursery() as nursery:
@@ -127,11 +137,13 @@ async def serve_http_face(
                 listeners,
                 clock=node.ports.clock,
                 entropy=node.ports.entropy,
-                tls=tls,
+                tls=None if certificate is None else lambda: certificate.context,
                 draining=lambda: node.draining,
                 task_status=task_status,
             )
         )
+        if certificate is not None:
+            nursery.start_soon(certificate.keep)
         task_status.started(urls)
 
 
@@ -170,16 +182,32 @@ async def open_listeners(config: PeerConfig) -> list[trio.SocketListener]:
         ) from None
 
 
-def tls_context(config: PeerConfig) -> ssl.SSLContext | None:
-    """The operator's certificate; None for plain HTTP."""
-    if config.http_cert is None or config.http_key is None:
+def certificate_of(
+    config: PeerConfig, desk: IssuerDesk | None, urls: Sequence[Address], clock: Clock
+) -> Certificate | None:
+    """What the settings ask for; None for plain HTTP.
+
+    Raises:
+        ConfigError: When it cannot be had.
+        SecurityError: When no certificate can have those names.
+    """
+    if config.http_cert is not None and config.http_key is not None:
+        return OperatorsCertificate(config.http_cert, config.http_key)
+    if not config.http_names:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # The password that no key has: otherwise OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(config.http_cert, config.http_key, password="")
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"http_cert or http_key cannot be used: {error}") from None
-    return context
+    if desk is None:
+        raise ConfigError(
+            "http_name: only the issuer's host can make a certificate of the overlay; here give "
+            "--http-cert and --http-key, or --http-insecure to serve it in clear"
+        )
+    hosts = [address.host for address in urls if "%" not in address.host]
+    asked = list(dict.fromkeys([*config.http_names, *hosts]))
+    names = frozenset(name for name in config.http_names if not is_address(name))
+    return IssuedCertificate(lambda: desk.http_certificate(asked), names, clock)
+
+
+def urls_of(names: Iterable[str], addresses: Sequence[Address], scheme: str) -> tuple[str, ...]:
+    """Base URLs: by the names of the certificate, and by address."""
+    ports = {address.port for address in addresses}
+    named = [f"{name}:{port}" for name in names for port in ports if not name.startswith("*")]
+    return tuple(f"{scheme}://{each}" for each in [*named, *map(str, addresses)])

@@ -30,6 +30,11 @@ def dns_name(written: str) -> str:
     return name
 
 
+def host_name(written: str) -> str:
+    """A DNS name or an address as certificates hold them. Raises ConfigError."""
+    return written if is_address(written) and "[" not in written else dns_name(written)
+
+
 def origin(written: str) -> str:
     """An origin as browsers spell it. Raises ConfigError."""
     found = written.lower().removesuffix("/")

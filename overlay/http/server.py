@@ -1,4 +1,4 @@
-"""Listens for HTTP clients: TCP, or TLS with the operator's own certificate."""
+"""Listens for HTTP clients: TCP, or TLS with a certificate that may be replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def serve_http(
     *,
     clock: Clock,
     entropy: Entropy,
-    tls: ssl.SSLContext | None = None,
+    tls: Callable[[], ssl.SSLContext] | None = None,
     limits: HttpLimits | None = None,
     draining: Callable[[], bool] = lambda: False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -41,7 +41,7 @@ async def serve_http(
         listeners: Open sockets; closed with the server.
         clock: For the Date of responses.
         entropy: For the ids of requests that never reach the application.
-        tls: Server context, None for plain HTTP.
+        tls: Gives the server context of each new connection; None for plain HTTP.
         limits: What clients can hold.
         draining: Whether connections should end with the answer under way.
         task_status: Started when connections are taken.
@@ -56,7 +56,8 @@ async def serve_http(
             if client is not None:
                 with places.taken(client[0]) as is_free:
                     if is_free:
-                        await _serve(app, stream, tls, bounds, stamp, client, draining)
+                        context = None if tls is None else tls()
+                        await _serve(app, stream, context, bounds, stamp, client, draining)
         except Exception:
             log.exception("an HTTP connection failed")
         finally:

@@ -93,12 +93,12 @@ def _context(protocol: int, root: bytes, alpn: str) -> ssl.SSLContext:
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
     chain = (credentials.leaf, credentials.issuer)
     pem = credentials.keys.identity_pem().decode()
-    with _file_of(pem + "".join(map(ssl.DER_cert_to_PEM_cert, chain))) as path:
+    with file_of(pem + "".join(map(ssl.DER_cert_to_PEM_cert, chain))) as path:
         context.load_cert_chain(path)
 
 
 @contextmanager
-def _file_of(text: str) -> Iterator[str]:
+def file_of(text: str) -> Iterator[str]:
     """A name for bytes in memory, since ``ssl`` reads keys from files only.
 
     On Linux the file has no disk behind it; elsewhere it is private and gone after the block.

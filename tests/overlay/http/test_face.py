@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import trio
 
@@ -11,11 +9,8 @@ from overlay.address import Address
 from overlay.config import PeerConfig
 from overlay.discovery.interfaces import Interface
 from overlay.errors import ConfigError
-from overlay.http.face import client_addresses, open_listeners, tls_context
-from tests.overlay.http.certificate import make_certificate
+from overlay.http.face import client_addresses, open_listeners
 from tests.overlay.http.peers import served
-
-ANY = Address("127.0.0.1", 0)
 
 
 async def test_the_base_url_is_where_it_listens() -> None:
@@ -57,26 +52,3 @@ async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
     config = PeerConfig(http=Address("192.0.2.1", 0), http_insecure=True)
     with pytest.raises(ConfigError, match=r"cannot serve HTTP on 192\.0\.2\.1:0"):
         await open_listeners(config)
-
-
-def test_without_a_certificate_it_is_plain() -> None:
-    assert tls_context(PeerConfig(http=ANY)) is None
-
-
-@pytest.mark.parametrize("wrong", ["missing", "no certificate", "another key", "locked key"])
-def test_a_certificate_that_cannot_be_used_is_said_in_one_line(wrong: str, tmp_path: Path) -> None:
-    made = make_certificate(tmp_path)
-    cert, key = made.cert, made.key
-    if wrong == "missing":
-        cert = tmp_path / "missing.pem"
-    elif wrong == "no certificate":
-        cert.write_text("nothing")
-    elif wrong == "another key":
-        folder = tmp_path / "other"
-        folder.mkdir()
-        key = make_certificate(folder).key
-    else:
-        key = made.locked_key
-    config = PeerConfig(http=ANY, http_cert=str(cert), http_key=str(key))
-    with pytest.raises(ConfigError, match="http_cert or http_key cannot be used"):
-        tls_context(config)

@@ -68,7 +68,7 @@ async def served(
                     listeners,
                     clock=SystemClock(),
                     entropy=SystemEntropy(),
-                    tls=tls,
+                    tls=None if tls is None else lambda: tls,
                     limits=limits,
                     task_status=task_status,
                 )
