@@ -18,6 +18,7 @@ from typing import Protocol
 
 import torch
 
+from inference.broken import kind_and_place
 from inference.errors import EngineFailed
 from inference.hardware import is_device_fault, is_out_of_memory
 from inference.step import Rows
@@ -87,7 +88,7 @@ class Passes:
                 raise
             trouble.append(error)
             out_of_memory = is_out_of_memory(error)
-            reason = "out of memory" if out_of_memory else f"{type(error).__name__}: {error}"[:200]
+            reason = "out of memory" if out_of_memory else kind_and_place(error)
         # Outside of the handler: there the error would keep the pass's tensors alive.
         if out_of_memory:
             torch.cuda.empty_cache()

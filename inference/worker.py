@@ -23,6 +23,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
+from inference.broken import kind_and_place
 from inference.core import EngineCore, StepResult
 from inference.errors import EngineFailed, InferenceError, InvalidRequest
 from inference.events import CacheEvent, Cleared
@@ -338,7 +339,7 @@ class EngineWorker:
 
     def _break(self, error: Exception) -> None:
         """A step raised: every request fails, and the core starts again with an empty cache."""
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        reason = kind_and_place(error)
         log.error("the engine failed: %s", reason)
         self._failures += 1
         self._fail_all(reason)

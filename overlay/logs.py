@@ -4,7 +4,8 @@ Rules that a line keeps whatever was logged:
 
 1. No secrets: tokens, tickets, keys and authorisation headers are masked by their shape, and
    extra fields by their name.
-2. No prompts or answers: bytes never appear, and long text appears only as its length.
+2. No prompts or answers: bytes never appear, and long text appears only as its length. Of a failure
+   the places appear, and what it says only where that is ours (``overlay/tracebacks.py``).
 3. One event, one line in JSON, and in text no control characters: input cannot forge lines.
 
 Code logs through the standard library (``logging.getLogger(__name__)``), with constant formats and
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
+
+from overlay.tracebacks import failure_lines
 
 TEXT_CHARS_MAX = 160
 """Ids, addresses and reasons are shorter; what is longer may be a prompt, so it is left out."""
@@ -162,9 +165,10 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _failure(record: logging.LogRecord) -> list[str]:
-    if not record.exc_info:
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
         return []
-    shown = logging.Formatter().formatException(record.exc_info)
+    shown = "\n".join(failure_lines(error))
     return [_one_line(str(_bounded(line))) for line in redact(shown).splitlines()]
 
 

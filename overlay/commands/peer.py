@@ -14,6 +14,7 @@ import trio
 from overlay.choices import LogFormat
 from overlay.commands.options import existing_home, home_option
 from overlay.config import PeerConfig, config_options, load_config
+from overlay.crashes import say_no_more_than_places
 from overlay.discovery.combined import make_discovery
 from overlay.discovery.interfaces import (
     Interface,
@@ -57,6 +58,7 @@ def command(home: str | None, flags: Mapping[str, object], *, with_parent: bool)
     folder = existing_home(home)
     config = load_config(folder.config_path, flags)
     configure_logging(as_json=config.log is LogFormat.JSON, level=config.log_level.value)
+    say_no_more_than_places()
     identity = load_identity(folder)
     trouble = identity.check_dates(SystemClock().unix_s())
     if trouble is not None:
