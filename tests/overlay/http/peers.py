@@ -61,8 +61,8 @@ class Served:
 
 
 @asynccontextmanager
-async def served(engine: ToyConfig = QUICK, **settings: str) -> AsyncIterator[Served]:
-    config = PeerConfig(http=Address("127.0.0.1", 0), **settings)  # type: ignore[arg-type]  # paths
+async def served(engine: ToyConfig = QUICK, **settings: object) -> AsyncIterator[Served]:
+    config = PeerConfig(http=Address("127.0.0.1", 0), **settings)  # type: ignore[arg-type]  # by name
     with trio.fail_after(SOON_S):
         async with world_of(1, [engine]) as world, trio.open_nursery() as nursery:
             host = world.hosts[0]

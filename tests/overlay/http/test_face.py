@@ -11,6 +11,7 @@ from overlay.discovery.interfaces import Interface
 from overlay.errors import ConfigError
 from overlay.http.face import client_addresses, open_listeners
 from tests.overlay.http.peers import served
+from tests.overlay.http.world import Client
 
 
 async def test_the_base_url_is_where_it_listens() -> None:
@@ -52,3 +53,19 @@ async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
     config = PeerConfig(http=Address("192.0.2.1", 0), http_insecure=True)
     with pytest.raises(ConfigError, match=r"cannot serve HTTP on 192\.0\.2\.1:0"):
         await open_listeners(config)
+
+
+async def test_it_answers_to_the_names_and_origins_of_its_settings() -> None:
+    named = {"http_hosts": ("llm.example",), "http_origins": ("https://app.example",)}
+    async with served(**named) as peer:
+        port = int(peer.url.rpartition(":")[2])
+        client = Client(await trio.open_tcp_stream("127.0.0.1", port))
+        for head, status in {
+            "Host: llm.example": 200,
+            "Host: other.example": 421,
+            "Host: localhost\r\nOrigin: https://app.example": 200,
+            "Host: localhost\r\nOrigin: https://other.example": 403,
+        }.items():
+            answer = await client.ask(f"GET /health HTTP/1.1\r\n{head}\r\n\r\n".encode())
+            assert answer.status == status
+        await client.stream.aclose()
