@@ -25,7 +25,7 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.control.rosters import reply_to
-from overlay.control.strict_view import narrow_explain, narrow_status
+from overlay.control.tenant_view import narrow_explain, narrow_status
 from overlay.decisions import Explained, Outcome
 from overlay.errors import OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk

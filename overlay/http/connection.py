@@ -17,9 +17,9 @@ from urllib.parse import unquote
 import h11
 import trio
 
+from overlay.http.framing import check_head, check_lines
 from overlay.http.limits import HttpLimits
 from overlay.http.refusal import PROMPT_FIELDS, REQUEST_ID, Refused, Stamp, malformed
-from overlay.http.strict import check_head, check_lines
 from overlay.logs import about_request
 
 log = logging.getLogger(__name__)

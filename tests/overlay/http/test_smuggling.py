@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from overlay.http.app import make_app
+from overlay.http.framing import check_head, check_lines
 from overlay.http.refusal import Refused
-from overlay.http.strict import check_head, check_lines
 from tests.overlay.http.fronts import MadeUpFront
 from tests.overlay.http.test_connection import never
 from tests.overlay.http.world import GET, connected, mirror
