@@ -79,4 +79,5 @@ class KnownNames:
     def trusts(self, origin_said: str, authority: str) -> bool:
         """Whether pages of an origin may call: the API's own, or one that was named."""
         found = origin_said.lower()
-        return found in self.origins or found.partition("://")[2] == authority.lower()
+        own = authority.lower()
+        return found in self.origins or found in {f"http://{own}", f"https://{own}"}

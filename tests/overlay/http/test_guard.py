@@ -99,6 +99,7 @@ async def test_its_own_pages_may_call_without_further_ado(said: str, host: str) 
     "said",
     ["http://evil.example", "null", "http://localhost:3000", "https://app.example.evil",
      "http://app.example", "https://app.example:444", "", "localhost:7403", "file://", "*",
+     "app://localhost:7403",
      "https://app.example https://evil.example"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "HEAD"])
