@@ -366,6 +366,9 @@ CLIENTS = {
             "explain_of_a_tenant": control.Explain(request_id=REQUEST_ID, tenant="alpha"),
             "invite": control.Invite(tenants=["alpha"], expires_s=3600.0),
             "token": control.CreateToken(tenant="alpha", name="app", expires_s=86_400.0),
+            "token_with_scopes": control.CreateToken(
+                tenant="alpha", name="app", expires_s=86_400.0, scopes=("admin", "status")
+            ),
             "leave": control.Leave(),
             "tenant_list": tenants.ListTenants(),
             "tenant_create": tenants.CreateTenant(name="lab"),
@@ -388,6 +391,7 @@ CLIENTS = {
                 tenant="alpha",
                 name="app",
                 expires_unix_s=1_800_086_400,
+                scopes=["infer"],
             ),
             "leave_reply": control.LeaveReply(),
             "tenant_reply": LAB,
