@@ -85,3 +85,12 @@ class Endpoint:
 
     def __str__(self) -> str:
         return self.host if self.port is None else str(Address(self.host, self.port))
+
+
+def ip_host(written: str) -> str:
+    """An IP address without a port. Raises ConfigError."""
+    try:
+        ipaddress.ip_address(written)
+    except ValueError:
+        raise ConfigError(f"not an IP address: {written[:80]!r}") from None
+    return written

@@ -9,20 +9,17 @@ while a peer runs.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from overlay.address import Address, Endpoint
+from overlay.address import Address, Endpoint, ip_host
 from overlay.choices import Device, DType, EngineKind, Isolation, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
 from overlay.http.names import dns_name, host_name, origin
 from overlay.settings import (
     Kind,
-    add_options,
     boolean,
     choice,
     duration,
@@ -30,10 +27,10 @@ from overlay.settings import (
     number,
     optional_size,
     optional_text,
+    options_of,
     read_toml,
     read_values,
     setting,
-    settings_of,
     template,
     text,
     texts,
@@ -45,14 +42,6 @@ ENROL_PORT = 7402
 HTTP_PORT = 7403
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _host(written: str) -> str:
-    try:
-        ipaddress.ip_address(written)
-    except ValueError:
-        raise ConfigError(f"not an IP address: {written[:80]!r}") from None
-    return written
 
 
 _ZONE_RULES = Kind(metavar="RULES", read=read_zone_rules, show=lambda _: "[]", many=True)
@@ -108,7 +97,7 @@ class PeerConfig:
         shown="the addresses listened on",
     )
     source_address: str | None = setting(
-        optional_text("ADDR", _host),
+        optional_text("ADDR", ip_host),
         None,
         section=_NET,
         text="Local address of outgoing connections.",
@@ -453,18 +442,7 @@ def config_options(*names: str) -> Callable[[F], F]:
     The command gets them as one argument ``flags``, a mapping for :func:`load_config` that holds
     only the flags that were given.
     """
-    public = {each.name for each in settings_of(PeerConfig)}
-
-    def decorate(command: F) -> F:
-        @functools.wraps(command)
-        def with_flags(*args: Any, **kwargs: Any) -> Any:  # click's own arguments
-            given = {name: kwargs.pop(name) for name in list(kwargs) if name in public}
-            flags = {name: value for name, value in given.items() if value not in (None, ())}
-            return command(*args, flags=flags, **kwargs)
-
-        return add_options(PeerConfig, names, with_flags)  # type: ignore[return-value]  # same shape
-
-    return decorate
+    return options_of(PeerConfig, names)
 
 
 def load_config(file: Path | None, flags: Mapping[str, object] | None = None) -> PeerConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import json
 import math
 import tomllib
@@ -157,6 +158,25 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
         name.replace("-", "_"), list(known), n=1, cutoff=SUGGESTION_LIKENESS_MIN
     )
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def options_of(config_class: type, names: Sequence[str]) -> Callable[[C], C]:
+    """A decorator: adds flags for the named settings (all, if none is named) to a command.
+
+    The command gets those that were given as one argument ``flags``, by public name.
+    """
+    public = {each.name for each in settings_of(config_class)}
+
+    def decorate(command: C) -> C:
+        @functools.wraps(command)
+        def with_flags(*args: Any, **kwargs: Any) -> Any:  # click's own arguments
+            given = {name: kwargs.pop(name) for name in list(kwargs) if name in public}
+            flags = {name: value for name, value in given.items() if value not in (None, ())}
+            return command(*args, flags=flags, **kwargs)
+
+        return add_options(config_class, names, with_flags)  # type: ignore[return-value]  # same shape
+
+    return decorate
 
 
 def add_options(config_class: type, names: Sequence[str], command: C) -> C:
