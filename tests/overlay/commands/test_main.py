@@ -19,6 +19,7 @@ from tests.overlay.commands.terminal import ROOT, Ran, rhizome
 GROUPS = {
     "tenant": ("list", "create", "add", "remove", "rotate"),
     "token": ("create",),
+    "ca": ("export",),
     "model": ("list", "fetch", "convert", "rm"),
     "audit": ("side-channel",),
 }
