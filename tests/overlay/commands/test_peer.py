@@ -154,7 +154,7 @@ def test_a_mistake_in_the_settings_file_is_named(home: Path, written: str, words
         (("--policy", "csot"), "--policy: must be one of cost, longest-prefix"),
         (("--drain", "3"), "--drain: '3' needs a unit"),
         (("--interface", "nothing0"), "no interface 'nothing0' with an address; there are: "),
-        (("--http", "0.0.0.0:0"), "give --http-cert and --http-key, or --http-insecure"),
+        (("--http", "0.0.0.0:0"), "or --http-insecure to serve it in clear"),
         (
             ("--engine", "tay"),
             "--engine: must be one of embedded, vllm, sglang, llamacpp, ollama, openai, toy, none",
