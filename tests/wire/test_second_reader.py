@@ -202,7 +202,15 @@ MESSAGES = {
     "client_": {"ask", "began", "piece", "done", "refusal"},
     "control_": {
         *("status", "explain", "invite", "token", "leave", "refusal"),
-        *("tenant", "tenant-add", "tenant-create", "tenant-list", "tenant-remove", "tenant-rotate", "tenants"),
+        *(
+            "tenant",
+            "tenant-add",
+            "tenant-create",
+            "tenant-list",
+            "tenant-remove",
+            "tenant-rotate",
+            "tenants",
+        ),
     },
     "gossip_": {"bundle", "heads", "repair"},
 }
