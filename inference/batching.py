@@ -23,7 +23,7 @@ from typing import Protocol
 
 from inference.cache import CacheFull, PrefixCache
 from inference.errors import EngineOverloaded, InferenceError
-from inference.fairness import ANSWER_WEIGHT, FairQueue
+from inference.fairness import ANSWER_WEIGHT, FairQueue, has_room
 from inference.generation import LOOKAHEAD_TOKENS, Generation
 from inference.request import Namespace
 from inference.step import CHUNK_TOKENS, Rows
@@ -137,10 +137,10 @@ class ContinuousBatch:
         return self._context_tokens
 
     def check_room(self, namespace: Namespace, waiting: Iterable[Generation]) -> None:
-        """Raises ``EngineOverloaded`` where the queue is full."""
-        del namespace
+        """Raises ``EngineOverloaded`` where the queue is full for that tenant."""
         free = self._slots - self.held_slots
-        if sum(1 for _ in waiting) >= self._queue_max + free:
+        tenants = [each.namespace for each in waiting]
+        if not has_room(namespace, tenants, self._queue_max + free):
             raise EngineOverloaded(f"{self._queue_max} requests are waiting already")
 
     def lookahead_tokens(self) -> int:

@@ -9,7 +9,9 @@ Rules:
    does not fit into memory is waited for; nobody passes it.
 3. A tenant that had nothing waiting is lifted to the smallest counter of those that have, so that
    being idle earns nothing.
-4. A preempted request goes back to the head of its tenant's queue and is not charged again.
+4. Where all places to wait are taken, a tenant that has fewer than its even share of them may wait
+   all the same (:func:`has_room`): whoever fills the queue keeps out its own tenant alone.
+5. A preempted request goes back to the head of its tenant's queue and is not charged again.
 
 Lag bound: between tenants that have requests waiting all along, counters differ by at most
 
@@ -23,6 +25,7 @@ most twice that, whatever a third one does.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from inference.request import Namespace
@@ -31,6 +34,21 @@ ANSWER_WEIGHT = 2
 """Cost of a token of an answer, in prompt tokens; as in the paper."""
 
 Item = TypeVar("Item")
+
+
+def has_room(namespace: Namespace, waiting: Sequence[Namespace], places: int) -> bool:
+    """Whether one more request of a tenant may wait.
+
+    With n tenants at most ``places`` times 1 + 1/2 + ... + 1/n wait.
+
+    Args:
+        namespace: The tenant.
+        waiting: The tenants of those that wait, one for each.
+        places: How many may wait as long as there is room for everybody.
+    """
+    if len(waiting) < places:
+        return True
+    return waiting.count(namespace) < places // len({*waiting, namespace})
 
 
 class FairQueue(Generic[Item]):

@@ -19,6 +19,7 @@ from inference.core import StepResult
 from inference.detokenizer import TextStream
 from inference.errors import ContextOverflow, EngineOverloaded, InvalidRequest, UnknownModel
 from inference.events import BlockHash, CacheEvent
+from inference.fairness import has_room
 from inference.request import (
     BLOCK_TOKENS,
     BodyPrompt,
@@ -140,7 +141,8 @@ class ToyEngine:
             raise InvalidRequest("a request of this id is running")
         tokens_max = self._tokens_max(request)
         free_slots = self._config.slots - self._running
-        if len(self._queue) >= self._config.queue_max + free_slots:
+        tenants = [each.request.namespace for each in self._queue]
+        if not has_room(request.namespace, tenants, self._config.queue_max + free_slots):
             raise EngineOverloaded("the queue is full")
         sequence = self._sequence(request, tokens_max)
         self._sequences[request.request_id] = sequence

@@ -19,6 +19,7 @@ from overlay.gossip.messages import encode as encode_gossip
 from overlay.knowledge import PROTOCOL as GOSSIP
 from overlay.ports import ByteChannel
 from overlay.transport import frame
+from overlay.transport.connection import Connection
 from overlay.transport.frame import FIN, MORE, OPENER, FrameReader
 from overlay.transport.hello import encode_hello
 from overlay.transport.limits import Limits
@@ -26,7 +27,7 @@ from overlay.transport.tcp import TlsLimits
 from overlay.transport.tls import CLIENT_ALPN
 from tests.attacks.adversary import KeyHolder, Stranger, host_of, member_of_beta, repair
 from tests.attacks.test_forward import forward
-from tests.attacks.victim import BETA, Victim
+from tests.attacks.victim import ALPHA, BETA, Victim
 from tests.attacks.worlds import honest_overlay, real_overlay, simulated
 
 ENDED = (OverlayError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -203,6 +204,38 @@ async def test_a_flood_of_gossip() -> None:
             for _ in range(20):
                 await say(encode_gossip(junk))
             await trio.sleep(5)
+
+
+@simulated
+async def test_a_member_that_fills_every_queue() -> None:
+    """With requests of its own tenant, at both hosts and without end: alpha's are answered."""
+    async with honest_overlay() as victim:
+        own = member_of_beta(victim)
+        body = b'{"messages": [{"role": "user", "content": "%d"}], "max_tokens": 30}'
+
+        async def flood(connection: Connection, number: int) -> None:
+            while True:
+                name = f"{number:032x}"
+                message = forward(victim, BETA, body=body % number, request_id=name)
+                async with connection.open(FORWARD, message) as stream:
+                    while await stream.receive() is not None:
+                        pass
+                await trio.sleep(1)
+
+        first, second = victim.honest
+        async with (
+            own.connected(first) as one,
+            own.connected(second) as other,
+            trio.open_nursery() as nursery,
+        ):
+            for number in range(70):
+                nursery.start_soon(flood, one, number)
+                nursery.start_soon(flood, other, number)
+            await until(lambda: all(n.ports.engine.load().queued >= 64 for n in victim.nodes))
+            for host in victim.honest:
+                await victim.ask(host, ALPHA)
+            nursery.cancel_scope.cancel()
+        await victim.settle()
 
 
 @simulated

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.fairness import ANSWER_WEIGHT, FairQueue
+from inference.fairness import ANSWER_WEIGHT, FairQueue, has_room
 from inference.request import Namespace
 from tests.inference.bench import Bench
 
@@ -33,6 +33,29 @@ def start(queue: FairQueue[Job]) -> Job | None:
     queue.take(namespace, job)
     queue.charge(namespace, job.prompt)
     return job
+
+
+@given(st.lists(st.sampled_from([A, B, C]), max_size=200), st.integers(0, 12))
+def test_who_fills_the_queue_keeps_out_its_own_tenant_alone(
+    asking: list[Namespace], places: int
+) -> None:
+    waiting: list[Namespace] = []
+    for each in asking:
+        if has_room(each, waiting, places):
+            waiting.append(each)
+        else:
+            assert len(waiting) >= places
+            assert waiting.count(each) >= places // 3
+    assert len(waiting) <= places * (1 + 1 / 2 + 1 / 3)
+
+
+def test_a_tenant_alone_has_all_places_and_one_that_comes_late_its_share() -> None:
+    full = [A] * 64
+    assert has_room(A, full[1:], 64)
+    assert not has_room(A, full, 64)
+    assert has_room(B, full, 64)
+    assert has_room(B, [*full, *[B] * 31], 64)
+    assert not has_room(B, [*full, *[B] * 32], 64)
 
 
 def test_the_tenant_that_was_given_least_is_next_and_its_oldest_request_first() -> None:

@@ -202,15 +202,8 @@ MESSAGES = {
     "client_": {"ask", "began", "piece", "done", "refusal"},
     "control_": {
         *("status", "explain", "invite", "token", "leave", "refusal"),
-        *(
-            "tenant",
-            "tenant-add",
-            "tenant-create",
-            "tenant-list",
-            "tenant-remove",
-            "tenant-rotate",
-            "tenants",
-        ),
+        *("tenant-add", "tenant-create", "tenant-list", "tenant-remove", "tenant-rotate"),
+        *("tenant", "tenants"),
     },
     "gossip_": {"bundle", "heads", "repair"},
 }
