@@ -108,6 +108,12 @@ class Router:
         """Every model that this peer or one that is up serves, by name; ours wins."""
         return self._told(self._views.told_here(), self._peers.up())
 
+    def models_for(self, tenant: TenantEpoch | None) -> dict[str, Advertised]:
+        """Those of this peer and of a tenant's members that are up; nobody's for None."""
+        members = () if tenant is None else tenant.members
+        own = self._views.told_here() if tenant is not None else {}
+        return self._told(own, [each for each in self._peers.up() if each in members])
+
     def _told(
         self, own: Mapping[str, Advertised], peers: Sequence[PeerId]
     ) -> dict[str, Advertised]:
@@ -130,7 +136,7 @@ class Router:
         own = self._views.told_here()
         if not asked and len(own) == 1:
             return next(iter(own.values()))
-        models = self._told(own, [each for each in self._peers.up() if each in tenant.members])
+        models = self.models_for(tenant)
         if asked in models:
             return models[asked]
         names = sorted(models)

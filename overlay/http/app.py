@@ -122,13 +122,13 @@ class _Face:
         return await self._complete(request, request_id, chat=False)
 
     async def models(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
-        self._principal(request)
-        return JSONResponse(models_of(self._front.models()))
+        principal = self._principal(request)
+        return JSONResponse(models_of(self._front.models(principal.tenant)))
 
     async def model(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
-        self._principal(request)
+        principal = self._principal(request)
         name = request.path_params["name"]
-        if name not in set(self._front.models()):
+        if name not in set(self._front.models(principal.tenant)):
             raise RequestError(
                 "that model is not served", code="model_not_found", status=404, param="model"
             )

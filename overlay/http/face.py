@@ -61,8 +61,8 @@ class PeerFront:
         if self.node.draining:
             raise draining()
 
-    def models(self) -> Iterable[str]:
-        return self.node.router.models()
+    def models(self, tenant: TenantId) -> Iterable[str]:
+        return self.node.router.models_for(self.node.tenants.get(tenant))
 
     def health(self) -> Mapping[str, object]:
         return {

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from overlay.ports import Clock, Entropy
 from overlay.request import Ingress, Principal
+from security.tenant import TenantId
 
 
 class Front(Protocol):
@@ -37,7 +38,7 @@ class Front(Protocol):
         """Raises RequestError 503 while the peer takes nothing new."""
         ...
 
-    def models(self) -> Iterable[str]: ...
+    def models(self, tenant: TenantId) -> Iterable[str]: ...
 
     def health(self) -> Mapping[str, object]: ...
 

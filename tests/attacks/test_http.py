@@ -7,7 +7,10 @@ from contextlib import suppress
 import pytest
 import trio
 
+from chaos.world import until
+from tests.attacks.adversary import host_of, member_of_beta, repair
 from tests.attacks.faces import CHAT, Face, code_of, faced_overlay
+from tests.attacks.victim import ALPHA, BETA
 from tests.overlay.http.world import Client, Hung
 
 ASK = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n%s\r\n"
@@ -248,3 +251,24 @@ async def test_a_page_of_another_origin() -> None:
             assert (answer.status, code_of(answer)) == (403, "origin_not_allowed")
             assert "access-control-allow-origin" not in answer.headers
         assert (await face.chat(face.token(), "Origin: http://127.0.0.1")).status == 200
+
+
+async def models(face: Face, tenant: str) -> set[str]:
+    """The models that a client of a tenant is told of."""
+    head = "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer "
+    answer = await face.raw(f"{head}{face.token(tenant)}\r\n\r\n".encode())
+    return {model["id"] for model in answer.json()["data"]}
+
+
+@pytest.mark.parametrize("of_a_tenant", [False, True])
+async def test_models_of_hosts_that_are_no_members(of_a_tenant: bool) -> None:
+    """A client is told of those that its own tenant's members serve, and of no others."""
+    async with faced_overlay() as face:
+        victim = face.victim
+        own = member_of_beta(victim) if of_a_tenant else host_of(victim)
+        line = "another\t8192\t0123456789abcdef\t0123456789abcdef\tfloat32"
+        async with victim.unharmed(by=own.peer_id), own.gossiping(victim.honest[0]) as say:
+            await say(repair(records=[own.record(models=(line,))], heads=[own.head()]))
+            await until(lambda: victim.nodes[0].knowledge.models(own.peer_id), step_s=0.01)
+            assert await models(face, ALPHA) == {"toy"}
+            assert await models(face, BETA) == ({"toy", "another"} if of_a_tenant else {"toy"})

@@ -120,7 +120,7 @@ class MadeUpFront:
         if self.draining:
             raise RequestError("draining", code="draining", status=503, retry_after_s=5.0)
 
-    def models(self) -> Iterable[str]:
+    def models(self, tenant: TenantId) -> Iterable[str]:
         return iter(self.names)
 
     def health(self) -> Mapping[str, object]:
