@@ -16,11 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from security.certificate import IssuerKey, RootKey, issue_leaf, make_issuer, make_root
+from security.certificate import (
+    LEAF_LIFETIME_S,
+    IssuerKey,
+    RootKey,
+    issue_leaf,
+    make_issuer,
+    make_root,
+)
 from security.enrolment import Join, make_admission, verify_join_request
 from security.epoch import EpochContent, make_epoch
 from security.errors import (
     Expired,
+    HostUnknown,
     LimitExceeded,
     Revoked,
     TenantExists,
@@ -29,6 +37,7 @@ from security.errors import (
     UnknownHost,
     UnknownTenant,
 )
+from security.hosts import EnrolledHost, with_host
 from security.keys import Secret
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
@@ -105,14 +114,14 @@ class IssuedToken:
 class Authority:
     """An issuer. Every method that changes something returns the next state first.
 
-    ``hosts`` are the sealing keys of the hosts that it has enrolled.
+    ``hosts`` are those that it has enrolled.
     """
 
     root: RootKey
     issuer: IssuerKey
     tenants: Mapping[TenantId, KeptTenant]
     tickets: Mapping[str, TicketRow]
-    hosts: Mapping[PeerId, bytes]
+    hosts: Mapping[PeerId, EnrolledHost] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def create(cls, secret: Secret, now_unix_s: float, tenants: Sequence[str]) -> Authority:
@@ -128,7 +137,6 @@ class Authority:
             issuer=make_issuer(root, secret, now_unix_s),
             tenants=MappingProxyType({}),
             tickets=MappingProxyType({}),
-            hosts=MappingProxyType({}),
         )
         for name in tenants:
             authority, _ = authority.create_tenant(name, secret)
@@ -176,8 +184,8 @@ class Authority:
         nonce = secret(NONCE_BYTES)
         tenant_id = tenant_id_of(self.issuer.issuer_id, nonce)
         content = first_content(tenant_id, nonce, checked, secret, public=public)
-        for peer_id, sealing in self.hosts.items() if public else ():
-            content = with_member(content, peer_id, sealing)
+        for peer_id, host in self.hosts.items() if public else ():
+            content = with_member(content, peer_id, host.sealing_public)
         return self._with_tenant(content, secret), tenant_id
 
     def add_member(
@@ -208,7 +216,7 @@ class Authority:
         found = self.hosts.get(peer_id)
         if found is None:
             raise UnknownHost("this issuer has enrolled no such host: let it join first")
-        return found
+        return found.sealing_public
 
     def remove_member(
         self, tenant_id: TenantId, peer_id: PeerId, secret: Secret
@@ -244,15 +252,17 @@ class Authority:
         tenants: Sequence[TenantId],
         secret: Secret,
         now_unix_s: float,
+        *,
+        lifetime_s: float = LEAF_LIFETIME_S,
     ) -> tuple[Authority, Grant]:
         """Makes a host's certificate and puts it on these rosters and on those of public tenants.
 
         It has proved its key.
 
         Raises:
-            UnknownTenant, LimitExceeded: as ``add_member``.
+            UnknownTenant, LimitExceeded: as ``add_member``; or too many hosts are enrolled.
         """
-        authority = replace(self, hosts=MappingProxyType({**self.hosts, peer_id: sealing_public}))
+        authority = self
         epochs = []
         public = [id_ for id_, kept in self.tenants.items() if kept.content.public]
         for tenant_id in dict.fromkeys([*tenants, *public]):
@@ -260,14 +270,46 @@ class Authority:
                 tenant_id, peer_id, sealing_public, secret
             )
             epochs.append(epoch_object)
+        leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
+        hosts = with_host(authority.hosts, leaf, sealing_public, now_unix_s)
         grant = Grant(
             peer_id=peer_id,
-            leaf=issue_leaf(self.issuer, peer_id, secret, now_unix_s),
+            leaf=leaf,
             issuer=self.issuer.der,
             root=self.root.der,
             epochs=tuple(epochs),
         )
-        return authority, grant
+        return replace(authority, hosts=hosts), grant
+
+    def renew(
+        self,
+        peer_id: PeerId,
+        secret: Secret,
+        now_unix_s: float,
+        revocations: RevocationSet,
+        *,
+        lifetime_s: float = LEAF_LIFETIME_S,
+    ) -> tuple[Authority, bytes]:
+        """Makes another certificate for a host that was enrolled. It has proved its key.
+
+        Returns:
+            The next state, to be stored before the certificate is shown; and the certificate.
+
+        Raises:
+            HostUnknown: when this issuer has not enrolled it.
+            Revoked: when the host or this issuer is revoked.
+            Expired: when its last certificate ended too long ago.
+        """
+        host = self.hosts.get(peer_id)
+        if host is None:
+            raise HostUnknown("this issuer has not enrolled that host")
+        if revocations.revokes(peer_id) or revocations.revokes(self.issuer.issuer_id):
+            raise Revoked("the host or its issuer is revoked")
+        if not host.may_renew(now_unix_s):
+            raise Expired("the host's certificate ended more than 30 days ago")
+        leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
+        hosts = with_host(self.hosts, leaf, host.sealing_public, now_unix_s)
+        return replace(self, hosts=hosts), leaf
 
     def invite(
         self,
@@ -322,7 +364,13 @@ class Authority:
         return replace(self, tickets=MappingProxyType(kept)), ticket
 
     def admit(
-        self, request: bytes, secret: Secret, now_unix_s: float, revocations: RevocationSet
+        self,
+        request: bytes,
+        secret: Secret,
+        now_unix_s: float,
+        revocations: RevocationSet,
+        *,
+        lifetime_s: float = LEAF_LIFETIME_S,
     ) -> tuple[Authority, Admittance]:
         """Redeems a ticket: checks the request, burns the ticket, makes what the host gets.
 
@@ -350,7 +398,12 @@ class Authority:
             raise Revoked("the ticket or the host is revoked")
         burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id)}
         authority, grant = replace(self, tickets=MappingProxyType(burnt)).enrol(
-            join.peer_id, join.sealing_public, row.tenants, secret, now_unix_s
+            join.peer_id,
+            join.sealing_public,
+            row.tenants,
+            secret,
+            now_unix_s,
+            lifetime_s=lifetime_s,
         )
         answer = make_admission(self.issuer, join.ticket_id, grant.leaf, grant.epochs)
         return authority, Admittance(answer=answer, grant=grant)

@@ -14,6 +14,7 @@ from security.authority import Authority, KeptTenant, TicketRow
 from security.certificate import IssuerId, IssuerKey, OverlayId, RootKey, key_id, parse_issuer
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import MalformedObject, SecurityError
+from security.hosts import EnrolledHost
 from security.peer_id import PeerId, parse_peer_id
 from security.tenant import TenantId, TenantName
 from security.wire import decode
@@ -49,10 +50,18 @@ class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     used_by: str | None
 
 
+class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A host that was enrolled."""
+
+    peer_id: str
+    sealing: Bytes32
+    leaf_ends_unix_s: int | None = None
+
+
 class AuthorityState(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="authority"
 ):
-    """The whole state."""
+    """The whole state. Older files list no ``hosts``: rosters name them."""
 
     v: Annotated[int, Meta(ge=0, le=255)]
     root_key: Bytes32
@@ -61,7 +70,7 @@ class AuthorityState(
     issuer: bytes
     tenants: list[TenantState]
     tickets: list[TicketState]
-    hosts: list[RosterMember] = []
+    hosts: list[HostState] = []
 
 
 def authority_to_bytes(authority: Authority) -> bytes:
@@ -83,7 +92,14 @@ def authority_to_bytes(authority: Authority) -> bytes:
                 )
                 for row in authority.tickets.values()
             ],
-            hosts=_rows(authority.hosts),
+            hosts=[
+                HostState(
+                    peer_id=peer_id,
+                    sealing=host.sealing_public,
+                    leaf_ends_unix_s=host.leaf_ends_unix_s,
+                )
+                for peer_id, host in authority.hosts.items()
+            ],
         )
     )
 
@@ -134,6 +150,24 @@ def _keys(state: AuthorityState) -> tuple[RootKey, IssuerKey]:
     )
 
 
+def _hosts(state: AuthorityState) -> dict[PeerId, EnrolledHost]:
+    """Those that were enrolled: whoever is on a roster, and what the state lists."""
+    members = {
+        parse_peer_id(member.peer_id): EnrolledHost(
+            sealing_public=member.sealing, leaf_ends_unix_s=None
+        )
+        for tenant in state.tenants
+        for member in tenant.members
+    }
+    listed = {
+        parse_peer_id(host.peer_id): EnrolledHost(
+            sealing_public=host.sealing, leaf_ends_unix_s=host.leaf_ends_unix_s
+        )
+        for host in state.hosts
+    }
+    return {**members, **listed}
+
+
 def _tenant_state(kept: KeptTenant) -> TenantState:
     content = kept.content
     return TenantState(
@@ -166,12 +200,6 @@ def _kept_tenant(state: TenantState) -> KeptTenant:
         public=state.public,
     )
     return KeptTenant(content=content, epoch_object=state.epoch_object)
-
-
-def _hosts(state: AuthorityState) -> dict[PeerId, bytes]:
-    """Hosts that were enrolled: those that the state lists, and whoever is on a roster."""
-    rows = [row for tenant in state.tenants for row in tenant.members]
-    return _keys_of([*rows, *state.hosts])
 
 
 def _keys_of(rows: list[RosterMember]) -> dict[PeerId, bytes]:

@@ -52,8 +52,11 @@ CERTIFICATE_BYTES_MAX = 2048
 
 DAY_S = 86_400
 BACKDATE_S = 600
-LEAF_LIFETIME_S = 90 * DAY_S
-"""Until renewal exists; then it shrinks."""
+LEAF_LIFETIME_S = DAY_S
+"""An issuer may choose another one, see :func:`issue_leaf`."""
+LEAF_LIFETIME_S_MAX = 90 * DAY_S
+RENEWAL_GRACE_S = 30 * DAY_S
+"""A leaf that ended so long ago at most is renewed from the host's key."""
 ISSUER_LIFETIME_S = 10 * 365 * DAY_S
 ROOT_LIFETIME_S = 20 * 365 * DAY_S
 
@@ -118,6 +121,15 @@ class Leaf:
     not_after_unix_s: int
     serial: int
     der: bytes
+
+    @property
+    def issued_unix_s(self) -> int:
+        """When it was made, by the issuer's clock."""
+        return self.not_before_unix_s + BACKDATE_S
+
+    @property
+    def lifetime_s(self) -> int:
+        return self.not_after_unix_s - self.issued_unix_s
 
 
 def key_id(public: Ed25519PublicKey) -> str:

@@ -20,6 +20,8 @@ SecurityError
 |   |-- Revoked               withdrawn by an issuer
 |   |-- NotSteward            signed by an issuer that does not keep this tenant
 |   |-- BadSeal               cannot be opened with these keys
+|   |-- HostUnknown           the issuer has not enrolled that host
+|   |-- StaleChallenge        a challenge that was used, is old, or is another issuer's
 |   |-- TicketUnknown         the issuer never made that ticket, or has forgotten it
 |   `-- TicketUsed            somebody has joined with that ticket
 |-- UnknownTenant             this authority keeps no such tenant
@@ -110,6 +112,14 @@ class NotSteward(Refused):
 
 class BadSeal(Refused):
     """Cannot be opened with these keys: foreign, altered, or of another start of the sealer."""
+
+
+class HostUnknown(Refused):
+    """The issuer has not enrolled that host, or has forgotten it."""
+
+
+class StaleChallenge(Refused):
+    """A challenge that was used, is too old, or was made by somebody else."""
 
 
 class TicketUnknown(Refused):

@@ -28,6 +28,7 @@ from security.errors import (
     BadSignature,
     LimitExceeded,
     MalformedObject,
+    UnsupportedVersion,
     WrongKind,
     WrongOverlay,
 )
@@ -54,6 +55,8 @@ class Kind(enum.StrEnum):
     REVOCATION = "revocation"
     ADMISSION = "admission"
     JOIN = "join"
+    RENEW = "renew"
+    RENEWAL = "renewal"
     HEAD = "head"
     FRAME = "frame"
 
@@ -164,6 +167,14 @@ def claimed_signer(data: bytes) -> PeerId:
     if len(signed.signer) != _PEER_BYTES:
         raise MalformedObject("not signed by a host")
     return peer_id_of_bytes(signed.signer)
+
+
+def claims_kind(data: bytes, kind: Kind) -> bool:
+    """Whether bytes are a signed object that says it is of this kind; nothing has been checked."""
+    try:
+        return _read(data, OBJECT_BYTES_MAX).kind == kind
+    except (MalformedObject, UnsupportedVersion):
+        return False
 
 
 def _sign(

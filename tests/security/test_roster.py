@@ -204,7 +204,7 @@ def test_a_state_from_before_hosts_and_rotations_still_opens() -> None:
         del tenant["object_id"], tenant["public"]
     old = authority_from_bytes(msgspec.msgpack.encode(state))
     members = {keys.peer_id: keys.sealing_public for keys in world.hosts[:3]}
-    assert dict(old.hosts) == members
+    assert {id_: host.sealing_public for id_, host in old.hosts.items()} == members
     content = old.tenants[world.tenant_id].content
     assert content == world.authority.tenants[world.tenant_id].content
     assert content.object_id == object_id_of(content.chain_secret, world.tenant_id)

@@ -10,13 +10,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from security.authority import Authority
-from security.certificate import dns_name_of
+from security.certificate import dns_name_of, parse_leaf
 from security.enrolment import make_join_request, verify_join_request
 from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
+from security.errors import HostUnknown
 from security.keys import HostKeys
 from security.record import open_record, sign_record
+from security.renewal import (
+    CHALLENGE_REQUEST,
+    RenewRefusal,
+    challenge_answer,
+    make_renew_request,
+    make_renewal,
+    open_challenge,
+    open_renewal,
+    refuse_renewal_as,
+    verify_renew_request,
+)
 from security.revocation import RevocationSet, make_revocation, open_revocation
 from security.signed import Kind, sign_as_peer, verify_peer
 from security.tags import tags_of
@@ -104,6 +118,11 @@ def made() -> dict[str, str]:
         "ticket": ticket.to_text(),
         "ticket_id": ticket.ticket_id,
         "join_request": make_join_request(host, ticket).hex(),
+        "challenge_request": CHALLENGE_REQUEST.hex(),
+        "challenge": challenge_answer(bytes([9]) * 32).hex(),
+        "renew_request": make_renew_request(host, parse_leaf(leaf), bytes([9]) * 32).hex(),
+        "renewed": make_renewal(overlay.issuer, leaf, ["192.0.2.1:7402"]).hex(),
+        "not_renewed": refuse_renewal_as(RenewRefusal.HOST_UNKNOWN).hex(),
         "chain_key": KEYS.chain_key.hex(),
         "salt": KEYS.salt.hex(),
         "tag_key": KEYS.tag_key.hex(),
@@ -158,6 +177,14 @@ def test_what_was_made_is_still_read() -> None:
     assert Ticket.parse(committed["ticket"]) == ticket_of(overlay)
     join = verify_join_request(raw("join_request"), overlay.issuer)
     assert (join.peer_id, join.ticket_id) == (host.peer_id, committed["ticket_id"])
+    assert open_challenge(raw("challenge")) == bytes([9]) * 32
+    asked = verify_renew_request(raw("renew_request"), overlay.issuer)
+    assert asked == (host.peer_id, bytes([9]) * 32)
+    older = parse_leaf(overlay.leaf(host, NOW_S - 60))
+    renewal = open_renewal(raw("renewed"), overlay.trust, older)
+    assert (renewal.leaf.der, renewal.addresses) == (raw("leaf"), ("192.0.2.1:7402",))
+    with pytest.raises(HostUnknown):
+        open_renewal(raw("not_renewed"), overlay.trust, older)
     for name in ("envelope_0", "envelope_1"):
         opener = Opener(KEYS, host.peer_id, 5, SALT)
         assert opener.open("delta", b"header", raw(name)) == b"plain"
