@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from chaos.entropy import SeededEntropy
 from overlay.identity import Identity
 from security.authority import Authority
+from security.certificate import LEAF_LIFETIME_S
 from security.keys import HostKeys
 
 MakeEntropy = Callable[[str], SeededEntropy]
@@ -19,6 +20,7 @@ def found(
     *,
     entropy: MakeEntropy,
     now_unix_s: float,
+    leaf_s: float = LEAF_LIFETIME_S,
 ) -> tuple[Authority, dict[str, Identity]]:
     """Founds an overlay; ``members`` names the tenants of each host.
 
@@ -35,6 +37,7 @@ def found(
             keys=HostKeys.generate(entropy(f"keys {name}").secret),
             entropy=drawn,
             now_unix_s=now_unix_s,
+            leaf_s=leaf_s,
         )
     return authority, identities
 
@@ -46,11 +49,12 @@ def enrol(
     keys: HostKeys,
     entropy: SeededEntropy,
     now_unix_s: float,
+    leaf_s: float = LEAF_LIFETIME_S,
 ) -> tuple[Authority, Identity]:
     """Admits one more host to an overlay and to some of its tenants."""
     ids = tuple(authority.tenant_id(tenant) for tenant in tenants)
     authority, grant = authority.enrol(
-        keys.peer_id, keys.sealing_public, ids, entropy.secret, now_unix_s
+        keys.peer_id, keys.sealing_public, ids, entropy.secret, now_unix_s, lifetime_s=leaf_s
     )
     identity = Identity(keys=keys, leaf=grant.leaf, issuer=grant.issuer, trust=authority.trust)
     return authority, identity

@@ -376,6 +376,9 @@ class SimTransport:
             listener.nursery.start_soon(self._accept, listener.accept, channel)
         return SecureChannel(channel=ours, leaf=far._leaf, issuer=far._issuer, address=address)
 
+    def show(self, leaf: bytes, issuer: bytes) -> None:
+        self._leaf, self._issuer = leaf, issuer
+
     def _check(self, far: SimTransport) -> None:
         """Finds the far end's certificate chained to our root; a client has none.
 

@@ -16,6 +16,7 @@ import trio
 from chaos.clock import VirtualClock
 from chaos.entropy import SeededEntropy
 from chaos.founding import found
+from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.remote_toy import core_of
 from chaos.storage import SimStorage
@@ -38,6 +39,7 @@ from overlay.request import (
     Submission,
 )
 from security.authority import Authority
+from security.certificate import LEAF_LIFETIME_S
 
 PORT = 7401
 CLIENT_ID = "test"
@@ -49,7 +51,10 @@ AnyEngine = ToyConfig | Callable[[], Engine] | None
 
 @dataclass
 class Host:
-    """One host: what survives its peer (identity, disk) and, while it runs, its node."""
+    """One host: what survives its peer (identity, disk) and, while it runs, its node.
+
+    ``files`` are the issuer's, on its host.
+    """
 
     name: str
     identity: Identity
@@ -59,6 +64,7 @@ class Host:
     node: Node | None = None
     scope: trio.CancelScope | None = None
     starts: int = 0
+    files: MemoryFiles | None = None
 
     @property
     def running(self) -> Node:
@@ -86,6 +92,7 @@ class World:
     nursery: trio.Nursery | None = None
     node_settings: dict[str, object] = field(default_factory=dict)
     authority: Authority | None = None
+    leaf_s: float = LEAF_LIFETIME_S
 
     def __post_init__(self) -> None:
         self.network = Network(self.trace)
@@ -111,11 +118,23 @@ class World:
             for number in range(1, len(engines) + 1)
         }
         authority, identities = found(
-            members, tenants, entropy=self.entropy, now_unix_s=VirtualClock().unix_s()
+            members,
+            tenants,
+            entropy=self.entropy,
+            now_unix_s=VirtualClock().unix_s(),
+            leaf_s=self.leaf_s,
         )
         for (name, identity), engine in zip(identities.items(), engines, strict=True):
             self.hosts.append(Host(name, identity, authority.epochs, SimStorage(), engine))
         self.authority = authority
+
+    def issue_at(self, host: Host) -> None:
+        """Makes this the issuer's host, from its next start on."""
+        assert self.authority is not None
+        host.files = MemoryFiles(self.authority)
+
+    def _enrolment(self) -> tuple[Address, ...]:
+        return tuple(Address(host.name, ENROL_PORT) for host in self.hosts if host.files)
 
     async def start(self, host: Host) -> Node:
         """Starts a host's peer; returns when it listens."""
@@ -129,12 +148,14 @@ class World:
     ) -> None:
         host.starts += 1
         identity = host.identity
+        transport = SimTransport(
+            self.network, host.name, identity.leaf, identity.issuer, identity.trust.root
+        )
         ports = Ports(
             clock=VirtualClock(),
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
-            transport=SimTransport(
-                self.network, host.name, identity.leaf, identity.issuer, identity.trust.root
-            ),
+            transport=transport,
+            enrolment=SimEnrolment(transport),
             discovery=SimDiscovery(self.network, host.name),
             storage=host.storage,
             engine=(
@@ -149,10 +170,15 @@ class World:
             identity=identity,
             epochs=host.epochs,
             listen=(Address(host.name, PORT),),
+            issuer=host.files,
+            leaf_s=self.leaf_s,
+            enrolment=self._enrolment(),
+            keep=lambda renewed, _: setattr(host, "identity", renewed),
             **self.node_settings,  # type: ignore[arg-type]  # fields of NodeConfig
         )
         with trio.CancelScope() as host.scope:
-            await run(config, ports, task_status=task_status)
+            faces = (EnrolmentFace(transport).serve,)
+            await run(config, ports, faces=faces, task_status=task_status)
         host.node = None
 
     def kill(self, host: Host) -> None:

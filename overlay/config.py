@@ -36,6 +36,7 @@ from overlay.settings import (
     texts,
 )
 from overlay.zone import ZoneRule, read_zone_rules, zone_name
+from security.certificate import LEAF_LIFETIME_S, LEAF_LIFETIME_S_MAX
 
 OVERLAY_PORT = 7401
 ENROL_PORT = 7402
@@ -390,6 +391,13 @@ class PeerConfig:
         600.0,
         section=_RUN,
         text="The longest that one request may take in all.",
+    )
+    leaf_s: float = setting(
+        duration(2.0, LEAF_LIFETIME_S_MAX),
+        LEAF_LIFETIME_S,
+        section=_RUN,
+        text="How long certificates last that this host issues (issuers only); hosts renew them at "
+        "half of that.",
     )
     drain_s: float = setting(
         duration(0.0, 86_400.0),

@@ -14,9 +14,8 @@ from overlay.config import PeerConfig
 from overlay.control.handler import ControlHandler, status_of
 from overlay.control.messages import PROTOCOL as CONTROL_PROTOCOL
 from overlay.discovery.interfaces import Interface, addresses_of, beyond_link
-from overlay.home import Home, HomeFile
+from overlay.home import Home
 from overlay.http.face import serve_http_face
-from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.ports import SecureChannel
 from overlay.posture import Openings, posture
@@ -25,6 +24,7 @@ from overlay.transport.enrolment import serve_enrolment
 from overlay.transport.link import establish
 from overlay.transport.local import listen_local
 from overlay.transport.stream import Stream
+from overlay.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,11 @@ class Faces:
         """Serves until cancelled; prints the posture once everything is open."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_when_told, node)
-            desk, enrolment = await self._open_enrolment(node, nursery)
-            http = await nursery.start(serve_http_face, node, self._config, self._interfaces, desk)
-            handler = ControlHandler(node, desk=desk, enrolment=enrolment, http=http)
+            enrolment = await self._open_enrolment(node, nursery)
+            http = await nursery.start(
+                serve_http_face, node, self._config, self._interfaces, node.desk
+            )
+            handler = ControlHandler(node, desk=node.desk, enrolment=enrolment, http=http)
 
             async def ask(connection: Connection, stream: Stream) -> None:
                 await node.client_handler(node.principals.of_owner)(connection, stream)
@@ -67,31 +69,30 @@ class Faces:
         await self._stop.wait()
         node.leaving.set()
 
-    async def _open_enrolment(
-        self, node: Node, nursery: trio.Nursery
-    ) -> tuple[IssuerDesk | None, tuple[Address, ...]]:
-        """The issuer's desk and where tickets are redeemed; nothing on other hosts."""
-        if self._home.read(HomeFile.AUTHORITY) is None:
-            return None, ()
-        ports = node.ports
-        desk = IssuerDesk(
-            self._home,
-            node.identity,
-            ports.clock,
-            ports.entropy,
-            node.knowledge.learn_epoch,
-            lambda: node.revocations,
-        )
+    async def _open_enrolment(self, node: Node, nursery: trio.Nursery) -> tuple[Address, ...]:
+        """Where tickets are redeemed and certificates renewed; nowhere on other hosts."""
+        desk = node.desk
+        if desk is None:
+            return ()
+        shown = node.identity.credentials
+
+        def credentials() -> Credentials:
+            nonlocal shown
+            if shown.leaf != node.identity.leaf:
+                shown = node.identity.credentials
+            return shown
+
         asked = addresses_of(self._interfaces, self._config.enrol_port)
         bound = await nursery.start(
             lambda task_status: serve_enrolment(
                 asked,
-                desk.admit,
-                credentials=node.identity.credentials,
+                desk.answer,
+                credentials=credentials,
                 task_status=task_status,
             )
         )
-        return desk, beyond_link(bound)
+        desk.addresses = beyond_link(bound)
+        return desk.addresses
 
     def _accept_for(self, node: Node) -> Callable[[SecureChannel], Awaitable[None]]:
         async def accept(channel: SecureChannel) -> None:

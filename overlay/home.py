@@ -19,6 +19,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import platformdirs
 
@@ -47,6 +48,19 @@ class HomeFile(enum.Enum):
     LEAF = "leaf.der"
     AUTHORITY = "authority.bin"
     OVERLAY = "overlay.id"
+    ENROLMENT = "enrolment"
+
+
+class Files(Protocol):
+    """Of a :class:`Home`, what an issuer needs of it."""
+
+    def read(self, file: HomeFile) -> bytes | None: ...
+
+    def need(self, file: HomeFile) -> bytes: ...
+
+    def write(self, file: HomeFile, content: bytes) -> None: ...
+
+    def write_epoch(self, name: str, content: bytes) -> None: ...
 
 
 def home_path(flag: str | None, environment: Mapping[str, str]) -> Path:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from overlay.errors import HomeError
+from overlay.address import Address
+from overlay.errors import ConfigError, HomeError
 from overlay.gossip.tenants import place_of
-from overlay.home import Home, HomeFile
+from overlay.home import Files, Home, HomeFile
 from overlay.ports import Entropy
 from overlay.transport.tls import Credentials
 from security.authority import Grant
-from security.certificate import parse_leaf
+from security.certificate import RENEWAL_GRACE_S, parse_leaf
 from security.enrolment import Admission
 from security.epoch import read_epoch
+from security.errors import IdentityMismatch
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.ticket import ADDRESSES_MAX
 from security.trust import Trust
 
 
@@ -37,17 +42,29 @@ class Identity:
         """What TLS shows of it."""
         return Credentials(keys=self.keys, leaf=self.leaf, issuer=self.issuer, root=self.trust.root)
 
-    def check_dates(self, now_unix_s: float) -> str | None:
-        """What a person should do about the certificate's dates, None when they are fine."""
+    def check_dates(self, now_unix_s: float, *, issues: bool = False) -> str | None:
+        """What a person should do about the certificate's dates, None when nothing.
+
+        One that has ended of late is renewed by the running peer, that of a host that issues them
+        at any time.
+        """
         leaf = parse_leaf(self.leaf)
         if now_unix_s < leaf.not_before_unix_s:
             return "this host's clock is before its certificate's start: set the clock"
-        if now_unix_s > leaf.not_after_unix_s:
+        if now_unix_s > leaf.not_after_unix_s + RENEWAL_GRACE_S and not issues:
             return (
-                "this host's certificate has expired: set the clock if it is wrong, or get a "
-                "ticket with 'rhizome invite' on the issuer's host and join with a fresh --home"
+                "this host's certificate ended more than 30 days ago: set the clock if it is "
+                "wrong, or get a ticket with 'rhizome invite' on the issuer's host and join with "
+                "a fresh --home"
             )
         return None
+
+    def renewed(self, leaf: bytes, issuer: bytes) -> Identity:
+        """This host with another certificate. Raises SecurityError when it is none of its own."""
+        trust = self.trust.with_issuer(issuer)
+        if trust.leaf(leaf, issuer)[0].peer_id != self.peer_id:
+            raise IdentityMismatch("that certificate is another host's")
+        return replace(self, leaf=leaf, issuer=issuer, trust=trust)
 
 
 def load_identity(home: Home) -> Identity:
@@ -99,7 +116,37 @@ def store_identity(
     home.write(HomeFile.LEAF, leaf)
 
 
-def store_epoch(home: Home, epoch: bytes, trust: Trust, now_unix_s: float) -> None:
+def store_renewed(files: Files, identity: Identity, addresses: Sequence[str]) -> None:
+    """Writes a host's next certificate, and where it can be renewed again.
+
+    The issuer is the one of before, at most with another certificate for the same key: whichever of
+    the files was written last before a crash, they belong together.
+
+    Raises:
+        HomeError, StorageFull: When they cannot be written.
+    """
+    if addresses:
+        store_enrolment(files, addresses)
+    if files.read(HomeFile.ISSUER) != identity.issuer:
+        files.write(HomeFile.ISSUER, identity.issuer)
+    files.write(HomeFile.LEAF, identity.leaf)
+
+
+def store_enrolment(files: Files, addresses: Sequence[str]) -> None:
+    """Writes where the issuer's enrolment listener can be asked, one address a line."""
+    files.write(HomeFile.ENROLMENT, "".join(f"{one}\n" for one in addresses).encode())
+
+
+def read_enrolment(files: Files) -> tuple[Address, ...]:
+    """Where it can be asked; nothing where that was never written. Hints, nothing more."""
+    found = []
+    for line in (files.read(HomeFile.ENROLMENT) or b"").decode("ascii", "replace").splitlines():
+        with contextlib.suppress(ConfigError):
+            found.append(Address.parse(line))
+    return tuple(found[:ADDRESSES_MAX])
+
+
+def store_epoch(home: Files, epoch: bytes, trust: Trust, now_unix_s: float) -> None:
     """Keeps a tenant's EPOCH object under the opaque name that it has in every store."""
     header = read_epoch(epoch, trust, now_unix_s, RevocationSet()).value
     home.write_epoch(place_of(header).hex(), epoch)

@@ -5,11 +5,13 @@ Every change is stored durably before anybody learns of it (``security/authority
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 
 from overlay.address import Address
-from overlay.errors import ConfigError, StorageError
-from overlay.home import Home, HomeFile
+from overlay.errors import ConfigError, HomeError, StorageError
+from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
 from overlay.peers import first_addresses
 from overlay.ports import Clock, Entropy
@@ -17,11 +19,27 @@ from overlay.principals import DEFAULT_TENANT
 from overlay.request import Scope
 from security.authority import Authority, IssuedToken
 from security.authority_state import authority_from_bytes, authority_to_bytes
+from security.certificate import LEAF_LIFETIME_S
 from security.enrolment import refuse_join
-from security.errors import SecurityError
+from security.errors import Revoked, SecurityError
 from security.http_certificate import HttpCertificate, make_http_certificate
+from security.peer_id import PeerId
+from security.renewal import (
+    CHALLENGE_REQUEST,
+    Challenges,
+    challenge_answer,
+    make_renewal,
+    refuse_renewal,
+    verify_renew_request,
+)
 from security.revocation import RevocationSet
+from security.signed import Kind, claims_kind
 from security.ticket import ADDRESSES_MAX, Ticket
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 60.0
+"""A host that asks again within this, or a twentieth of a life, gets the same certificate."""
 
 
 def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Entropy) -> Authority:
@@ -57,16 +75,19 @@ class IssuerDesk:
     """The authority of a running peer.
 
     ``on_epoch`` is told of each new EPOCH object; ``revocations`` are those that the peer knows.
+    ``addresses`` are those of its enrolment listener, once that listens.
     """
 
     def __init__(
         self,
-        home: Home,
+        home: Files,
         identity: Identity,
         clock: Clock,
         entropy: Entropy,
         on_epoch: Callable[[bytes], None],
         revocations: Callable[[], RevocationSet] = RevocationSet,
+        *,
+        leaf_s: float = LEAF_LIFETIME_S,
     ) -> None:
         self._home = home
         self._identity = identity
@@ -74,6 +95,10 @@ class IssuerDesk:
         self._entropy = entropy
         self._on_epoch = on_epoch
         self._revocations = revocations
+        self._leaf_s = leaf_s
+        self._challenges = Challenges(entropy.secret)
+        self._made: dict[PeerId, tuple[float, bytes]] = {}
+        self.addresses: tuple[Address, ...] = ()
         self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
 
     @property
@@ -145,11 +170,81 @@ class IssuerDesk:
             self._authority.issuer, names, self._entropy.secret, self._clock.unix_s()
         )
 
+    async def answer(self, request: bytes, address: Address) -> bytes:
+        """Answers whoever asks the enrolment listener."""
+        if request == CHALLENGE_REQUEST:
+            return challenge_answer(self._challenges.make(self._clock.now_s()))
+        if claims_kind(request, Kind.RENEW):
+            return await self._renew_late(request)
+        return await self.admit(request, address)
+
+    async def _renew_late(self, request: bytes) -> bytes:
+        """For a host whose certificate may have ended: it signs a challenge of ours."""
+        try:
+            peer_id, challenge = verify_renew_request(request, self._authority.issuer)
+            self._challenges.take(challenge, self._clock.now_s())
+        except SecurityError as error:
+            return refuse_renewal(error)
+        return await self.renew(peer_id)
+
+    async def renew(self, peer_id: PeerId) -> bytes:
+        """The answer to a host that has proved its key; what it gets is stored before that.
+
+        One that asks again at once, as its answer may have been lost, gets the same: no host makes
+        this one sign and write without end.
+        """
+        now_s, revoked = self._clock.now_s(), self._revocations().revokes(peer_id)
+        made_s, answer = self._made.get(peer_id, (-math.inf, b""))
+        if now_s - made_s < min(AGAIN_S, self._leaf_s / 20) and not revoked:
+            return answer
+        try:
+            if peer_id == self._identity.peer_id:
+                authority, leaf = self._renew_here()
+            else:
+                authority, leaf = self._authority.renew(
+                    peer_id,
+                    self._entropy.secret,
+                    self._clock.unix_s(),
+                    self._revocations(),
+                    lifetime_s=self._leaf_s,
+                )
+            self._store(authority)
+        except SecurityError as error:
+            log.warning("the certificate of %s is not renewed: %s", peer_id, error)
+            return refuse_renewal(error)
+        except (StorageError, HomeError) as error:
+            log.warning("the certificate of %s is not renewed: %s", peer_id, error)
+            return refuse_renewal(None)
+        told = [str(address) for address in first_addresses(self.addresses, ADDRESSES_MAX)]
+        answer = make_renewal(authority.issuer, leaf, told)
+        self._made[peer_id] = (now_s, answer)
+        return answer
+
+    def _renew_here(self) -> tuple[Authority, bytes]:
+        """For this host itself, however long it was off: nobody else could."""
+        revoked, issuer_id = self._revocations(), self._authority.issuer.issuer_id
+        if revoked.revokes(self._identity.peer_id) or revoked.revokes(issuer_id):
+            raise Revoked("this host or its issuer is revoked")
+        keys = self._identity.keys
+        authority, grant = self._authority.enrol(
+            keys.peer_id,
+            keys.sealing_public,
+            (),
+            self._entropy.secret,
+            self._clock.unix_s(),
+            lifetime_s=self._leaf_s,
+        )
+        return authority, grant.leaf
+
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
         try:
             authority, admittance = self._authority.admit(
-                request, self._entropy.secret, self._clock.unix_s(), self._revocations()
+                request,
+                self._entropy.secret,
+                self._clock.unix_s(),
+                self._revocations(),
+                lifetime_s=self._leaf_s,
             )
             self._store(authority)
         except SecurityError as error:

@@ -14,12 +14,15 @@ from overlay.choices import Isolation
 from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
 from overlay.decisions import DecisionLog
+from overlay.errors import Unavailable
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.generation import is_plausible, next_generation
 from overlay.gossip.gossip import GossipConfig
+from overlay.home import Files
 from overlay.identity import Identity
 from overlay.ingress import IngressLimits, PeerIngress
 from overlay.isolation import EngineTenants
+from overlay.issuer import IssuerDesk
 from overlay.knowledge import PROTOCOL as GOSSIP_PROTOCOL
 from overlay.knowledge import Knowledge
 from overlay.metrics import Metrics
@@ -27,26 +30,26 @@ from overlay.peers import Peers
 from overlay.ports import PeerHint, Ports, SecureChannel
 from overlay.principals import Principals
 from overlay.quotas import QuotaLimits, Quotas
+from overlay.renewer import PROTOCOL as RENEW_PROTOCOL
+from overlay.renewer import Keep, Renewer, RenewHandler
 from overlay.request import Principal
 from overlay.router import Router
 from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
+from overlay.standing import Standing
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
-from overlay.transport.hello import Hello, Role
+from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.transport.stream import Stream
 from overlay.zone import ZoneRule
-from security.certificate import parse_leaf
+from security.certificate import LEAF_LIFETIME_S, parse_leaf
 from security.judge import judge_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
 
 log = logging.getLogger(__name__)
-
-REJUDGE_EVERY_S = 60.0
-"""Certificates of open connections end while they are open."""
 
 HINTS_MAX = 64
 CLOCKS_APART_S = 60.0
@@ -59,7 +62,9 @@ class NodeConfig:
     """What one peer is told.
 
     ``epochs`` are EPOCH objects that its home folder holds; ``isolation`` is None for an engine
-    that isolates in a way of its own.
+    that isolates in a way of its own. ``issuer`` holds the authority, on an issuer's host, whose
+    certificates last ``leaf_s``. ``enrolment`` is where the issuer of this host's own can be asked
+    for the next, and ``keep`` stores that.
     """
 
     identity: Identity
@@ -78,6 +83,10 @@ class NodeConfig:
     engine_shared: bool = False
     isolation: Isolation | None = None
     allow_variants: bool = False
+    issuer: Files | None = None
+    leaf_s: float = LEAF_LIFETIME_S
+    enrolment: tuple[Address, ...] = ()
+    keep: Keep = lambda identity, addresses: None  # noqa: ARG005 - a host without a disk
 
 
 class Node:
@@ -127,6 +136,9 @@ class Node:
             on_forgotten=lambda peer_id: self.router.on_forgotten(peer_id),
         )
         self.router = self._make_router()
+        self.desk = self._make_desk()
+        self.renewer = self._make_renewer()
+        self.standing = self._make_standing()
         self.ingress = PeerIngress(
             me=self.peer_id,
             clock=ports.clock,
@@ -139,14 +151,8 @@ class Node:
             limits=config.ingress,
             quotas=self.quotas,
         )
-        self.forwards = ForwardHandler(
-            engine=ports.engine,
-            tenants=self.tenants,
-            draining=lambda: self.draining,
-            expected_cached_tokens=self.router.expected_cached_tokens,
-            expected_start_s=self.router.expected_start_s,
-            serves=self.engine_tenants.serves,
-        )
+        self.forwards = self._make_forwards()
+        self.renewals = RenewHandler(self.desk)
         self._show_gauges()
 
     # -- made of
@@ -155,6 +161,7 @@ class Node:
         handlers: dict[str, Handler] = {
             FORWARD_PROTOCOL: self._serve_forward,
             GOSSIP_PROTOCOL: lambda connection, stream: self.knowledge(connection, stream),
+            RENEW_PROTOCOL: lambda connection, stream: self.renewals(connection, stream),
         }
 
         async def serve_client(connection: Connection, stream: Stream) -> None:
@@ -190,9 +197,55 @@ class Node:
             allow_variants=config.allow_variants,
         )
 
+    def _make_forwards(self) -> ForwardHandler:
+        return ForwardHandler(
+            engine=self.ports.engine,
+            tenants=self.tenants,
+            draining=lambda: self.draining,
+            expected_cached_tokens=self.router.expected_cached_tokens,
+            expected_start_s=self.router.expected_start_s,
+            serves=self.engine_tenants.serves,
+        )
+
+    def _make_standing(self) -> Standing:
+        return Standing(
+            peers=self.peers,
+            clock=self.ports.clock,
+            renewer=self.renewer,
+            judge=self.judge,
+            leaf_of=self.knowledge.gossip.leaf_of,
+        )
+
+    def _make_desk(self) -> IssuerDesk | None:
+        if self.config.issuer is None:
+            return None
+        return IssuerDesk(
+            self.config.issuer,
+            self.identity,
+            self.ports.clock,
+            self.ports.entropy,
+            self.knowledge.learn_epoch,
+            lambda: self.revocations,
+            leaf_s=self.config.leaf_s,
+        )
+
+    def _make_renewer(self) -> Renewer:
+        return Renewer(
+            identity=self.identity,
+            addresses=self.config.enrolment,
+            clock=self.ports.clock,
+            entropy=self.ports.entropy,
+            enrolment=self.ports.enrolment,
+            desk=self.desk,
+            peers=self.peers,
+            keep=self.config.keep,
+            adopt=self._adopt,
+        )
+
     def engine_posture(self) -> list[tuple[str, str]]:
         """What was found of this host's engine, and what is degraded, for its owner."""
         return [
+            *self.renewer.posture(),
             *self.ports.engine.posture(),
             *self.engine_tenants.posture(),
             *self.knowledge.posture(),
@@ -221,6 +274,10 @@ class Node:
         gauge("peers_alive", "Peers that are up", lambda: len(self.peers.up()))
         gauge("digest_age_seconds", "Age of the oldest digest in use", self.knowledge.oldest_age_s)
         gauge("gossip_bytes_sent", "Gossip messages sent, bytes", lambda: self.knowledge.sent_bytes)
+        gauge("certificate_left_seconds", "To the end of this host's own", self.renewer.left_s)
+        self.metrics.counts(
+            "renewals", "Tries to renew this host's certificate", self.renewer.counts
+        )
         gauge("open_requests", "Requests under way here", lambda: self.ingress.open_requests)
         counts, served = self.metrics.counts, self.forwards.counters
         counts("served_forwards", "Forwards that reached this peer", lambda: asdict(served))
@@ -248,6 +305,7 @@ class Node:
     def hello(self) -> Hello:
         """What we say of ourselves on every connection."""
         return Hello(
+            features=0 if self.desk is None else FEATURE_ISSUES,
             role=Role.PEER,
             overlay_id=self.identity.trust.overlay_id,
             peer_id=self.peer_id,
@@ -260,6 +318,9 @@ class Node:
         )
 
     async def _establish(self, channel: SecureChannel, expected: PeerId | None) -> Connection:
+        if channel.leaf is not None and self.renewer.ended:
+            await channel.channel.aclose()
+            raise Unavailable("this host's certificate has ended: peers wait for its renewal")
         connection = await establish(
             channel,
             ours=self.hello(),
@@ -291,10 +352,16 @@ class Node:
             key=None,
         )
 
+    def _adopt(self, identity: Identity) -> None:
+        """This host has another certificate: new handshakes and a new record show it."""
+        self.identity = identity
+        self.ports.transport.show(identity.leaf, identity.issuer)
+        self.knowledge.gossip.adopt(identity.leaf, identity.issuer)
+
     def revoke(self, more: RevocationSet) -> None:
         """Takes revocations in and judges every open connection again."""
         self.revocations = self.revocations.merge(more)
-        self.peers.judge_again(self.judge)
+        self.standing.judge_all()
         self.knowledge.on_revoked()
 
     def _on_up(self, connection: Connection) -> None:
@@ -302,6 +369,8 @@ class Node:
         if peer_id is not None:
             self.router.on_up(peer_id, connection.remote.hello.generation)
             self.knowledge.on_up(connection)
+            self.renewer.on_up(connection)
+            self.standing.changed()
 
     def _on_down(self, peer_id: PeerId) -> None:
         self.router.on_down(peer_id)
@@ -345,13 +414,14 @@ class Node:
             self.knowledge.learn_epoch(epoch)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.ports.engine.run)
+            await nursery.start(self.renewer.run)
             self.addresses = self.config.advertise(
                 await nursery.start(self.peers.run, self.config.listen)
             )
             await nursery.start(self.knowledge.run, self.addresses)
             await nursery.start(self.ports.discovery.run, self.peer_id, self.addresses, hints)
             nursery.start_soon(self._take_hints, found)
-            nursery.start_soon(self._judge_again)
+            nursery.start_soon(self.standing.run)
             for face in faces:
                 await nursery.start(face, self)
             task_status.started(self)
@@ -375,11 +445,6 @@ class Node:
     async def _take_hints(self, found: trio.MemoryReceiveChannel[PeerHint]) -> None:
         async for hint in found:
             self.peers.hint(hint)
-
-    async def _judge_again(self) -> None:
-        while True:
-            await trio.sleep(REJUDGE_EVERY_S)
-            self.peers.judge_again(self.judge)
 
 
 Face = Callable[..., Awaitable[None]]

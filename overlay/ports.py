@@ -82,7 +82,8 @@ class Transport(Protocol):
     ``accept`` in a task of its own for each channel; an accept that raises ends that channel only.
     ``dial`` raises ``security.errors.SecurityError`` when the far end is not ``peer_id`` (None: any
     peer of the overlay, for bootstrap addresses), and ``trio.BrokenResourceError`` or ``OSError``
-    when there is no connection to be had.
+    when there is no connection to be had. ``show`` gives another certificate of the same key, for
+    handshakes that begin from then on.
     """
 
     async def listen(
@@ -94,6 +95,18 @@ class Transport(Protocol):
     ) -> None: ...
 
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel: ...
+
+    def show(self, leaf: bytes, issuer: bytes) -> None: ...
+
+
+class Enrolment(Protocol):
+    """Asks enrolment listeners of this overlay, as one whose certificate may have ended.
+
+    ``ask`` sends one message and gives the answer. It raises ``security.errors.SecurityError`` when
+    the far end is not of this overlay, and ``overlay.errors`` when there is no answer to be had.
+    """
+
+    async def ask(self, address: Address, request: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +204,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything that a peer takes from outside."""
+    """Everything that a peer takes from outside; without ``enrolment`` it can ask peers alone."""
 
     clock: Clock
     entropy: Entropy
@@ -199,3 +212,4 @@ class Ports:
     discovery: Discovery
     storage: Storage
     engine: Engine
+    enrolment: Enrolment | None = None

@@ -107,6 +107,9 @@ class TransportTap:
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
         return self._tapped(await self._inner.dial(address, peer_id))
 
+    def show(self, leaf: bytes, issuer: bytes) -> None:
+        self._inner.show(leaf, issuer)
+
     def _tapped(self, channel: SecureChannel) -> SecureChannel:
         if not self._marks:
             return channel

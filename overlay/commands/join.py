@@ -10,7 +10,7 @@ from overlay.commands.options import chosen_home, home_option, read_stdin
 from overlay.config import config_template
 from overlay.errors import HomeError, OverlayError, RequestError
 from overlay.home import Home, HomeFile
-from overlay.identity import kept_keys, store_identity
+from overlay.identity import kept_keys, store_enrolment, store_identity
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol
 from security.enrolment import Admission, make_join_request, open_admission
@@ -40,6 +40,7 @@ def command(ticket: str, home: str | None) -> None:
         check_free(folder, parsed)
         keys = kept_keys(folder, SystemEntropy())
         admission = trio.run(redeem, parsed, keys, clock)
+        store_enrolment(folder, parsed.addresses)
         store_identity(folder, keys, admission, clock.unix_s())
         folder.write_config_template(config_template())
     names = ", ".join(sorted(tenant.name for tenant in admission.tenants))

@@ -27,8 +27,8 @@ from overlay.engines import make_engine
 from overlay.errors import ConfigError
 from overlay.faces import Faces
 from overlay.gossip.gossip import GossipConfig
-from overlay.home import Home
-from overlay.identity import Identity, load_identity
+from overlay.home import Home, HomeFile
+from overlay.identity import Identity, load_identity, read_enrolment, store_renewed
 from overlay.ingress import IngressLimits
 from overlay.logs import configure_logging
 from overlay.node import NodeConfig, run
@@ -37,6 +37,7 @@ from overlay.ports import Engine, Ports
 from overlay.quotas import Allowance, QuotaLimits
 from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
+from overlay.transport.enrolment import TlsEnrolment
 from overlay.transport.limits import Limits
 from overlay.transport.tcp import TlsTransport
 
@@ -60,7 +61,8 @@ def command(home: str | None, flags: Mapping[str, object], *, with_parent: bool)
     configure_logging(as_json=config.log is LogFormat.JSON, level=config.log_level.value)
     say_no_more_than_places()
     identity = load_identity(folder)
-    trouble = identity.check_dates(SystemClock().unix_s())
+    issues = folder.read(HomeFile.AUTHORITY) is not None
+    trouble = identity.check_dates(SystemClock().unix_s(), issues=issues)
     if trouble is not None:
         raise ConfigError(trouble)
     with folder.locked():
@@ -104,6 +106,7 @@ def make_ports(
         ),
         storage=SqliteStorage(home.database_path),
         engine=engine,
+        enrolment=TlsEnrolment(identity.trust.root, source_address=config.source_address),
     )
 
 
@@ -128,6 +131,10 @@ def make_node_config(
         isolation=None if config.engine.is_remote else config.isolation,
         allow_variants=config.allow_variants,
         drain_s=config.drain_s,
+        issuer=home if home.read(HomeFile.AUTHORITY) is not None else None,
+        leaf_s=config.leaf_s,
+        enrolment=read_enrolment(home),
+        keep=partial(store_renewed, home),
     )
 
 

@@ -129,6 +129,15 @@ class Gossip:
         """Where this host can be reached and what it serves; a new record goes out with it."""
         self.publisher.describe(addresses, zone, models)
 
+    def adopt(self, leaf: bytes, issuer: bytes) -> None:
+        """This host has another certificate; a new record goes out with it."""
+        self.publisher.adopt(leaf, issuer)
+
+    def leaf_of(self, peer_id: PeerId) -> bytes | None:
+        """The certificate in a peer's newest record."""
+        origin = self.origins.known.get(peer_id)
+        return None if origin is None else origin.record.leaf.der
+
     def set_load(self, load: LoadHint) -> None:
         """How busy this host is."""
         self.publisher.load = load

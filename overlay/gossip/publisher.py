@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from inference.request import Namespace
 from overlay.gossip.blocktree import BlockForest
@@ -64,6 +65,14 @@ class Publisher:
             self._record_seq += 1
             self._record = self._sign_record()
             self._record_changed = True
+
+    def adopt(self, leaf: bytes, issuer: bytes) -> None:
+        """This host has another certificate: a new record shows it."""
+        self._identity = replace(self._identity, leaf=leaf, issuer=issuer)
+        self._leaf = parse_leaf(leaf)
+        self._record_seq += 1
+        self._record = self._sign_record()
+        self._record_changed = True
 
     def record(self) -> bytes:
         """The record as it is now."""

@@ -1,8 +1,9 @@
-"""Joining: one request and one answer over TLS in which only the issuer's host shows a certificate.
+"""Joining and renewing: one request and one answer, from a host that shows no certificate.
 
 A listener of its own, apart from the overlay's port, so that who has no certificate never meets the
-code that trusts one. The joiner trusts nothing but the root in its ticket. What the bytes mean is
-``security.enrolment``'s; here they are bounded in size, time and number.
+code that trusts one. The joiner trusts nothing but the root in its ticket; a host whose certificate
+has ended asks here as well. What the bytes mean is ``security.enrolment``'s and
+``security.renewal``'s; here they are bounded in size, time and number.
 
 On the wire, after the handshake: a status byte (0 in requests), a length u32, the bytes. The answer
 has status 0, or 1 and ``code: message`` as UTF-8.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -72,7 +74,7 @@ async def serve_enrolment(
     addresses: Sequence[Address],
     handle: Handle,
     *,
-    credentials: Credentials,
+    credentials: Callable[[], Credentials],
     limits: EnrolmentLimits | None = None,
     task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -81,7 +83,7 @@ async def serve_enrolment(
     Args:
         addresses: Where to listen.
         handle: Answers one request; run once per connection.
-        credentials: Of this host, whose chain ends in the root that tickets carry.
+        credentials: Of this host now, whose chain ends in the root that tickets carry.
         limits: What strangers can hold.
         task_status: Started with the bound addresses.
 
@@ -89,9 +91,16 @@ async def serve_enrolment(
         OSError: When an address cannot be listened on.
     """
     bounds = limits or EnrolmentLimits()
-    context = accepting_context(credentials, JOIN_ALPN, mutual=False)
+    shown = credentials()
+    context = accepting_context(shown, JOIN_ALPN, mutual=False)
     listeners = await open_listeners(addresses)
     taken: Counter[str] = Counter()
+
+    def present_context() -> ssl.SSLContext:
+        nonlocal shown, context
+        if (now := credentials()) is not shown:
+            shown, context = now, accepting_context(now, JOIN_ALPN, mutual=False)
+        return context
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
@@ -101,8 +110,9 @@ async def serve_enrolment(
                 taken[host] += 1
                 try:
                     with trio.move_on_after(bounds.exchange_s):
-                        channel = TlsChannel(prepare(stream), context, server_side=True)
-                        await _serve_one(channel, address, handle, bounds.exchange_s)
+                        channel = TlsChannel(prepare(stream), present_context(), server_side=True)
+                        await secure(channel, JOIN_ALPN, address, bounds.exchange_s)
+                        await answer_one(channel, address, handle)
                 finally:
                     give_back(taken, host)
         except (SecurityError, OverlayError, trio.BrokenResourceError, OSError) as error:
@@ -117,10 +127,13 @@ async def serve_enrolment(
         task_status.started(tuple(map(bound_address, listeners, addresses)))
 
 
-async def _serve_one(
-    channel: TlsChannel, address: Address, handle: Handle, timeout_s: float
-) -> None:
-    await secure(channel, JOIN_ALPN, address, timeout_s)
+async def answer_one(channel: ByteChannel, address: Address, handle: Handle) -> None:
+    """Serves the one exchange of a connection.
+
+    Raises:
+        ProtocolError, PeerGone: When the far side does not keep to its form, or hangs up.
+        trio.BrokenResourceError: When the connection breaks.
+    """
     status, request = await _receive(channel)
     if status != STATUS_OK:
         raise ProtocolError("a request to join with the status of an answer")
@@ -162,21 +175,48 @@ async def enrol(
         with trio.fail_after(timeout_s):
             channel = TlsChannel(await connect(address, source), context, server_side=False)
             await secure(channel, JOIN_ALPN, address, timeout_s)
-            try:
-                await channel.send_all(_HEADER.pack(STATUS_OK, len(request)) + request)
-                status, answer = await _receive(channel)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await channel.aclose()
+            return await ask_one(channel, request)
     except (trio.TooSlowError, TimeoutError) as error:
         raise Deadline(f"no answer from the issuer at {address} in time") from error
     except (trio.BrokenResourceError, OSError) as error:
         raise PeerGone(f"no connection to the issuer at {address}: {error}") from error
+
+
+async def ask_one(channel: ByteChannel, request: bytes) -> bytes:
+    """Makes the one exchange of a connection, and closes it.
+
+    Raises:
+        RequestError: When the issuer refuses; ``code`` names the cause.
+        PeerGone, ProtocolError: When the far side hangs up, or does not keep to the form.
+        trio.BrokenResourceError: When the connection breaks.
+    """
+    try:
+        await channel.send_all(_HEADER.pack(STATUS_OK, len(request)) + request)
+        status, answer = await _receive(channel)
+    finally:
+        with trio.CancelScope(shield=True):
+            await channel.aclose()
     if status == STATUS_OK:
         return answer
     code, _, message = answer.decode(errors="replace")[:REFUSAL_CHARS_MAX].partition(": ")
     words = "".join(c if c.isprintable() else "?" for c in message)
     raise RequestError(words or "the issuer refuses", code=code or "refused", status=403)
+
+
+class TlsEnrolment:
+    """``overlay.ports.Enrolment`` for real networks."""
+
+    def __init__(
+        self, root: bytes, *, source_address: str | None = None, timeout_s: float = 10.0
+    ) -> None:
+        self._root = root
+        self._source = source_address
+        self._timeout_s = timeout_s
+
+    async def ask(self, address: Address, request: bytes) -> bytes:
+        return await enrol(
+            address, self._root, request, timeout_s=self._timeout_s, source=self._source
+        )
 
 
 async def _receive(channel: ByteChannel) -> tuple[int, bytes]:

@@ -20,6 +20,9 @@ VERSION_MIN: Final = 1
 VERSION_MAX: Final = 1
 """Versions of the multiplexer that this code speaks."""
 
+FEATURE_ISSUES: Final = 1
+"""Bit of ``features``: the sender has an issuer's desk and answers ``/rhizome/renew/1``."""
+
 HELLO_BYTES_MAX: Final = 2048
 BOOT_SALT_BYTES: Final = 16
 

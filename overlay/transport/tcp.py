@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -96,15 +96,23 @@ class TlsTransport:
         """
         self._limits = limits or TlsLimits()
         self._source = source_address
-        self._peers = accepting_context(credentials, PEER_ALPN, mutual=True)
-        self._clients = accepting_context(credentials, CLIENT_ALPN, mutual=False)
-        root = credentials.root
-        self._named = dialling_context(root, PEER_ALPN, credentials=credentials, named=True)
-        self._unnamed = dialling_context(root, PEER_ALPN, credentials=credentials, named=False)
+        self._make_contexts(credentials)
         self._handshakes: Counter[str] = Counter()
         self._clients_at: Counter[str] = Counter()
         self._open = 0
         self.counters = TlsCounters()
+
+    def show(self, leaf: bytes, issuer: bytes) -> None:
+        self._make_contexts(replace(self._credentials, leaf=leaf, issuer=issuer))
+
+    def _make_contexts(self, credentials: Credentials) -> None:
+        """New contexts; handshakes and connections under way keep the ones that they have."""
+        root = credentials.root
+        self._peers = accepting_context(credentials, PEER_ALPN, mutual=True)
+        self._clients = accepting_context(credentials, CLIENT_ALPN, mutual=False)
+        self._named = dialling_context(root, PEER_ALPN, credentials=credentials, named=True)
+        self._unnamed = dialling_context(root, PEER_ALPN, credentials=credentials, named=False)
+        self._credentials = credentials
 
     def counts(self) -> dict[str, int]:
         """Connections that reached us, by what became of them."""

@@ -45,6 +45,10 @@ class Hosts(Protocol):
         """The transport of one more host, which may have any credentials."""
         ...
 
+    def renewed(self, credentials: Credentials) -> bytes:
+        """A host's next leaf, always the same."""
+        ...
+
     async def die(self, number: int, channel: SecureChannel) -> None:
         """A host that has ``channel`` open is gone, without a word of goodbye."""
 
@@ -55,14 +59,17 @@ class Loopback:
     """Real sockets and TLS."""
 
     def __init__(self) -> None:
-        overlay = Overlay()
-        self.credentials = [overlay.host() for _ in range(3)]
+        self.overlay = Overlay()
+        self.credentials = [self.overlay.host() for _ in range(3)]
 
     def transport(self, number: int) -> Transport:
         return self._at(number, self.credentials[number])
 
     def of(self, credentials: Credentials) -> Transport:
         return self._at(2, credentials)
+
+    def renewed(self, credentials: Credentials) -> bytes:
+        return self.overlay.renewed(credentials)
 
     async def die(self, number: int, channel: SecureChannel) -> None:
         """What the system does to the connections of a process that is killed."""
@@ -99,6 +106,9 @@ class RelayedTransport:
 
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
         return await self._inner.dial(address, peer_id)
+
+    def show(self, leaf: bytes, issuer: bytes) -> None:
+        self._inner.show(leaf, issuer)
 
     async def listen(
         self,
@@ -162,6 +172,9 @@ class PlacedTransport:
         finally:
             PLACE.reset(before)
 
+    def show(self, leaf: bytes, issuer: bytes) -> None:
+        self._inner.show(leaf, issuer)
+
     async def listen(
         self,
         addresses: Sequence[Address],
@@ -177,8 +190,8 @@ class Simulated:
     """The simulation's network."""
 
     def __init__(self) -> None:
-        overlay = Overlay()
-        self.credentials = [overlay.host() for _ in range(3)]
+        self.overlay = Overlay()
+        self.credentials = [self.overlay.host() for _ in range(3)]
         self._network = Network(Trace())
 
     def transport(self, number: int) -> Transport:
@@ -186,6 +199,9 @@ class Simulated:
 
     def of(self, credentials: Credentials) -> Transport:
         return self._at("10.0.1.1", credentials)
+
+    def renewed(self, credentials: Credentials) -> bytes:
+        return self.overlay.renewed(credentials)
 
     async def die(self, number: int, channel: SecureChannel) -> None:
         self._network.kill(self.address(number).host)
@@ -264,6 +280,36 @@ async def test_each_end_sees_the_certificate_of_the_other(hosts: Hosts) -> None:
         assert seen[0].issuer == hosts.credentials[1].issuer
         assert parse_leaf(seen[0].leaf).peer_id == hosts.credentials[1].keys.peer_id
         await channel.channel.aclose()
+
+
+async def test_another_certificate_is_shown_from_then_on_and_open_channels_stay(
+    hosts: Hosts,
+) -> None:
+    seen: list[SecureChannel] = []
+
+    async def accept(channel: SecureChannel) -> None:
+        seen.append(channel)
+        await answer(channel)
+
+    own = hosts.credentials[0]
+    # The same host as another one: what is compared is which certificate is shown.
+    new = hosts.credentials[2]
+    listener, dialler = hosts.of(own), hosts.of(new)
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            bound = await nursery.start(listener.listen, [hosts.address(2)], accept)
+            before = await dialler.dial(bound[0], own.keys.peer_id)
+            listener.show(hosts.renewed(own), own.issuer)
+            dialler.show(hosts.renewed(new), new.issuer)
+            after = await dialler.dial(bound[0], own.keys.peer_id)
+            for channel in (before, after):
+                await channel.channel.send_all(b"x")
+                assert await receive_exactly(channel, 1) == b"x"
+            assert [before.leaf, after.leaf] == [own.leaf, hosts.renewed(own)]
+            assert [each.leaf for each in seen] == [new.leaf, hosts.renewed(new)]
+            await before.channel.aclose()
+            await after.channel.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def test_bytes_arrive_whole_and_in_order_both_ways(hosts: Hosts) -> None:

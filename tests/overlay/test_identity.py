@@ -8,13 +8,22 @@ import pytest
 
 from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
+from overlay.address import Address
 from overlay.errors import HomeError
 from overlay.gossip.tenants import place_of
 from overlay.home import Home, HomeFile
-from overlay.identity import Identity, load_identity, store_epoch, store_identity
+from overlay.identity import (
+    Identity,
+    load_identity,
+    read_enrolment,
+    store_epoch,
+    store_identity,
+    store_renewed,
+)
 from security.authority import Authority
+from security.certificate import issue_leaf
 from security.epoch import read_epoch
-from security.errors import SecurityError
+from security.errors import IdentityMismatch, SecurityError
 from security.keys import HostKeys
 from security.revocation import RevocationSet
 
@@ -56,21 +65,50 @@ def test_the_dates_of_its_certificate_are_told_in_words(tmp_path: Path) -> None:
     identity = loaded(stored(tmp_path / "a"))
     assert identity.check_dates(NOW_S) is None
     assert identity.check_dates(NOW_S - 599) is None, "starts are set back by ten minutes"
-    assert identity.check_dates(NOW_S + 90 * DAY_S - 1) is None
+    assert identity.check_dates(NOW_S + 31 * DAY_S) is None, "the issuer renews it"
     early = identity.check_dates(NOW_S - 601)
-    late = identity.check_dates(NOW_S + 90 * DAY_S + 1)
+    late = identity.check_dates(NOW_S + 31 * DAY_S + 1)
     assert early is not None
     assert "set the clock" in early
     assert late is not None
     assert "'rhizome invite'" in late
     assert "--home" in late
+    assert identity.check_dates(NOW_S + 400 * DAY_S, issues=True) is None, "it renews itself"
+    assert identity.check_dates(NOW_S - 601, issues=True) == early
+
+
+def test_a_renewed_certificate_is_stored_and_loaded(tmp_path: Path) -> None:
+    home = stored(tmp_path / "a")
+    identity = loaded(home)
+    assert read_enrolment(home) == ()
+    secret = SeededEntropy(1, "authority").secret
+    authority = Authority.create(secret, NOW_S, ["default", "other"])
+    leaf = issue_leaf(authority.issuer, identity.peer_id, secret, NOW_S + 100)
+    store_renewed(home, identity.renewed(leaf, identity.issuer), ["192.0.2.1:7402", "[::1]:1"])
+    assert loaded(home).leaf == leaf
+    assert read_enrolment(home) == (Address("192.0.2.1", 7402), Address("::1", 1))
+    store_renewed(home, loaded(home), [])
+    assert len(read_enrolment(home)) == 2, "nothing told is nothing new"
+    home.write(HomeFile.ENROLMENT, b"nonsense\n\xff\n192.0.2.1:1\n" * 20)
+    assert set(read_enrolment(home)) == {Address("192.0.2.1", 1)}
+    assert len(read_enrolment(home)) == 16
+
+
+def test_another_hosts_or_issuers_certificate_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    identity = loaded(stored(tmp_path / "a"))
+    other = loaded(stored(tmp_path / "b", host=2))
+    with pytest.raises(IdentityMismatch):
+        identity.renewed(other.leaf, other.issuer)
+    foreign = loaded(stored(tmp_path / "c", seed=2))
+    with pytest.raises(SecurityError):
+        identity.renewed(foreign.leaf, foreign.issuer)
 
 
 @pytest.mark.parametrize("file", [f for f in HomeFile if f is not HomeFile.AUTHORITY])
 def test_a_folder_that_lacks_a_file_says_what_to_run(tmp_path: Path, file: HomeFile) -> None:
     home = stored(tmp_path / "a")
     home.remove(file)
-    if file is HomeFile.OVERLAY:
+    if file in {HomeFile.OVERLAY, HomeFile.ENROLMENT}:
         assert loaded(home).trust.overlay_id == home.overlay_id()
         return
     with pytest.raises(HomeError, match="rhizome init"):

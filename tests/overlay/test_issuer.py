@@ -14,10 +14,28 @@ from overlay.errors import ConfigError, StorageFull
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
 from overlay.issuer import IssuerDesk, found_overlay
+from security.authority_state import authority_from_bytes
+from security.certificate import Leaf, parse_leaf
 from security.enrolment import make_join_request, open_admission
-from security.errors import Expired, LimitExceeded, SecurityError, TicketUsed, UnknownTenant
+from security.errors import (
+    Expired,
+    HostUnknown,
+    LimitExceeded,
+    Refused,
+    Revoked,
+    SecurityError,
+    StaleChallenge,
+    TicketUsed,
+    UnknownTenant,
+)
 from security.keys import HostKeys
-from security.revocation import RevocationSet
+from security.renewal import (
+    CHALLENGE_REQUEST,
+    make_renew_request,
+    open_challenge,
+    open_renewal,
+)
+from security.revocation import RevocationSet, make_revocation, open_revocation
 from security.ticket import Ticket
 from security.token import verify_token
 
@@ -31,9 +49,10 @@ class FixedClock:
 
     def __init__(self) -> None:
         self.unix = SIMULATION_EPOCH_UNIX_S
+        self.now = 0.0
 
     def now_s(self) -> float:
-        return 0.0
+        return self.now
 
     def unix_s(self) -> float:
         return self.unix
@@ -139,6 +158,136 @@ def test_what_cannot_be_stored_is_not_given(
     assert issuing.home.need(HomeFile.AUTHORITY) == kept
     assert issuing.epochs == []
     assert issuing.admitted(ticket) == ["a", "b"], "the ticket is not lost"
+
+
+# -- renewing
+
+
+class Late:
+    """A host that has joined, whose certificate may have ended."""
+
+    def __init__(self, issuing: Issuing) -> None:
+        self.issuing = issuing
+        self.keys = HostKeys.generate(SeededEntropy(1, "host").secret)
+        ticket = issuing.desk.invite([], [HERE], 60)
+        answer = issuing.redeem(ticket)
+        self.leaf = open_admission(answer, ticket, self.keys, issuing.clock.unix_s()).leaf
+        self.trust = load_identity(issuing.home).trust
+
+    def challenge(self) -> bytes:
+        return open_challenge(trio.run(self.issuing.desk.answer, CHALLENGE_REQUEST, FAR))
+
+    def ask(self, challenge: bytes) -> Leaf:
+        request = make_renew_request(self.keys, self.leaf, challenge)
+        answer = trio.run(self.issuing.desk.answer, request, FAR)
+        return open_renewal(answer, self.trust, self.leaf).leaf
+
+
+def test_a_host_renews_from_its_key_alone_and_the_end_is_kept(issuing: Issuing) -> None:
+    late = Late(issuing)
+    issuing.clock.unix += 20 * 86_400
+    leaf = late.ask(late.challenge())
+    assert leaf.issued_unix_s == int(issuing.clock.unix)
+    assert leaf.lifetime_s == 86_400
+    kept = authority_from_bytes(issuing.home.need(HomeFile.AUTHORITY)).hosts[late.keys.peer_id]
+    assert kept.leaf_ends_unix_s == leaf.not_after_unix_s
+    assert len(issuing.epochs) == 2, "no roster has changed since the join"
+
+
+def test_a_request_that_was_captured_is_worth_nothing(issuing: Issuing) -> None:
+    late = Late(issuing)
+    issuing.clock.unix += 60
+    challenge = late.challenge()
+    late.ask(challenge)
+    issuing.clock.unix += 60
+    with pytest.raises(StaleChallenge):
+        late.ask(challenge)
+    challenge = late.challenge()
+    issuing.clock.now += 31
+    with pytest.raises(StaleChallenge):
+        late.ask(challenge)
+    challenge = late.challenge()
+    issuing.desk = issuing.opened()
+    with pytest.raises(StaleChallenge, match="challenge"):
+        late.ask(challenge)
+    assert late.ask(late.challenge())
+
+
+def test_a_host_that_asks_without_end_is_written_down_once(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Late(issuing)
+    issuing.clock.unix += 3600
+    written: list[HomeFile] = []
+    write = Home.write
+
+    def noting(home: Home, file: HomeFile, content: bytes) -> None:
+        written.append(file)
+        write(home, file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "write", noting)
+        answers = {trio.run(issuing.desk.renew, late.keys.peer_id) for _ in range(50)}
+        assert len(answers) == len(written) == 1
+        issuing.clock.now += 61
+        issuing.clock.unix += 61
+        assert trio.run(issuing.desk.renew, late.keys.peer_id) not in answers
+        assert len(written) == 2
+
+
+def test_a_host_that_never_joined_or_is_revoked_is_not_renewed(issuing: Issuing) -> None:
+    late = Late(issuing)
+    stranger = Late.__new__(Late)
+    stranger.__dict__.update(late.__dict__)
+    stranger.keys = HostKeys.generate(SeededEntropy(7, "host").secret)
+    with pytest.raises(HostUnknown):
+        stranger.ask(stranger.challenge())
+    issuer = authority_from_bytes(issuing.home.need(HomeFile.AUTHORITY)).issuer
+    statement = make_revocation(issuer, late.keys.peer_id, issuing.clock.unix_s())
+    revoked = RevocationSet.of([open_revocation(statement, late.trust)])
+    issuing.desk._revocations = lambda: revoked
+    with pytest.raises(Revoked):
+        late.ask(late.challenge())
+
+
+def test_what_the_disk_does_not_take_is_not_renewed(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Late(issuing)
+    issuing.clock.unix += 60
+    kept = issuing.home.need(HomeFile.AUTHORITY)
+
+    def full(home: Home, file: HomeFile, content: bytes) -> None:
+        raise StorageFull("no space is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "write", full)
+        with pytest.raises(Refused, match="cannot answer now") as caught:
+            late.ask(late.challenge())
+        assert "space" not in str(caught.value)
+    assert issuing.home.need(HomeFile.AUTHORITY) == kept
+    assert late.ask(late.challenge())
+
+
+def test_the_issuers_own_host_renews_itself_however_long_it_was_off(issuing: Issuing) -> None:
+    identity = load_identity(issuing.home)
+    before = parse_leaf(identity.leaf)
+    issuing.clock.unix += 400 * 86_400
+    answer = trio.run(issuing.desk.renew, identity.peer_id)
+    renewed = open_renewal(answer, identity.trust, before)
+    assert renewed.leaf.peer_id == identity.peer_id
+    assert renewed.leaf.not_after_unix_s > issuing.clock.unix
+
+
+def test_the_addresses_of_its_listener_are_told_with_each_renewal(issuing: Issuing) -> None:
+    late = Late(issuing)
+    issuing.clock.unix += 60
+    issuing.desk.addresses = tuple(Address(f"10.0.0.{n}", 7402) for n in range(20))
+    request = make_renew_request(late.keys, late.leaf, late.challenge())
+    answer = trio.run(issuing.desk.answer, request, FAR)
+    told = open_renewal(answer, late.trust, late.leaf).addresses
+    assert len(told) == 16
+    assert told[0] == "10.0.0.0:7402"
 
 
 def test_garbage_is_answered_with_a_refusal(issuing: Issuing) -> None:

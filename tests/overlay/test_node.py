@@ -17,7 +17,6 @@ from inference.toy import ToyConfig
 from overlay.address import Address
 from overlay.errors import RequestError
 from overlay.generation import KEY, TABLE
-from overlay.node import REJUDGE_EVERY_S
 from overlay.ports import PeerHint
 from overlay.request import AnswerEvent, Delta
 from security.certificate import issue_leaf
@@ -98,7 +97,7 @@ def test_a_certificate_that_ends_while_it_is_in_use_ends_its_connections() -> No
             a, b = world.hosts
             await trio.sleep_until(295)
             assert a.running.peers.up() == [b.identity.peer_id]
-            await trio.sleep_until(300 + REJUDGE_EVERY_S + 2)
+            await trio.sleep_until(300.5)
             assert a.running.peers.up() == []
             await trio.sleep(30)
             assert a.running.peers.up() == []

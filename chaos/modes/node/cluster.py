@@ -37,6 +37,7 @@ from overlay.identity import Identity
 from overlay.node import Node, NodeConfig
 from overlay.ports import Ports
 from security.authority import Authority
+from security.certificate import LEAF_LIFETIME_S_MAX
 from security.keys import HostKeys
 from security.peer_id import PeerId
 
@@ -398,6 +399,7 @@ class SimCluster:
             keys=HostKeys.generate(self.entropy(purpose).secret),
             entropy=self.entropy(f"authority {purpose}"),
             now_unix_s=VirtualClock().unix_s(),
+            leaf_s=LEAF_LIFETIME_S_MAX,
         )
         host.storage.wipe()
         host.epochs = self.authority.epochs

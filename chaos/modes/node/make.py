@@ -16,9 +16,11 @@ from chaos.scenario.schedule import Schedule
 from chaos.scenario.selectors import members
 from chaos.storage import SimStorage
 from chaos.trace import Trace
+from security.certificate import LEAF_LIFETIME_S_MAX
 
 FOUNDED_BEFORE_S = 40 * 86_400.0
-"""The overlay is so old when a run begins: no clock fault takes a host to before its beginning."""
+"""The overlay is so old when a run begins: no clock fault takes a host to before its beginning.
+Certificates last so much longer that none takes a host past its end."""
 
 
 def make_cluster(schedule: Schedule, history: History, nursery: trio.Nursery) -> SimCluster:
@@ -36,6 +38,7 @@ def make_cluster(schedule: Schedule, history: History, nursery: trio.Nursery) ->
         plan.tenants,
         entropy=lambda purpose: SeededEntropy(schedule.seed, purpose),
         now_unix_s=VirtualClock().unix_s() - FOUNDED_BEFORE_S,
+        leaf_s=LEAF_LIFETIME_S_MAX,
     )
     cluster = SimCluster(
         schedule=schedule, history=history, network=network, nursery=nursery, authority=authority

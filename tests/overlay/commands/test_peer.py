@@ -77,12 +77,20 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(issuer: PeerProcess, home
     assert "--http" in line
 
 
-def test_an_expired_certificate_says_how_to_get_another(home: Path) -> None:
-    founded(home, ShiftedClock(-91 * DAY_S))
+def test_a_certificate_that_ended_long_ago_says_how_to_get_another(home: Path) -> None:
+    founded(home, ShiftedClock(-32 * DAY_S)).remove(HomeFile.AUTHORITY)
     line = peer(home).failed(2)
     assert line.startswith(
-        "this host's certificate has expired: set the clock if it is wrong, or get a"
+        "this host's certificate ended more than 30 days ago: set the clock if it is wrong, or get"
     )
+
+
+def test_the_issuers_host_starts_however_long_it_was_off(home: Path) -> None:
+    folder = founded(home, ShiftedClock(-400 * DAY_S))
+    before = folder.need(HomeFile.LEAF)
+    with running_peer(home) as running:
+        assert folder.need(HomeFile.LEAF) != before
+        assert "certificate" not in dict(running.status()["posture"])
 
 
 def test_a_clock_before_the_certificates_start_says_so(home: Path) -> None:

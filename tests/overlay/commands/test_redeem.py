@@ -63,7 +63,7 @@ class Desk:
                     await serve_enrolment(
                         [Address("127.0.0.1", 0)],
                         handle,
-                        credentials=self.identity.credentials,
+                        credentials=lambda: self.identity.credentials,
                         task_status=task_status,
                     )
 

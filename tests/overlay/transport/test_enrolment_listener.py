@@ -23,6 +23,7 @@ from security.errors import TicketUsed, UntrustedIssuer
 from tests.overlay.transport.world import HERE, Overlay
 
 OVERLAY = Overlay()
+HOST = OVERLAY.host()
 
 
 async def admit(request: bytes, address: Address) -> bytes:
@@ -40,7 +41,7 @@ async def issuer(
             await serve_enrolment(
                 [HERE],
                 handle,
-                credentials=OVERLAY.host(),
+                credentials=lambda: HOST,
                 limits=limits,
                 task_status=task_status,
             )

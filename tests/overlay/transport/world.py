@@ -62,6 +62,12 @@ class Overlay:
         )
         return Credentials(keys=keys, leaf=leaf, issuer=self.issuer.der, root=self.root.der)
 
+    def renewed(self, host: Credentials) -> bytes:
+        """A host's next leaf, which is good for two days; always the same."""
+        serial = random.Random(2).randbytes
+        peer_id = host.keys.peer_id
+        return issue_leaf(self.issuer, peer_id, serial, self.now_unix_s, lifetime_s=172_800.0)
+
     def judge(self, leaf: bytes, expected: PeerId | None) -> PeerId:
         return judge_leaf(
             parse_leaf(leaf),
