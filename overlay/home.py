@@ -49,6 +49,7 @@ class HomeFile(enum.Enum):
     AUTHORITY = "authority.bin"
     OVERLAY = "overlay.id"
     ENROLMENT = "enrolment"
+    ROOT_KEY = "root.key"
 
 
 class Files(Protocol):

@@ -17,6 +17,7 @@ from overlay.peers import first_addresses
 from overlay.ports import Clock, Entropy
 from overlay.principals import DEFAULT_TENANT
 from overlay.request import Scope
+from overlay.root import seal_apart
 from security.authority import Authority, IssuedToken
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import LEAF_LIFETIME_S
@@ -42,8 +43,17 @@ AGAIN_S = 60.0
 """A host that asks again within this, or a twentieth of a life, gets the same certificate."""
 
 
-def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Entropy) -> Authority:
+def found_overlay(
+    home: Home,
+    tenants: Sequence[str],
+    clock: Clock,
+    entropy: Entropy,
+    *,
+    passphrase: str | None = None,
+) -> Authority:
     """Begins an overlay in an empty folder: root, issuer, tenants, and this host as first member.
+
+    With ``passphrase`` the root's key is kept apart from the issuer's, encrypted.
 
     One that was cut off before this host had its certificate is completed: its root key is never
     thrown away.
@@ -56,6 +66,8 @@ def found_overlay(home: Home, tenants: Sequence[str], clock: Clock, entropy: Ent
     begun = home.read(HomeFile.AUTHORITY)
     if begun is None:
         authority = Authority.create(entropy.secret, now_unix_s, tenants)
+        if passphrase is not None:
+            authority = seal_apart(home, authority, passphrase, entropy)
     else:
         authority = authority_from_bytes(begun)
         for name in sorted(set(tenants) - set(authority.tenant_names)):

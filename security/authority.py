@@ -7,7 +7,7 @@ Rules
    (tenant, epoch, version) are ever seen.
 2. A ticket is shown once; what is kept of it can check it and cannot make it.
 3. The EPOCH object of a tenant is made when its roster changes and kept as it was signed.
-4. ``to_bytes`` is secret: it holds the root and issuer keys.
+4. ``to_bytes`` is secret: it holds the issuer's key, and the root's unless that is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from types import MappingProxyType
 from security.certificate import (
     LEAF_LIFETIME_S,
     IssuerKey,
+    Root,
     RootKey,
     issue_leaf,
     make_issuer,
     make_root,
+    renew_issuer,
 )
 from security.enrolment import Join, make_admission, verify_join_request
 from security.epoch import EpochContent, make_epoch
@@ -117,7 +119,7 @@ class Authority:
     ``hosts`` are those that it has enrolled.
     """
 
-    root: RootKey
+    root: Root
     issuer: IssuerKey
     tenants: Mapping[TenantId, KeptTenant]
     tickets: Mapping[str, TicketRow]
@@ -154,6 +156,23 @@ class Authority:
     def epochs(self) -> tuple[bytes, ...]:
         """The present EPOCH object of every tenant."""
         return tuple(kept.epoch_object for kept in self.tenants.values())
+
+    @property
+    def holds_root(self) -> bool:
+        """Whether the root's key is in this state."""
+        return isinstance(self.root, RootKey)
+
+    def without_root(self) -> Authority:
+        """This issuer without the root's key, which is kept elsewhere."""
+        return replace(self, root=Root(der=self.root.der, overlay_id=self.root.overlay_id))
+
+    def with_new_certificate(self, root: RootKey, secret: Secret, now_unix_s: float) -> Authority:
+        """The same issuer, which lasts as long as a new one.
+
+        Raises:
+            UntrustedIssuer: when that is the root of another overlay.
+        """
+        return replace(self, issuer=renew_issuer(root, self.issuer, secret, now_unix_s))
 
     def tenant_id(self, name: str) -> TenantId:
         """The tenant of this name.

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from security.authority import Authority, KeptTenant, TicketRow
-from security.certificate import IssuerId, IssuerKey, OverlayId, RootKey, key_id, parse_issuer
+from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, key_id, parse_issuer
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import MalformedObject, SecurityError
 from security.hosts import EnrolledHost
@@ -61,10 +61,14 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class AuthorityState(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="authority"
 ):
-    """The whole state. Older files list no ``hosts``: rosters name them."""
+    """The whole state.
+
+    ``root_key`` is None where it is kept elsewhere. Older files list no ``hosts``: rosters name
+    them.
+    """
 
     v: Annotated[int, Meta(ge=0, le=255)]
-    root_key: Bytes32
+    root_key: Bytes32 | None
     root: bytes
     issuer_key: Bytes32
     issuer: bytes
@@ -78,7 +82,11 @@ def authority_to_bytes(authority: Authority) -> bytes:
     return msgspec.msgpack.encode(
         AuthorityState(
             v=VERSION,
-            root_key=authority.root.private.private_bytes_raw(),
+            root_key=(
+                authority.root.private.private_bytes_raw()
+                if isinstance(authority.root, RootKey)
+                else None
+            ),
             root=authority.root.der,
             issuer_key=authority.issuer.private.private_bytes_raw(),
             issuer=authority.issuer.der,
@@ -131,16 +139,20 @@ def authority_from_bytes(data: bytes) -> Authority:
         raise MalformedObject("this issuer's state is damaged") from error
 
 
-def _keys(state: AuthorityState) -> tuple[RootKey, IssuerKey]:
-    root_key = Ed25519PrivateKey.from_private_bytes(state.root_key)
+def _keys(state: AuthorityState) -> tuple[Root, IssuerKey]:
     issuer_key = Ed25519PrivateKey.from_private_bytes(state.issuer_key)
     issuer = parse_issuer(state.issuer, state.root)
-    matches = (key_id(root_key.public_key()), key_id(issuer_key.public_key()))
-    if matches != (issuer.overlay_id, issuer.issuer_id):
-        raise MalformedObject("keys and certificates do not belong together")
     overlay_id = OverlayId(issuer.overlay_id)
+    root = Root(der=state.root, overlay_id=overlay_id)
+    ids = [key_id(issuer_key.public_key())]
+    if state.root_key is not None:
+        root_key = Ed25519PrivateKey.from_private_bytes(state.root_key)
+        root = RootKey(private=root_key, der=state.root, overlay_id=overlay_id)
+        ids.append(key_id(root_key.public_key()))
+    if ids != [issuer.issuer_id, overlay_id][: len(ids)]:
+        raise MalformedObject("keys and certificates do not belong together")
     return (
-        RootKey(private=root_key, der=state.root, overlay_id=overlay_id),
+        root,
         IssuerKey(
             private=issuer_key,
             der=state.issuer,

@@ -80,12 +80,18 @@ _BOTH_USES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RootKey:
-    """The key and certificate at the top of an overlay."""
+class Root:
+    """The certificate at the top of an overlay."""
 
-    private: Ed25519PrivateKey = field(repr=False)
     der: bytes
     overlay_id: OverlayId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootKey(Root):
+    """A root with its key."""
+
+    private: Ed25519PrivateKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +165,23 @@ def make_root(secret: Secret, now_unix_s: float) -> RootKey:
 
 def make_issuer(root: RootKey, secret: Secret, now_unix_s: float) -> IssuerKey:
     """Makes a new issuer under a root."""
-    private = Ed25519PrivateKey.from_private_bytes(secret(32))
+    return _certified(root, Ed25519PrivateKey.from_private_bytes(secret(32)), secret, now_unix_s)
+
+
+def renew_issuer(root: RootKey, issuer: IssuerKey, secret: Secret, now_unix_s: float) -> IssuerKey:
+    """The same issuer with another certificate, which lasts as long as a new one's.
+
+    Raises:
+        UntrustedIssuer: when it is another root's issuer.
+    """
+    if issuer.overlay_id != root.overlay_id:
+        raise UntrustedIssuer("that issuer is another root's")
+    return _certified(root, issuer.private, secret, now_unix_s)
+
+
+def _certified(
+    root: RootKey, private: Ed25519PrivateKey, secret: Secret, now_unix_s: float
+) -> IssuerKey:
     public = private.public_key()
     # Each issuer has a subject of its own: OpenSSL looks issuers up by name.
     subject = _name(f"rhizome issuer {key_id(public)}")
@@ -187,6 +209,7 @@ def issue_leaf(
 
     Raises:
         MalformedIdentity: when ``peer_id`` is none.
+        Expired: when the issuer's own certificate has ended.
     """
     usage = _key_usage(digital_signature=True, key_cert_sign=False)
     names = [
@@ -195,6 +218,10 @@ def issue_leaf(
     ]
     end = x509.load_der_x509_certificate(issuer.der).not_valid_after_utc
     lifetime_s = min(lifetime_s, _unix_s(end) - now_unix_s)
+    if lifetime_s < 1:
+        raise Expired(
+            "the issuer's certificate has ended: run 'rhizome ca issuer renew' on its host"
+        )
     builder = (
         _builder(
             secret,

@@ -1,4 +1,4 @@
-"""``rhizome ca export``."""
+"""``rhizome ca``: export here, the rest in ``ca_keys``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ssl
 
 import click
 
+from overlay.commands.ca_keys import issuer, root
 from overlay.commands.options import existing_home, home_option
 from overlay.home import HomeFile
 
@@ -26,3 +27,7 @@ def export(home: str | None) -> None:
     Example: rhizome ca export > overlay.pem && curl --cacert overlay.pem https://HOST:7403/health
     """  # noqa: D301 - click's mark
     click.echo(ssl.DER_cert_to_PEM_cert(existing_home(home).need(HomeFile.ROOT)), nl=False)
+
+
+command.add_command(root)
+command.add_command(issuer)

@@ -182,6 +182,8 @@ def test_a_leaf_ends_with_its_issuer_at_the_latest() -> None:
     keys = overlay.host()
     near_the_end_s = NOW_S + 10 * 365 * DAY_S - 3600
     leaf = issue_leaf(overlay.issuer, keys.peer_id, overlay.secret, near_the_end_s)
+    with pytest.raises(Expired, match="rhizome ca issuer renew"):
+        issue_leaf(overlay.issuer, keys.peer_id, overlay.secret, near_the_end_s + 100 * DAY_S)
     issuer = parse_issuer(overlay.issuer.der, overlay.root.der)
     assert parse_leaf(leaf).not_after_unix_s == issuer.not_after_unix_s
     with pytest.raises(Expired, match="issuer"):

@@ -19,13 +19,13 @@ from tests.overlay.commands.terminal import ROOT, Ran, rhizome
 GROUPS = {
     "tenant": ("list", "create", "add", "remove", "rotate"),
     "token": ("create",),
-    "ca": ("export",),
+    "ca": ("export", "root seal", "issuer renew", "issuer status"),
     "model": ("list", "fetch", "convert", "rm"),
     "audit": ("side-channel",),
 }
 COMMANDS = [
     *((name,) for name in ORDER if name not in GROUPS),
-    *((name, each) for name, names in GROUPS.items() for each in names),
+    *((name, *each.split()) for name, names in GROUPS.items() for each in names),
 ]
 
 
