@@ -28,6 +28,8 @@ def plan(scenario: Scenario, seed: int | None = None, *, mode: Mode | None = Non
     scenario = replace(scenario, mode=mode or scenario.mode)
     if scenario.cluster.remote and scenario.mode is not Mode.NODE:
         raise ScenarioError(f"{scenario.name} has remote servers, which are of node mode only")
+    if scenario.cluster.certificate_s and scenario.mode is not Mode.NODE:
+        raise ScenarioError(f"{scenario.name} has certificate_s, which is of node mode only")
     base_seed = scenario.seed if scenario.systematic else seed
     drawn: tuple[PlannedFault, ...] = ()
     core = scenario.core

@@ -53,6 +53,7 @@ BOUNDS: Mapping[type, Mapping[str, tuple[float, float]]] = {
         "prefill_tokens_per_s": (1, 1e7),
         "decode_ms_per_token": (0.001, 60_000),
         "delay_ms": (0, 60_000),
+        "certificate_s": (0, HOUR_S),
         "slow": (0.01, 1000),
         "late": (0, HOUR_S),
     },

@@ -24,8 +24,10 @@ class Cluster:
     start that many seconds into the storm. ``remote`` nodes have a server beside them instead of
     an engine of their own (``chaos/remote_toy.py``, node mode only): ``remote_salts`` whether it
     keeps tenants apart, ``remote_tells_ids`` whether its answers can be gone on with elsewhere,
-    ``remote_exact`` whether what it has cached is told by it, not inferred. ``model`` is for live
-    mode with the real engine; ``network`` and ``plain_peers`` are for live mode too.
+    ``remote_exact`` whether what it has cached is told by it, not inferred. Certificates of hosts
+    last ``certificate_s`` and ``n1`` renews them (node mode only); 0: they outlast every run.
+    ``model`` is for live mode with the real engine; ``network`` and ``plain_peers`` are for live
+    mode too.
     """
 
     nodes: int = 5
@@ -46,6 +48,7 @@ class Cluster:
     remote_salts: bool = True
     remote_tells_ids: bool = True
     remote_exact: bool = True
+    certificate_s: float = 0.0
     plain_peers: bool = False
     network: Network = Network.LOOPBACK
 

@@ -20,6 +20,7 @@ from chaos.entropy import SeededEntropy
 from chaos.errors import innermost
 from chaos.founding import enrol
 from chaos.history import History, What
+from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
 from chaos.modes.asked import Sent
 from chaos.modes.node.face import Face
 from chaos.modes.node.messages import MessageFaults
@@ -57,6 +58,7 @@ class Boot:
     engine: FaultyEngine
     face: Face
     session: Session
+    enrolment: EnrolmentFace
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     task: trio.lowlevel.Task | None = None
     gone: trio.Event = field(default_factory=trio.Event)
@@ -68,6 +70,7 @@ class SimHost:
     """One host. ``engine`` and ``node`` are those of the present boot, None while it is down.
 
     ``tenants`` are names of those that it is a member of; ``down`` says why it does not run;
+    ``files`` are the issuer's, on its host where certificates are renewed;
     ``other`` is what its engine serves in place of its own model from the next boot on.
     ``left`` are those of its tenants on whose roster it is not at present.
     ``holds`` are keys of what keeps it down: it may start when there are none. ``stopped`` are
@@ -84,6 +87,7 @@ class SimHost:
     storage: SimStorage
     clock: VirtualClock
     other: OtherModel | None = None
+    files: MemoryFiles | None = None
     boot: Boot | None = None
     starting: trio.Event | None = None
     starts: int = 0
@@ -237,7 +241,8 @@ class SimCluster:
         ended = "left"
         try:
             with boot.scope:
-                await boot.node.run([boot.face.serve], task_status=_Up(self, host, why, ready))
+                faces = (boot.face.serve, boot.enrolment.serve)
+                await boot.node.run(faces, task_status=_Up(self, host, why, ready))
             if boot.scope.cancelled_caught:
                 ended = "crashed"
         except Exception as error:  # noqa: BLE001 - a peer that breaks is what is looked for
@@ -259,12 +264,14 @@ class SimCluster:
         engine = FaultyEngine(core, in_thread=False)
         session = Session(host.storage)
         identity = host.identity
+        transport = SimTransport(
+            self.network, host.address, identity.leaf, identity.issuer, identity.trust.root
+        )
         ports = Ports(
             clock=host.clock,
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
-            transport=SimTransport(
-                self.network, host.address, identity.leaf, identity.issuer, identity.trust.root
-            ),
+            transport=transport,
+            enrolment=SimEnrolment(transport),
             discovery=SimDiscovery(self.network, host.address),
             storage=session,
             engine=engine,
@@ -277,11 +284,18 @@ class SimCluster:
             listen=(Address(host.address, PORT),),
             policy=self.schedule.cluster.policy,
             engine_tenant=self.schedule.cluster.engine_tenant(host.name),
+            issuer=host.files,
+            leaf_s=self.schedule.cluster.certificate_s or LEAF_LIFETIME_S_MAX,
+            enrolment=self._enrolment(),
+            keep=lambda renewed, _: setattr(host, "identity", renewed),
         )
         node = Node(config, ports)
         for wrap_node in self.wrap_node:
             node = wrap_node(host, node)
-        return Boot(node, engine, Face(), session)
+        return Boot(node, engine, Face(), session, EnrolmentFace(transport))
+
+    def _enrolment(self) -> tuple[Address, ...]:
+        return tuple(Address(h.address, ENROL_PORT) for h in self.hosts.values() if h.files)
 
     def _gone(self, host: SimHost, boot: Boot, why: str) -> None:
         if host.boot is boot:

@@ -8,6 +8,7 @@ from chaos.clock import VirtualClock
 from chaos.entropy import SeededEntropy
 from chaos.founding import found
 from chaos.history import History
+from chaos.issuing import MemoryFiles
 from chaos.modes.node.cluster import SimCluster, SimHost
 from chaos.modes.toy import toy_of
 from chaos.network import Network
@@ -37,8 +38,8 @@ def make_cluster(schedule: Schedule, history: History, nursery: trio.Nursery) ->
         {addresses[name]: its_tenants[name] for name in plan.names},
         plan.tenants,
         entropy=lambda purpose: SeededEntropy(schedule.seed, purpose),
-        now_unix_s=VirtualClock().unix_s() - FOUNDED_BEFORE_S,
-        leaf_s=LEAF_LIFETIME_S_MAX,
+        now_unix_s=VirtualClock().unix_s() - (0 if plan.certificate_s else FOUNDED_BEFORE_S),
+        leaf_s=plan.certificate_s or LEAF_LIFETIME_S_MAX,
     )
     cluster = SimCluster(
         schedule=schedule, history=history, network=network, nursery=nursery, authority=authority
@@ -56,4 +57,6 @@ def make_cluster(schedule: Schedule, history: History, nursery: trio.Nursery) ->
             clock=VirtualClock(),
         )
         cluster.identities[identity.peer_id] = name
+    if plan.certificate_s:
+        cluster.hosts[plan.names[0]].files = MemoryFiles(authority)
     return cluster
