@@ -45,7 +45,7 @@ def side_channel(json_path: Path | None, seed: int, quick: bool) -> None:  # noq
 
     Starts peers with SmolLM2-135M on loopback and an attacker beside a victim: guessed prompts,
     eviction, load. An AUC of 0.5 tells nothing, 1 everything. Takes about half an hour on two
-    cores, and less is learned where other work runs beside it. Exit code 1 where a rule does not
+    idle cores and longer on busy ones, on which less is learned. Exit code 1 where a rule does not
     hold; none is judged with --quick.
 
     \b
