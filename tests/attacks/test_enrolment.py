@@ -25,6 +25,7 @@ from overlay.system import SystemClock
 from overlay.transport.enrolment import enrol, serve_enrolment
 from security.authority import Grant
 from security.authority_state import authority_from_bytes, authority_to_bytes
+from security.certificate import issue_leaf, parse_leaf
 from security.enrolment import (
     Admission,
     JoinBody,
@@ -36,6 +37,13 @@ from security.enrolment import (
 )
 from security.errors import SecurityError
 from security.keys import HostKeys
+from security.renewal import (
+    NotRenewed,
+    RenewRefusal,
+    make_renew_request,
+    open_challenge,
+    open_renewal,
+)
 from security.revocation import RevocationSet
 from security.signed import Kind, SignedObject, sign_as_peer
 from security.ticket import Ticket
@@ -108,7 +116,7 @@ async def issuing(tmp_path: Path) -> AsyncIterator[Issuer]:
             host.running.knowledge.learn_epoch,
             lambda: issuer.revoked,
         )
-        at = await listen(nursery, victim, desk.admit)
+        at = await listen(nursery, victim, desk.answer)
         issuer = Issuer(victim, home, desk, at)
         yield issuer
         nursery.cancel_scope.cancel()
@@ -122,7 +130,9 @@ async def listen(nursery: trio.Nursery, victim: Victim, handle: Handle, host: in
     credentials = victim.world.hosts[host].identity.credentials
 
     async def serve(task_status: trio.TaskStatus[tuple[Address, ...]]) -> None:
-        await serve_enrolment([HERE], handle, credentials=credentials, task_status=task_status)
+        await serve_enrolment(
+            [HERE], handle, credentials=lambda: credentials, task_status=task_status
+        )
 
     (at,) = await nursery.start(serve)
     return at
@@ -288,3 +298,47 @@ async def test_garbage_on_the_enrolment_port(tmp_path: Path) -> None:
             # A leaf of the overlay is worth nothing here.
             leaf = host_of(issuer.victim).identity.leaf
             await issuer.refuses(leaf, ticket, JoinRefusal.INVALID)
+
+
+# -- renewal on the same port
+
+
+async def challenge_of(issuer: Issuer, root: bytes) -> bytes:
+    """One that the issuer has made now."""
+    asked = msgspec.msgpack.encode({"type": "challenge", "v": 1})
+    return open_challenge(await enrol(issuer.at, root, asked, timeout_s=5.0))
+
+
+async def test_renewals_that_are_not_asked_for_rightly(tmp_path: Path) -> None:
+    """A replayed request, a made-up challenge, keys of nobody, a changed body, a revoked host."""
+    async with issuing(tmp_path) as issuer:
+        identity = member_of_beta(issuer.victim).identity
+        root, keys, thief = identity.trust.root, identity.keys, keys_of("thief")
+        authority = issuer.victim.world.authority
+        assert authority is not None
+        hour_ago_s = issuer.victim.now_unix_s - 3600
+        secret = SeededEntropy(1, "older leaf").secret
+        leaf = parse_leaf(issue_leaf(authority.issuer, identity.peer_id, secret, hour_ago_s))
+
+        async def reason(request: bytes) -> str:
+            answer = await enrol(issuer.at, root, request, timeout_s=5.0)
+            return msgspec.msgpack.decode(answer, type=NotRenewed).reason
+
+        request = make_renew_request(keys, leaf, await challenge_of(issuer, root))
+        answer = await enrol(issuer.at, root, request, timeout_s=5.0)
+        # The control: the host itself is renewed, and its answer is of use to it alone.
+        assert open_renewal(answer, identity.trust, leaf).leaf.peer_id == identity.peer_id
+        async with issuer.victim.unharmed():
+            assert await reason(request) == RenewRefusal.STALE.value
+            made_up = make_renew_request(keys, leaf, bytes(32))
+            assert await reason(made_up) == RenewRefusal.STALE.value
+            unknown = make_renew_request(thief, leaf, await challenge_of(issuer, root))
+            assert await reason(unknown) == RenewRefusal.HOST_UNKNOWN.value
+            fresh = make_renew_request(keys, leaf, await challenge_of(issuer, root))
+            signed = msgspec.msgpack.decode(fresh, type=SignedObject)
+            key = thief.identity.public_key().public_bytes_raw()
+            swapped = msgspec.msgpack.encode(msgspec.structs.replace(signed, signer=key))
+            assert await reason(swapped) == RenewRefusal.INVALID.value
+            issuer.revoked = revocation(issuer.victim, identity.peer_id)
+            again = make_renew_request(keys, leaf, await challenge_of(issuer, root))
+            assert await reason(again) == RenewRefusal.REVOKED.value
