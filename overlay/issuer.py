@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageError
+from overlay.gossip.tenants import Epochs
 from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
 from overlay.peers import first_addresses
@@ -86,8 +87,9 @@ def found_overlay(
 class IssuerDesk:
     """The authority of a running peer.
 
-    ``on_epoch`` is told of each new EPOCH object; ``revocations`` are those that the peer knows.
-    ``addresses`` are those of its enrolment listener, once that listens.
+    ``on_epoch`` is told of each new EPOCH object; ``revocations`` are those that the peer knows,
+    ``epochs`` the EPOCH objects. ``addresses`` are those of its enrolment listener, once that
+    listens.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class IssuerDesk:
         revocations: Callable[[], RevocationSet] = RevocationSet,
         *,
         leaf_s: float = LEAF_LIFETIME_S,
+        epochs: Callable[[], Epochs | None] = lambda: None,
     ) -> None:
         self._home = home
+        self._epochs = epochs
         self._identity = identity
         self._clock = clock
         self._entropy = entropy
@@ -251,6 +255,7 @@ class IssuerDesk:
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
         try:
+            self.catch_up()
             authority, admittance = self._authority.admit(
                 request,
                 self._entropy.secret,
@@ -261,10 +266,34 @@ class IssuerDesk:
             self._store(authority)
         except SecurityError as error:
             return refuse_join(error)
-        except StorageError:
+        except (StorageError, HomeError) as error:
+            log.warning("nobody can join at present: %s", error)
             return refuse_join(None)
         self._tell(admittance.grant.epochs)
         return admittance.answer
+
+    def catch_up(self) -> None:
+        """Goes on from what the overlay knows, where this issuer was restored from an older copy.
+
+        Else what it signs next would be older than what its members have, and change nothing.
+
+        Raises:
+            HomeError: When there is newer news of a tenant that this host cannot read.
+            StorageError: When it cannot be stored.
+        """
+        epochs = self._epochs()
+        if epochs is None:
+            return
+        for tenant in list(epochs.mine.values()):
+            if self._authority.is_behind(tenant.header):
+                log.warning("this issuer's state is an old copy: it goes on from a newer roster")
+                authority, data = self._authority.catch_up(tenant, self._entropy.secret)
+                self.store(authority, [data])
+        if any(self._authority.is_behind(header) for header in epochs.headers()):
+            raise HomeError(
+                "this issuer's state is an old copy, and this host is no member of a tenant that "
+                "has changed since: restore a newer copy of the folder"
+            )
 
     def store(self, authority: Authority, epochs: Sequence[bytes]) -> None:
         """Takes a next state, with these new EPOCH objects.

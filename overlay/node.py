@@ -227,6 +227,7 @@ class Node:
             self.knowledge.learn_epoch,
             lambda: self.revocations,
             leaf_s=self.config.leaf_s,
+            epochs=lambda: self.knowledge.gossip.epochs,
         )
 
     def _make_renewer(self) -> Renewer:

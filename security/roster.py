@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from security.epoch import EPOCH_NUMBER_MAX, EpochContent, object_id_of
+from security.epoch import EPOCH_NUMBER_MAX, EpochContent, TenantEpoch, object_id_of
 from security.errors import LimitExceeded, NotAMember
 from security.keys import Secret, check_sealing_public
 from security.peer_id import PeerId
 from security.tenant import TenantId, TenantName
-from security.tenant_keys import SECRET_BYTES
+from security.tenant_keys import SECRET_BYTES, TenantKeys
 
 
 def first_content(
@@ -83,6 +83,28 @@ def rotated(content: EpochContent, secret: Secret, *, hard: bool) -> EpochConten
         epoch_key=secret(SECRET_BYTES),
         chain_secret=secret(SECRET_BYTES) if hard else content.chain_secret,
     )
+
+
+def caught_up(content: EpochContent, known: TenantEpoch, secret: Secret) -> EpochContent:
+    """The next content of a tenant of which newer news is known than the steward's state has.
+
+    A steward that was restored from an older copy has forgotten what it signed since. The roster is
+    that of the news. Secrets of its own that are not today's any more are not used again: they are
+    drawn anew, in a new epoch.
+
+    Raises:
+        LimitExceeded: when the epoch's or version's number has come to its end.
+    """
+    keys = TenantKeys.derive(
+        tenant_id=content.tenant_id,
+        epoch=known.epoch,
+        epoch_key=content.epoch_key,
+        chain_secret=content.chain_secret,
+    )
+    newest = replace(content, epoch=known.epoch, version=known.version, members=known.members)
+    if keys == known.keys:
+        return replace(newest, version=_next(known.version))
+    return rotated(newest, secret, hard=keys.chain_key != known.keys.chain_key)
 
 
 def _next(number: int) -> int:

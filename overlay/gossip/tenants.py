@@ -103,6 +103,10 @@ class Epochs:
             self._let_go(tenant_id)
         return bool(over)
 
+    def headers(self) -> list[EpochHeader]:
+        """Of the newest object of every tenant."""
+        return [header for _, (header, _) in sorted(self._carried.items())]
+
     def known(self) -> list[KnownEpoch]:
         """How far this host knows every tenant, by opaque names."""
         return [

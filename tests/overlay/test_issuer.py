@@ -10,10 +10,12 @@ import trio
 from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.address import Address
-from overlay.errors import ConfigError, StorageFull
+from overlay.errors import ConfigError, HomeError, StorageFull
+from overlay.gossip.tenants import Epochs
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
 from overlay.issuer import IssuerDesk, found_overlay
+from overlay.steward import Steward
 from security.authority_state import authority_from_bytes
 from security.certificate import Leaf, parse_leaf
 from security.enrolment import make_join_request, open_admission
@@ -333,3 +335,45 @@ def test_a_token_is_for_its_tenant_and_may_infer_alone(issuing: Issuing) -> None
     assert (claims.name, claims.scopes) == ("web", ("infer",))
     assert token.text not in repr(token)
     assert token.text.encode() not in issuing.home.need(HomeFile.AUTHORITY)
+
+
+def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows(
+    issuing: Issuing,
+) -> None:
+    identity = load_identity(issuing.home)
+    copy = issuing.home.read(HomeFile.AUTHORITY)
+    assert copy is not None
+    steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
+    for _ in range(3):
+        steward.rotate("a", hard=False)
+    epochs = Epochs(trust=identity.trust, keys=identity.keys)
+    for data in issuing.epochs:
+        epochs.take(data, 0.0, issuing.clock.unix_s(), RevocationSet())
+    issuing.home.write(HomeFile.AUTHORITY, copy)
+
+    def opened() -> IssuerDesk:
+        return IssuerDesk(
+            issuing.home,
+            identity,
+            issuing.clock,
+            ENTROPY,
+            issuing.epochs.append,
+            epochs=lambda: epochs,
+        )
+
+    desk = opened()
+    content = Steward(desk=desk, keys=identity.keys, secret=ENTROPY.secret).rotate("a", hard=False)
+    assert content.epoch > 4, "above all that it had signed before, so that members take it"
+    taken = epochs.take(issuing.epochs[-1], 0.0, issuing.clock.unix_s(), RevocationSet())
+    assert taken is not None
+    # Without being able to read what it has signed since, it does nothing that would be in vain.
+    epochs.mine.clear()
+    issuing.home.write(HomeFile.AUTHORITY, copy)
+    desk = opened()
+    with pytest.raises(HomeError, match="restore a newer copy"):
+        Steward(desk=desk, keys=identity.keys, secret=ENTROPY.secret).rotate("a", hard=False)
+    ticket = desk.invite(["a"], [HERE], 60)
+    keys = HostKeys.generate(SeededEntropy(9, "host").secret)
+    answer = trio.run(desk.admit, make_join_request(keys, ticket), FAR)
+    with pytest.raises(SecurityError):
+        open_admission(answer, ticket, keys, issuing.clock.unix_s())

@@ -228,3 +228,64 @@ def test_numbers_that_are_used_up_are_told() -> None:
         without_member(replace(content, epoch=EPOCH_NUMBER_MAX), peer_id, seeded(1))
     with pytest.raises(LimitExceeded):
         with_member(replace(content, version=EPOCH_NUMBER_MAX), peer_id, sealing)
+
+
+# -- a steward that was restored from an older copy
+
+
+def changed_since(world: Kept, *, hard: bool) -> tuple[Authority, TenantEpoch]:
+    """The state goes on without the copy: a host comes, one goes, perhaps a hard rotation."""
+    authority = world.authority
+    newcomer, goes = world.hosts[3], world.hosts[1]
+    sealing = authority.sealing_key(newcomer.peer_id)
+    authority, _ = authority.add_member(world.tenant_id, newcomer.peer_id, sealing, seeded(21))
+    authority, data = authority.remove_member(world.tenant_id, goes.peer_id, seeded(22))
+    if hard:
+        authority, data = authority.rotate(world.tenant_id, seeded(23), hard=True)
+    return authority, world.must_open(data, world.hosts[0])
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_an_old_copy_goes_on_from_the_newer_roster_and_reuses_no_key(hard: bool) -> None:
+    world = kept()
+    _, known = changed_since(world, hard=hard)
+    old = world.authority
+    assert old.is_behind(known.header)
+    caught, data = old.catch_up(known, seeded(30))
+    assert not caught.is_behind(known.header)
+    now = world.must_open(data, world.hosts[0])
+    assert now.supersedes(known)
+    assert set(now.members) == set(known.members)
+    assert world.opened(data, world.hosts[1]) is None, "who was removed since stays out"
+    assert now.keys.tag_key not in (
+        known.keys.tag_key,
+        world.must_open(world.first, world.hosts[0]).keys.tag_key,
+    )
+    old_chain = world.must_open(world.first, world.hosts[0]).keys.chain_key
+    assert (now.keys.chain_key == old_chain) is not hard, "a chain key that was given up stays so"
+    # The next change is one that every member takes.
+    _, removed = caught.remove_member(world.tenant_id, world.hosts[2].peer_id, seeded(31))
+    assert world.must_open(removed, world.hosts[0]).supersedes(now)
+
+
+def test_where_only_members_came_since_the_epoch_goes_on() -> None:
+    world = kept()
+    newcomer = world.hosts[3]
+    sealing = world.authority.sealing_key(newcomer.peer_id)
+    _, data = world.authority.add_member(world.tenant_id, newcomer.peer_id, sealing, seeded(21))
+    known = world.must_open(data, world.hosts[0])
+    _, again = world.authority.catch_up(known, seeded(30))
+    now = world.must_open(again, newcomer)
+    assert (now.epoch, now.version) == (known.epoch, known.version + 1)
+    assert now.keys == known.keys
+
+
+def test_a_state_is_behind_its_own_objects_alone() -> None:
+    world, other = kept(), kept(members=1)
+    newer, known = changed_since(world, hard=False)
+    assert not newer.is_behind(known.header)
+    assert not world.authority.is_behind(world.must_open(world.first, world.hosts[0]).header)
+    foreign = replace(known.header, steward=type(known.header.steward)("0" * 32))
+    assert not world.authority.is_behind(foreign)
+    elsewhere = replace(known.header, object_id=bytes(16))
+    assert not other.authority.is_behind(elsewhere)
