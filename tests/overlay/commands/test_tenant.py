@@ -157,3 +157,22 @@ def test_without_a_running_peer_it_is_one_line(home: Path) -> None:
     for words in (("list",), ("create", "x"), ("rotate", "x")):
         line = rhizome("tenant", *words, "--home", str(home)).failed(1)
         assert line.startswith(f"there is no {home}: run 'rhizome init'")
+
+
+def test_a_removal_by_an_issuer_restored_from_an_old_copy_is_not_in_vain(tmp_path: Path) -> None:
+    home, far_home = tmp_path / "first", tmp_path / "second"
+    with founded(tmp_path, "office") as first, joined(first, far_home, "office"):
+        old = (home / "authority.bin").read_bytes()
+        for epoch in (2, 3, 4):
+            first.run("tenant rotate", "office").worked()
+            assert epoch_of(first, "office") == epoch
+    (home / "authority.bin").write_bytes(old)
+    with running_peer(home) as first:
+        address = first.status()["addresses"][0]
+        with running_peer(far_home, "--bootstrap", address) as far:
+            until(lambda: far.status()["peers"])
+            second = far.status()["peer_id"]
+            first.run("tenant remove", "office", second).worked()
+            until(lambda: tenants_of(far) == {})
+            assert epoch_of(first, "office") > 4
+    assert "old copy" in first.log
