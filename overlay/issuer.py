@@ -23,6 +23,7 @@ from security.authority import Authority, IssuedToken
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import LEAF_LIFETIME_S
 from security.enrolment import refuse_join
+from security.epoch import EpochHeader
 from security.errors import Revoked, SecurityError
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.peer_id import PeerId
@@ -35,6 +36,7 @@ from security.renewal import (
     verify_renew_request,
 )
 from security.revocation import RevocationSet
+from security.roster import is_behind
 from security.signed import Kind, claims_kind
 from security.ticket import ADDRESSES_MAX, Ticket
 
@@ -285,15 +287,19 @@ class IssuerDesk:
         if epochs is None:
             return
         for tenant in list(epochs.mine.values()):
-            if self._authority.is_behind(tenant.header):
+            if self._is_behind(tenant.header):
                 log.warning("this issuer's state is an old copy: it goes on from a newer roster")
                 authority, data = self._authority.catch_up(tenant, self._entropy.secret)
                 self.store(authority, [data])
-        if any(self._authority.is_behind(header) for header in epochs.headers()):
+        if any(self._is_behind(header) for header in epochs.headers()):
             raise HomeError(
                 "this issuer's state is an old copy, and this host is no member of a tenant that "
                 "has changed since: restore a newer copy of the folder"
             )
+
+    def _is_behind(self, header: EpochHeader) -> bool:
+        kept = [each.content for each in self._authority.tenants.values()]
+        return is_behind(kept, self._authority.issuer.issuer_id, header)
 
     def store(self, authority: Authority, epochs: Sequence[bytes]) -> None:
         """Takes a next state, with these new EPOCH objects.

@@ -27,7 +27,7 @@ from security.certificate import (
     renew_issuer,
 )
 from security.enrolment import Join, make_admission, verify_join_request
-from security.epoch import EpochContent, EpochHeader, TenantEpoch, make_epoch
+from security.epoch import EpochContent, TenantEpoch, make_epoch
 from security.errors import (
     Expired,
     HostUnknown,
@@ -43,13 +43,7 @@ from security.hosts import EnrolledHost, with_host
 from security.keys import Secret
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
-from security.roster import (
-    caught_up,
-    first_content,
-    rotated,
-    with_member,
-    without_member,
-)
+from security.roster import caught_up, first_content, rotated, with_member, without_member
 from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
 from security.tenant_keys import SECRET_BYTES
 from security.ticket import Ticket, check_ticket, ticket_id_of
@@ -472,15 +466,6 @@ class Authority:
         )
         return IssuedToken(
             text=text, token_id=token_id, tenant_id=tenant_id, expires_unix_s=expires_unix_s
-        )
-
-    def is_behind(self, header: EpochHeader) -> bool:
-        """Whether this issuer has signed something newer of a tenant than this state knows of."""
-        contents = (kept.content for kept in self.tenants.values())
-        return header.steward == self.issuer.issuer_id and any(
-            (header.epoch, header.version) > (content.epoch, content.version)
-            for content in contents
-            if content.object_id == header.object_id
         )
 
     def catch_up(self, known: TenantEpoch, secret: Secret) -> tuple[Authority, bytes]:

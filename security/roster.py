@@ -12,10 +12,18 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
-from security.epoch import EPOCH_NUMBER_MAX, EpochContent, TenantEpoch, object_id_of
+from security.certificate import IssuerId
+from security.epoch import (
+    EPOCH_NUMBER_MAX,
+    EpochContent,
+    EpochHeader,
+    TenantEpoch,
+    object_id_of,
+)
 from security.errors import LimitExceeded, NotAMember
 from security.keys import Secret, check_sealing_public
 from security.peer_id import PeerId
@@ -105,6 +113,15 @@ def caught_up(content: EpochContent, known: TenantEpoch, secret: Secret) -> Epoc
     if keys == known.keys:
         return replace(newest, version=_next(known.version))
     return rotated(newest, secret, hard=keys.chain_key != known.keys.chain_key)
+
+
+def is_behind(kept: Iterable[EpochContent], steward: IssuerId, header: EpochHeader) -> bool:
+    """Whether a steward has signed something newer of a tenant than what it keeps."""
+    return header.steward == steward and any(
+        (header.epoch, header.version) > (content.epoch, content.version)
+        for content in kept
+        if content.object_id == header.object_id
+    )
 
 
 def _next(number: int) -> int:
