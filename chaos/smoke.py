@@ -52,6 +52,9 @@ SURE: Mapping[str, Mapping[str, float]] = {
 BESIDE: Mapping[str, str] = {"slow_close": "reset", "fd_exhausted": "reset"}
 """Faults that show only while connections end and are made anew, and what makes them do so."""
 
+EVERYWHERE = ("slow_gpu",)
+"""Faults that routers avoid, so that a single node may have nothing to do while it lasts."""
+
 SCENARIOS = (
     "remote-engine-crash",
     "remote-event-gap",
@@ -97,7 +100,7 @@ def case(kind: type[Fault], mode: Mode) -> Schedule:
 
 
 def _entry(fault: Fault, at_s: float) -> FaultEntry:
-    target = "all" if fault.aim is Aim.LINKS else "n2"
+    target = "all" if fault.aim is Aim.LINKS or fault.kind in EVERYWHERE else "n2"
     return FaultEntry(fault=fault, at=at_s, for_s=None if fault.instant else FOR_S, target=target)
 
 

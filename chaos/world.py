@@ -26,6 +26,7 @@ from inference.toy import ToyConfig
 from inference.worker import EngineWorker
 from overlay.address import Address
 from overlay.body import parse_chat
+from overlay.clones import ClonedHost
 from overlay.identity import Identity
 from overlay.node import Node, NodeConfig, run
 from overlay.ports import Engine, Ports
@@ -93,6 +94,8 @@ class World:
     node_settings: dict[str, object] = field(default_factory=dict)
     authority: Authority | None = None
     leaf_s: float = LEAF_LIFETIME_S
+    cloned: list[str] = field(default_factory=list)
+    """Hosts whose peer has ended because another process has its identity."""
 
     def __post_init__(self) -> None:
         self.network = Network(self.trace)
@@ -178,7 +181,11 @@ class World:
         )
         with trio.CancelScope() as host.scope:
             faces = (EnrolmentFace(transport).serve,)
-            await run(config, ports, faces=faces, task_status=task_status)
+            try:
+                await run(config, ports, faces=faces, task_status=task_status)
+            except* ClonedHost:
+                self.cloned.append(host.name)
+                self.network.kill(host.name)
         host.node = None
 
     def kill(self, host: Host) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +26,7 @@ from overlay.local_run import STALLED_LOOK_S, run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
 from overlay.ports import Clock, Engine, Entropy
+from overlay.principals import REVOKED, unauthorized
 from overlay.progressed import Attempt, Progressed, exhausted, started_of
 from overlay.quotas import Quotas
 from overlay.remote_run import Patience, RemoteRun, run_there
@@ -91,6 +92,7 @@ class PeerIngress:
         metrics: Metrics,
         limits: IngressLimits,
         quotas: Quotas,
+        is_revoked: Callable[[str], bool],
     ) -> None:
         self._me = me
         self._clock = clock
@@ -102,6 +104,7 @@ class PeerIngress:
         self._metrics = metrics
         self._limits = limits
         self._quotas = quotas
+        self._is_revoked = is_revoked
         self._retries = RetryBudget()
         self._open: Counter[TenantId] = Counter()
 
@@ -365,9 +368,12 @@ class PeerIngress:
     async def _next_piece(self, request: Progressed, run: Run) -> Tokens | End:
         left_s = request.submission.deadline_s - self._clock.now_s()
         try:
-            return await run.next(max(0.0, left_s))
+            piece = await run.next(max(0.0, left_s))
         except trio.TooSlowError:
             raise request_error("deadline_exceeded", "the request ran out of time") from None
+        if self._is_revoked(request.submission.principal.token_id):
+            raise unauthorized(REVOKED)
+        return piece
 
     def _delta(self, request: Progressed, attempt: Attempt, piece: Tokens) -> Delta:
         attempt.pieces += 1

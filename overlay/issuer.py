@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageError
@@ -18,14 +18,16 @@ from overlay.peers import first_addresses
 from overlay.ports import Clock, Entropy
 from overlay.principals import DEFAULT_TENANT
 from overlay.request import Scope
+from overlay.revocation.subject import KnownIds
 from overlay.root import seal_apart
-from security.authority import Authority, IssuedToken
+from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import LEAF_LIFETIME_S
+from security.certificate import LEAF_LIFETIME_S, IssuerId
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import Revoked, SecurityError
 from security.http_certificate import HttpCertificate, make_http_certificate
+from security.ledger import IssuedToken, TokenRow
 from security.peer_id import PeerId
 from security.renewal import (
     CHALLENGE_REQUEST,
@@ -38,6 +40,7 @@ from security.renewal import (
 from security.revocation import RevocationSet
 from security.roster import is_behind
 from security.signed import Kind, claims_kind
+from security.tenant import TenantId
 from security.ticket import ADDRESSES_MAX, Ticket
 
 log = logging.getLogger(__name__)
@@ -89,9 +92,9 @@ def found_overlay(
 class IssuerDesk:
     """The authority of a running peer.
 
-    ``on_epoch`` is told of each new EPOCH object; ``revocations`` are those that the peer knows,
-    ``epochs`` the EPOCH objects. ``addresses`` are those of its enrolment listener, once that
-    listens.
+    ``on_epoch`` is told of each new EPOCH object, ``on_revoked`` of statements that this issuer has
+    signed, and of its certificate; ``revocations`` are those that the peer knows, ``epochs`` the
+    EPOCH objects. ``addresses`` are those of its enrolment listener, once that listens.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class IssuerDesk:
         entropy: Entropy,
         on_epoch: Callable[[bytes], None],
         revocations: Callable[[], RevocationSet] = RevocationSet,
+        on_revoked: Callable[[Iterable[bytes], Sequence[bytes]], None] = lambda _, __: None,
         *,
         leaf_s: float = LEAF_LIFETIME_S,
         epochs: Callable[[], Epochs | None] = lambda: None,
@@ -117,7 +121,12 @@ class IssuerDesk:
         self._challenges = Challenges(entropy.secret)
         self._made: dict[PeerId, tuple[float, bytes]] = {}
         self.addresses: tuple[Address, ...] = ()
+        self._on_revoked = on_revoked
         self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
+
+    def say_again(self) -> None:
+        """Tells its peer all that it has signed: when the process died some may not have come."""
+        self._on_revoked(self._authority.revoked.values(), [self._authority.issuer.der])
 
     @property
     def authority(self) -> Authority:
@@ -173,7 +182,7 @@ class IssuerDesk:
             raise ConfigError(
                 f"no such scope: {unknown[0][:40]!r}; there is {', '.join(sorted(known))}"
             )
-        return self._authority.issue_token(
+        authority, token = self._authority.issue_token(
             self._authority.tenant_id(tenant),
             name,
             ttl_s=ttl_s,
@@ -181,6 +190,47 @@ class IssuerDesk:
             secret=self._entropy.secret,
             now_unix_s=self._clock.unix_s(),
         )
+        self._store(authority)
+        return token
+
+    def tokens(self) -> list[TokenRow]:
+        """Tokens that this issuer has made and that have not ended, oldest first."""
+        now_unix_s = self._clock.unix_s()
+        rows = self._authority.tokens.values()
+        return [row for row in rows if now_unix_s < row.expires_unix_s]
+
+    def known_ids(self, peers: Iterable[str]) -> KnownIds:
+        """What can be revoked here by its id; ``peers`` are hosts that its peer knows."""
+        authority = self._authority
+        joined = {row.used_by for row in authority.tickets.values() if row.used_by is not None}
+        return KnownIds(
+            trust=self._identity.trust,
+            peers={*peers, *joined, self._identity.peer_id},
+            tokens={row.token_id: row.name for row in self.tokens()},
+            tickets=authority.tickets.keys(),
+            tenants=authority.tenants.keys(),
+        )
+
+    @property
+    def issuer_id(self) -> IssuerId:
+        """This issuer's own id."""
+        return self._authority.issuer.issuer_id
+
+    def tenant_name(self, tenant_id: TenantId) -> str:
+        """What a tenant that is kept here is called; its id where it is not any more."""
+        kept = self._authority.tenants.get(tenant_id)
+        return tenant_id if kept is None else kept.content.name
+
+    def revoke(self, id_: str, reason: str) -> None:
+        """Signs that something is revoked, stores that, and has this host's peer enforce it.
+
+        Raises:
+            SecurityError: With what is wrong.
+            StorageError: When it cannot be stored; nothing is revoked then.
+        """
+        authority, statement = self._authority.revoke(id_, self._clock.unix_s(), reason=reason)
+        self._store(authority)
+        self._on_revoked([statement], [authority.issuer.der])
 
     def http_certificate(self, names: Sequence[str]) -> HttpCertificate:
         """A certificate for this host's HTTP face. Raises SecurityError with what is wrong."""

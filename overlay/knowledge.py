@@ -114,7 +114,8 @@ class Knowledge:
         settings: GossipConfig,
         zone: str | None,
         on_load: Callable[[PeerId, float], None],
-        on_generation: Callable[[int], None],
+        confirmed: trio.Event,
+        on_generation: Callable[[int, bytes], None],
         on_forgotten: Callable[[PeerId], None],
     ) -> None:
         self._ports = ports
@@ -122,6 +123,7 @@ class Knowledge:
         self._tenants = tenants
         self._zone = zone
         self._on_load = on_load
+        self._confirmed = confirmed
         self._on_generation = on_generation
         self._on_forgotten = on_forgotten
         self._me = identity.peer_id
@@ -160,11 +162,7 @@ class Knowledge:
         self._describe(addresses)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            # A peer that was faster than this task was passed over when it came up.
-            for peer_id in self._peers.up():
-                connection = self._peers.connection(peer_id)
-                if connection is not None:
-                    self.on_up(connection)
+            self.meet_all()
             task_status.started()
             while True:
                 await trio.sleep_until(self.gossip.next_deadline_s())
@@ -175,6 +173,13 @@ class Knowledge:
                 self._do(self.gossip.on_timer(self._now_s(), self._now_unix_s()))
                 for table in list(self._unstored):
                     self._persist(Persist(table, {}))
+
+    def meet_all(self) -> None:
+        """Peers that came up before this host could tell them anything get their streams."""
+        for peer_id in self._peers.up():
+            connection = self._peers.connection(peer_id)
+            if connection is not None:
+                self.on_up(connection)
 
     def _describe(self, addresses: Sequence[Address]) -> None:
         if self._described is not None:
@@ -195,6 +200,11 @@ class Knowledge:
             self._warn_of_others(peer_id)
 
     # -- what is known
+
+    def record_of(self, peer_id: PeerId) -> bytes | None:
+        """A peer's record as it has signed it."""
+        origin = self.gossip.origins.known.get(peer_id)
+        return None if origin is None else origin.record_bytes
 
     def fold(self) -> None:
         """Takes in what has happened in this host's cache."""
@@ -273,9 +283,11 @@ class Knowledge:
         self._do(self.gossip.on_revoked(self._now_s()))
 
     def on_up(self, connection: Connection) -> None:
-        """A peer is up: it gets a stream of ours."""
+        """A peer is up: it gets a stream of ours, unless this host is not confirmed yet."""
         peer_id = connection.remote.peer_id
         if peer_id is None or self._nursery is None or peer_id in self._outboxes:
+            return
+        if not self._confirmed.is_set():
             return
         outbox, messages = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
         self._outboxes[peer_id] = outbox
@@ -317,6 +329,8 @@ class Knowledge:
             raise
 
     async def _hear(self, connection: Connection, sender: PeerId, stream: Stream) -> None:
+        # What comes before this host knows who is revoked waits within the stream's window.
+        await self._confirmed.wait()
         while (message := await stream.receive()) is not None:
             if connection.closed is not None:
                 return  # dropped while this waited: it may be admitted no more
@@ -370,7 +384,7 @@ class Knowledge:
                 case LoadLearned():
                     self._on_load(effect.peer_id, effect.taken_s)
                 case NewGeneration():
-                    self._on_generation(effect.above)
+                    self._on_generation(effect.above, effect.boot_salt)
 
     def _learnt(self, epoch: TenantEpoch) -> None:
         """Takes a tenant's epoch in; after a hard rotation what was cached before is let go."""

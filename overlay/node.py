@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
 from inference.request import Namespace
 from overlay.address import Address
-from overlay.choices import Isolation
 from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
+from overlay.clones import PROTOCOL as CLONE_PROTOCOL
+from overlay.clones import CloneWatch
+from overlay.confirmation import Confirmation
 from overlay.decisions import DecisionLog
 from overlay.errors import Unavailable
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
-from overlay.generation import is_plausible, next_generation
-from overlay.gossip.gossip import GossipConfig
-from overlay.home import Files
+from overlay.gauges import show_gauges
+from overlay.generation import next_generation
 from overlay.identity import Identity
-from overlay.ingress import IngressLimits, PeerIngress
+from overlay.ingress import PeerIngress
 from overlay.isolation import EngineTenants
 from overlay.issuer import IssuerDesk
 from overlay.knowledge import PROTOCOL as GOSSIP_PROTOCOL
 from overlay.knowledge import Knowledge
 from overlay.metrics import Metrics
+from overlay.node_config import NodeConfig
 from overlay.peers import Peers
 from overlay.ports import PeerHint, Ports, SecureChannel
 from overlay.principals import Principals
-from overlay.quotas import QuotaLimits, Quotas
+from overlay.quotas import Quotas
 from overlay.renewer import PROTOCOL as RENEW_PROTOCOL
-from overlay.renewer import Keep, Renewer, RenewHandler
+from overlay.renewer import Renewer, RenewHandler
 from overlay.request import Principal
+from overlay.revocation.keeper import RevocationKeeper
+from overlay.revocation.messages import PROTOCOL as REVOCATION_PROTOCOL
 from overlay.router import Router
 from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
@@ -40,11 +43,9 @@ from overlay.standing import Standing
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
-from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.transport.stream import Stream
-from overlay.zone import ZoneRule
-from security.certificate import LEAF_LIFETIME_S, parse_leaf
+from security.certificate import parse_leaf
 from security.judge import judge_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
@@ -57,38 +58,6 @@ DRAIN_POLL_S = 0.05
 BOOT_SALT_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """What one peer is told.
-
-    ``epochs`` are EPOCH objects that its home folder holds; ``isolation`` is None for an engine
-    that isolates in a way of its own. ``issuer`` holds the authority, on an issuer's host, whose
-    certificates last ``leaf_s``. ``enrolment`` is where the issuer of this host's own can be asked
-    for the next, and ``keep`` stores that.
-    """
-
-    identity: Identity
-    epochs: tuple[bytes, ...]
-    listen: tuple[Address, ...]
-    advertise: Callable[[tuple[Address, ...]], tuple[Address, ...]] = lambda bound: bound
-    policy: str = "cost"
-    zone: str | None = None
-    zone_rules: tuple[ZoneRule, ...] = ()
-    ingress: IngressLimits = field(default_factory=IngressLimits)
-    quotas: QuotaLimits = field(default_factory=QuotaLimits)
-    gossip: GossipConfig = field(default_factory=GossipConfig)
-    limits: Limits = field(default_factory=Limits)
-    drain_s: float = 30.0
-    engine_tenant: str | None = None
-    engine_shared: bool = False
-    isolation: Isolation | None = None
-    allow_variants: bool = False
-    issuer: Files | None = None
-    leaf_s: float = LEAF_LIFETIME_S
-    enrolment: tuple[Address, ...] = ()
-    keep: Keep = lambda identity, addresses: None  # noqa: ARG005 - a host without a disk
-
-
 class Node:
     """A running peer, for its faces and for tests."""
 
@@ -99,7 +68,8 @@ class Node:
         self.peer_id: PeerId = config.identity.peer_id
         self.generation = self._next_generation()
         self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
-        self.revocations = RevocationSet()
+        self.keeper = self._make_keeper()
+        self.clones = self._make_clones()
         self.addresses: tuple[Address, ...] = ()
         self.draining = False
         self._serving = 0
@@ -120,6 +90,7 @@ class Node:
             shared=config.engine_shared,
             isolation=config.isolation,
         )
+        self.confirmation = self._make_confirmation()
         self.peers = self._make_peers()
         self.knowledge = Knowledge(
             identity=config.identity,
@@ -131,8 +102,9 @@ class Node:
             revocations=lambda: self.revocations,
             settings=config.gossip,
             zone=config.zone,
+            confirmed=self.confirmation.event,
             on_load=lambda peer_id, taken_s: self.router.on_load(peer_id, taken_s),
-            on_generation=self._on_generation,
+            on_generation=self.clones.on_met,
             on_forgotten=lambda peer_id: self.router.on_forgotten(peer_id),
         )
         self.router = self._make_router()
@@ -150,10 +122,11 @@ class Node:
             metrics=self.metrics,
             limits=config.ingress,
             quotas=self.quotas,
+            is_revoked=lambda id_: self.revocations.revokes(id_),
         )
         self.forwards = self._make_forwards()
         self.renewals = RenewHandler(self.desk)
-        self._show_gauges()
+        show_gauges(self)
 
     # -- made of
 
@@ -162,6 +135,8 @@ class Node:
             FORWARD_PROTOCOL: self._serve_forward,
             GOSSIP_PROTOCOL: lambda connection, stream: self.knowledge(connection, stream),
             RENEW_PROTOCOL: lambda connection, stream: self.renewals(connection, stream),
+            REVOCATION_PROTOCOL: self.keeper,
+            CLONE_PROTOCOL: self.clones,
         }
 
         async def serve_client(connection: Connection, stream: Stream) -> None:
@@ -178,6 +153,7 @@ class Node:
             on_up=self._on_up,
             on_down=self._on_down,
             on_self=self._on_self,
+            newer_of=lambda peer_id: self.knowledge.record_of(peer_id),
         )
 
     def _make_router(self) -> Router:
@@ -194,7 +170,37 @@ class Node:
             zone=config.zone,
             zone_rules=config.zone_rules,
             serves=self.engine_tenants.serves,
+            confirmed=self.confirmation.event.is_set,
             allow_variants=config.allow_variants,
+        )
+
+    def _make_keeper(self) -> RevocationKeeper:
+        return RevocationKeeper(
+            trust=self.identity.trust,
+            ports=self.ports,
+            on_learned=self._on_revoked,
+            on_merged=lambda peer_id: self.confirmation.on_merged(peer_id),
+        )
+
+    def _make_clones(self) -> CloneWatch:
+        return CloneWatch(
+            me=self.peer_id,
+            trust=self.identity.trust,
+            boot_salt=self.boot_salt,
+            clock=self.ports.clock,
+            generation=lambda: self.generation,
+            jump=self._jump,
+            revocations=lambda: self.revocations,
+        )
+
+    def _make_confirmation(self) -> Confirmation:
+        return Confirmation(
+            me=self.peer_id,
+            expects_others=self.config.expects_others,
+            tenants=self.tenants,
+            heard_of=lambda: self.knowledge.gossip.origins.floors,
+            is_revoked=lambda id_: self.revocations.revokes(id_),
+            on_confirmed=lambda: self.knowledge.meet_all(),
         )
 
     def _make_forwards(self) -> ForwardHandler:
@@ -202,6 +208,8 @@ class Node:
             engine=self.ports.engine,
             tenants=self.tenants,
             draining=lambda: self.draining,
+            confirmed=self.confirmation.event.is_set,
+            is_revoked=lambda id_: self.revocations.revokes(id_),
             expected_cached_tokens=self.router.expected_cached_tokens,
             expected_start_s=self.router.expected_start_s,
             serves=self.engine_tenants.serves,
@@ -226,6 +234,7 @@ class Node:
             self.ports.entropy,
             self.knowledge.learn_epoch,
             lambda: self.revocations,
+            self.revoke,
             leaf_s=self.config.leaf_s,
             epochs=lambda: self.knowledge.gossip.epochs,
         )
@@ -270,36 +279,41 @@ class Node:
             entropy=self.ports.entropy,
         )
 
-    def _show_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge("peers_alive", "Peers that are up", lambda: len(self.peers.up()))
-        gauge("digest_age_seconds", "Age of the oldest digest in use", self.knowledge.oldest_age_s)
-        gauge("gossip_bytes_sent", "Gossip messages sent, bytes", lambda: self.knowledge.sent_bytes)
-        gauge("certificate_left_seconds", "To the end of this host's own", self.renewer.left_s)
-        self.metrics.counts(
-            "renewals", "Tries to renew this host's certificate", self.renewer.counts
-        )
-        gauge("open_requests", "Requests under way here", lambda: self.ingress.open_requests)
-        counts, served = self.metrics.counts, self.forwards.counters
-        counts("served_forwards", "Forwards that reached this peer", lambda: asdict(served))
-        counts(
-            "gossip_objects",
-            "Records, heads and frames that came in",
-            self._gossip_counts,
-        )
-        counts(
-            "limited_requests",
-            "Requests refused by a limit of their token or tenant",
-            lambda: dict(self.quotas.refused),
-        )
-        # A simulated transport counts nothing.
-        connections = getattr(self.ports.transport, "counts", None)
-        if connections is not None:
-            counts("connections", "Connections that reached the overlay's port", connections)
+    # -- who is revoked
 
-    def _gossip_counts(self) -> dict[str, int]:
-        gossip = self.knowledge.gossip
-        return {**asdict(gossip.origins.counters), "unreadable": gossip.reader.unreadable}
+    @property
+    def revocations(self) -> RevocationSet:
+        """What is revoked, as far as this host knows."""
+        return self.keeper.known
+
+    def revoke(self, statements: Iterable[bytes], issuers: Sequence[bytes] = ()) -> None:
+        """Takes statements in, enforces them here, and tells every peer that is up.
+
+        Args:
+            statements: As they were signed.
+            issuers: Certificates of issuers that may be new to this host.
+
+        Raises:
+            ProtocolError: When one is not to be believed.
+            LimitExceeded: When they are too many.
+        """
+        self.keeper.learn(statements, issuers)
+
+    def _on_revoked(self) -> None:
+        self.standing.judge_all()
+        self.knowledge.on_revoked()
+        if self.is_revoked:
+            log.error(
+                "this host is revoked, so that no other takes it in any more: let it join again "
+                "with a new ticket and a fresh --home"
+            )
+        self.confirmation.look()
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether this host itself, or its issuer, is revoked."""
+        leaf, _ = self.identity.trust.leaf(self.identity.leaf)
+        return any(map(self.revocations.revokes, (self.peer_id, leaf.issuer_id)))
 
     # -- connections
 
@@ -359,16 +373,11 @@ class Node:
         self.ports.transport.show(identity.leaf, identity.issuer)
         self.knowledge.gossip.adopt(identity.leaf, identity.issuer)
 
-    def revoke(self, more: RevocationSet) -> None:
-        """Takes revocations in and judges every open connection again."""
-        self.revocations = self.revocations.merge(more)
-        self.standing.judge_all()
-        self.knowledge.on_revoked()
-
     def _on_up(self, connection: Connection) -> None:
         peer_id = connection.remote.peer_id
         if peer_id is not None:
             self.router.on_up(peer_id, connection.remote.hello.generation)
+            self.keeper.on_up(connection)
             self.knowledge.on_up(connection)
             self.renewer.on_up(connection)
             self.standing.changed()
@@ -380,8 +389,7 @@ class Node:
     def _on_self(self, connection: Connection) -> None:
         """Our own identity at the other end: ourselves, or a copy of our folder."""
         hello = connection.remote.hello
-        if hello.boot_salt != self.boot_salt and hello.generation >= self.generation:
-            self._on_generation(hello.generation)
+        self.clones.on_met(hello.generation, hello.boot_salt)
 
     def _next_generation(self, above: int = 0) -> int:
         return next_generation(
@@ -391,11 +399,7 @@ class Node:
             leaf_ends_unix_s=parse_leaf(self.identity.leaf).not_after_unix_s,
         )
 
-    def _on_generation(self, above: int) -> None:
-        """Somebody uses our identity with a generation not below ours: jump above it."""
-        if not is_plausible(above, self.ports.clock.unix_s()):
-            log.warning("this identity was met with a generation of the far future: revoke it")
-            return
+    def _jump(self, above: int) -> None:
         self.generation = self._next_generation(above)
         log.warning("this identity was met with another process's generation; ours is new now")
         self.knowledge.restart(self.generation)
@@ -419,10 +423,16 @@ class Node:
             self.addresses = self.config.advertise(
                 await nursery.start(self.peers.run, self.config.listen)
             )
+            await nursery.start(self.keeper.run, self.peers)
+            if self.desk is not None:
+                self.desk.say_again()
+            self.confirmation.look()
             await nursery.start(self.knowledge.run, self.addresses)
             await nursery.start(self.ports.discovery.run, self.peer_id, self.addresses, hints)
             nursery.start_soon(self._take_hints, found)
             nursery.start_soon(self.standing.run)
+            nursery.start_soon(self.confirmation.run)
+            nursery.start_soon(self.clones.run)
             for face in faces:
                 await nursery.start(face, self)
             task_status.started(self)
@@ -469,6 +479,7 @@ async def run(
 
     Raises:
         StorageError: When its generation cannot be stored.
+        ClonedHost: When another process with this host's identity is seen to run as well.
         OSError: When an address cannot be listened on.
     """
     await Node(config, ports).run(faces, task_status=task_status)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
+from overlay import clones
 from overlay.address import Address
 from overlay.errors import OverlayError
 from overlay.ports import Clock, Entropy, PeerHint, SecureChannel, Transport
@@ -37,6 +39,8 @@ FORGET_S = 600.0
 """A peer not reached for so long is no longer dialled until a new hint comes."""
 
 DUPLICATE = "duplicate connection"
+CLONE_TIMEOUT_S = 2.0
+"""For an older process of a peer to take in the record of the newer one."""
 
 Establish = Callable[[SecureChannel, PeerId | None], Awaitable[Connection]]
 
@@ -83,6 +87,7 @@ class Peers:
         on_up: Callable[[Connection], None],
         on_down: Callable[[PeerId], None],
         on_self: Callable[[Connection], None],
+        newer_of: Callable[[PeerId], bytes | None],
     ) -> None:
         self._me = me
         self._transport = transport
@@ -94,6 +99,7 @@ class Peers:
         self._on_up = on_up
         self._on_down = on_down
         self._on_self = on_self
+        self._newer_of = newer_of
         self._up: dict[PeerId, Up] = {}
         self._known: dict[PeerId, Known] = {}
         self._dialling: set[Address] = set()
@@ -204,6 +210,8 @@ class Peers:
             return
         before = self._up.get(peer_id)
         if before is not None and not self._replaces(connection, before, dialled_by_us):
+            if connection.remote.hello.boot_salt != before.connection.remote.hello.boot_salt:
+                await self._show_newer(connection, peer_id)
             await connection.aclose(0, DUPLICATE)
             return
         mine = Up(connection, dialled_by_us)
@@ -232,6 +240,17 @@ class Peers:
                 if known is not None:
                     known.brief = self._clock.now_s() - up_s < BACKOFF_MAX_S
                     known.wake.set()
+
+    async def _show_newer(self, connection: Connection, peer_id: PeerId) -> None:
+        """Shows an older process of a peer the record of the newer one, which it may not know."""
+        record = self._newer_of(peer_id)
+        if record is None:
+            return
+        async with trio.open_nursery() as nursery:
+            await nursery.start(connection.run)
+            with suppress(OverlayError):
+                await connection.call(clones.PROTOCOL, record, timeout_s=CLONE_TIMEOUT_S)
+            await connection.aclose(0, DUPLICATE)
 
     def _replaces(self, new: Connection, before: Up, dialled_by_us: bool) -> bool:  # noqa: FBT001
         """A newer generation wins; then the connection dialled by the smaller PeerId."""

@@ -26,6 +26,7 @@ from security.trust import Trust
 OWNER = "owner"
 """Stands for a token's id where the owner asks."""
 DEFAULT_TENANT = "default"
+REVOKED = "the token is revoked: rhizome token create"
 SCOPES = {scope.value: scope for scope in Scope}
 
 
@@ -116,7 +117,7 @@ def words_of(error: SecurityError) -> str:
         case Expired():
             return "the token has expired: rhizome token create"
         case Revoked():
-            return "the token is revoked: rhizome token create"
+            return REVOKED
         case NotYetValid():
             return str(error)
         case UnsupportedVersion():

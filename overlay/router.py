@@ -68,6 +68,7 @@ class Router:
         zone: str | None,
         zone_rules: Sequence[ZoneRule],
         serves: Callable[[TenantId], bool],
+        confirmed: Callable[[], bool] = lambda: True,
         allow_variants: bool = False,
     ) -> None:
         self._serves = serves
@@ -93,6 +94,7 @@ class Router:
             zone=zone,
             zone_rules=zone_rules,
             serves=serves,
+            confirmed=confirmed,
             allow_variants=allow_variants,
         )
         self._expected = ExpectedOutput()

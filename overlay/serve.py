@@ -63,6 +63,8 @@ class ForwardHandler:
         engine: Engine,
         tenants: TenantBook,
         draining: Callable[[], bool],
+        confirmed: Callable[[], bool],
+        is_revoked: Callable[[str], bool],
         expected_cached_tokens: Callable[[TenantEpoch, Work], int],
         expected_start_s: Callable[[Work], float],
         serves: Callable[[TenantId], bool],
@@ -71,6 +73,8 @@ class ForwardHandler:
         self._engine = engine
         self._tenants = tenants
         self._draining = draining
+        self._confirmed = confirmed
+        self._is_revoked = is_revoked
         self._expected_cached_tokens = expected_cached_tokens
         self._expected_start_s = expected_start_s
         self.counters = ServeCounters()
@@ -98,6 +102,10 @@ class ForwardHandler:
         """The forwarder's roster entry comes first: before any lookup for the tenant."""
         if tenant is None or not self._tenants.is_member(tenant.tenant_id, forwarder):
             return "not_a_member"
+        if not self._confirmed():
+            return "unconfirmed"
+        if self._is_revoked(request.token_id):
+            return "token_revoked"
         if request.hops > HOPS_MAX:
             return "too_many_hops"
         if self._draining():

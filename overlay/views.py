@@ -59,9 +59,11 @@ class Views:
         zone: str | None,
         zone_rules: Sequence[ZoneRule],
         serves: Callable[[TenantId], bool],
+        confirmed: Callable[[], bool],
         allow_variants: bool,
     ) -> None:
         self._serves = serves
+        self._confirmed = confirmed
         self._allow_variants = allow_variants
         self._refusals: dict[tuple[TenantId, PeerId], float] = {}
         self._me = me
@@ -79,11 +81,14 @@ class Views:
         self._kept: dict[tuple[TenantId, str], dict[PeerId, tuple[float, PeerView]]] = {}
 
     def of(self, tenant: TenantEpoch, model: str, memory: Memory, now_s: float) -> list[PeerView]:
-        """Every member of the tenant that is up, and this host where it serves the model."""
+        """Every member of the tenant that is up, and this host where it serves the model.
+
+        Before this host is confirmed it does not know which of the others are revoked.
+        """
         kept = self._kept_of((tenant.tenant_id, model))
         same = self.told_here().get(model)
         views = []
-        for peer_id in self._peers.up():
+        for peer_id in self._peers.up() if self._confirmed() else ():
             if peer_id not in tenant.members:
                 continue
             if self._refused((tenant.tenant_id, peer_id), now_s):

@@ -40,13 +40,15 @@ from security.errors import (
     UnknownTenant,
 )
 from security.hosts import EnrolledHost, with_host
+from security.kept import KeptTenant, TicketRow
 from security.keys import Secret
+from security.ledger import IssuedToken, Ledger, TokenRow, with_token
 from security.peer_id import PeerId
-from security.revocation import RevocationSet
+from security.revocation import REVOKED_MAX, RevocationSet, make_revocation
 from security.roster import caught_up, first_content, rotated, with_member, without_member
 from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
 from security.tenant_keys import SECRET_BYTES
-from security.ticket import Ticket, check_ticket, ticket_id_of
+from security.ticket import Ticket, check_ticket
 from security.token import issue_token
 from security.trust import Trust
 
@@ -59,28 +61,6 @@ TICKET_KEPT_S = 30 * 86_400
 TOKEN_TTL_S_MAX = 10 * 365 * 86_400
 _ID_BYTES = 16
 _NEW_TICKET = "make a new one with 'rhizome invite' on the issuer's host"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptTenant:
-    """A tenant and the EPOCH object that its members have now."""
-
-    content: EpochContent
-    epoch_object: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TicketRow:
-    """What is kept of a ticket: how to check it, not how to make it."""
-
-    verifier: bytes
-    tenants: tuple[TenantId, ...]
-    expires_unix_s: int
-    used_by: PeerId | None = None
-
-    @property
-    def ticket_id(self) -> str:
-        return ticket_id_of(self.verifier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +83,11 @@ class Admittance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedToken:
-    """A client's token; ``text`` is shown once, ``token_id`` revokes it."""
-
-    text: str = field(repr=False)
-    token_id: str
-    tenant_id: TenantId
-    expires_unix_s: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
     """An issuer. Every method that changes something returns the next state first.
 
-    ``hosts`` are those that it has enrolled.
+    ``hosts`` are those that it has enrolled, ``tokens`` those that it has made and that have not
+    ended, ``revoked`` the statements that it has signed, by what they revoke.
     """
 
     root: Root
@@ -124,6 +95,8 @@ class Authority:
     tenants: Mapping[TenantId, KeptTenant]
     tickets: Mapping[str, TicketRow]
     hosts: Mapping[PeerId, EnrolledHost] = field(default_factory=lambda: MappingProxyType({}))
+    tokens: Ledger = field(default_factory=lambda: MappingProxyType({}))
+    revoked: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def create(cls, secret: Secret, now_unix_s: float, tenants: Sequence[str]) -> Authority:
@@ -413,8 +386,8 @@ class Authority:
             raise TicketUsed(f"the ticket has been used: {_NEW_TICKET}")
         if now_unix_s > row.expires_unix_s:
             raise Expired(f"the ticket has ended: {_NEW_TICKET}")
-        if revocations.revokes(join.ticket_id) or revocations.revokes(join.peer_id):
-            raise Revoked("the ticket or the host is revoked")
+        if any(map(revocations.revokes, (join.ticket_id, join.peer_id, self.issuer.issuer_id))):
+            raise Revoked("the ticket, the host or the issuer is revoked")
         burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id)}
         authority, grant = replace(self, tickets=MappingProxyType(burnt)).enrol(
             join.peer_id,
@@ -443,12 +416,15 @@ class Authority:
         scopes: Sequence[str],
         secret: Secret,
         now_unix_s: float,
-    ) -> IssuedToken:
-        """Makes a client's token. Nothing of it is kept.
+    ) -> tuple[Authority, IssuedToken]:
+        """Makes a client's token. What is kept of it can name it and cannot make it.
+
+        Returns:
+            The next state, and the token: it cannot be shown again.
 
         Raises:
             UnknownTenant: when no such tenant is kept here.
-            LimitExceeded: when a field is over its bound.
+            LimitExceeded: when a field is over its bound, or too many tokens are good.
         """
         self._kept(tenant_id)
         if not 0 < ttl_s <= TOKEN_TTL_S_MAX:
@@ -464,9 +440,30 @@ class Authority:
             now_unix_s=now_unix_s,
             expires_unix_s=expires_unix_s,
         )
-        return IssuedToken(
+        issued = IssuedToken(
             text=text, token_id=token_id, tenant_id=tenant_id, expires_unix_s=expires_unix_s
         )
+        row = TokenRow.of(issued, name, scopes, now_unix_s)
+        tokens = with_token(self.tokens, row, now_unix_s, self.revoked)
+        return replace(self, tokens=tokens), issued
+
+    def revoke(self, id_: str, now_unix_s: float, *, reason: str = "") -> tuple[Authority, bytes]:
+        """Signs that a peer, token, ticket or issuer of this id is revoked, for good.
+
+        Returns:
+            The next state and the statement; both as they were if this issuer has said so before.
+
+        Raises:
+            LimitExceeded: when the id or the reason is too long, or it has signed too many.
+        """
+        before = self.revoked.get(id_)
+        if before is not None:
+            return self, before
+        if len(self.revoked) >= REVOKED_MAX:
+            raise LimitExceeded(f"an issuer signs at most {REVOKED_MAX} revocations")
+        statement = make_revocation(self.issuer, id_, now_unix_s, reason=reason)
+        revoked = MappingProxyType({**self.revoked, id_: statement})
+        return replace(self, revoked=revoked), statement
 
     def catch_up(self, known: TenantEpoch, secret: Secret) -> tuple[Authority, bytes]:
         """Goes on from newer news of a tenant, after this state was restored from an older copy.

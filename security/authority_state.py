@@ -10,11 +10,13 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from security.authority import Authority, KeptTenant, TicketRow
+from security.authority import Authority
 from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, key_id, parse_issuer
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import MalformedObject, SecurityError
 from security.hosts import EnrolledHost
+from security.kept import KeptTenant, TicketRow
+from security.ledger import TokenRow
 from security.peer_id import PeerId, parse_peer_id
 from security.tenant import TenantId, TenantName
 from security.wire import decode
@@ -58,6 +60,24 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     leaf_ends_unix_s: int | None = None
 
 
+class TokenState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A client's token, without the token."""
+
+    token_id: str
+    tenant_id: str
+    name: str
+    scopes: list[str]
+    issued_unix_s: int
+    expires_unix_s: int
+
+
+class RevokedState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A statement that this issuer has signed, and what it revokes."""
+
+    id: str
+    statement: bytes
+
+
 class AuthorityState(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="authority"
 ):
@@ -75,6 +95,8 @@ class AuthorityState(
     tenants: list[TenantState]
     tickets: list[TicketState]
     hosts: list[HostState] = []
+    tokens: list[TokenState] = []
+    revoked: list[RevokedState] = []
 
 
 def authority_to_bytes(authority: Authority) -> bytes:
@@ -108,6 +130,11 @@ def authority_to_bytes(authority: Authority) -> bytes:
                 )
                 for peer_id, host in authority.hosts.items()
             ],
+            tokens=[_token_state(row) for row in authority.tokens.values()],
+            revoked=[
+                RevokedState(id=id_, statement=statement)
+                for id_, statement in authority.revoked.items()
+            ],
         )
     )
 
@@ -134,6 +161,8 @@ def authority_from_bytes(data: bytes) -> Authority:
                 {row.ticket_id: row for row in (_ticket_row(one) for one in state.tickets)}
             ),
             hosts=MappingProxyType(_hosts(state)),
+            tokens=MappingProxyType({one.token_id: _token_row(one) for one in state.tokens}),
+            revoked=MappingProxyType({one.id: one.statement for one in state.revoked}),
         )
     except SecurityError as error:
         raise MalformedObject("this issuer's state is damaged") from error
@@ -228,4 +257,26 @@ def _ticket_row(state: TicketState) -> TicketRow:
         tenants=tuple(TenantId(one) for one in state.tenants),
         expires_unix_s=state.expires_unix_s,
         used_by=None if state.used_by is None else parse_peer_id(state.used_by),
+    )
+
+
+def _token_state(row: TokenRow) -> TokenState:
+    return TokenState(
+        token_id=row.token_id,
+        tenant_id=row.tenant_id,
+        name=row.name,
+        scopes=list(row.scopes),
+        issued_unix_s=row.issued_unix_s,
+        expires_unix_s=row.expires_unix_s,
+    )
+
+
+def _token_row(state: TokenState) -> TokenRow:
+    return TokenRow(
+        token_id=state.token_id,
+        tenant_id=TenantId(state.tenant_id),
+        name=state.name,
+        scopes=tuple(state.scopes),
+        issued_unix_s=state.issued_unix_s,
+        expires_unix_s=state.expires_unix_s,
     )

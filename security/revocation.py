@@ -26,6 +26,9 @@ from security.wire import decode
 VERSION = 1
 STATEMENTS_MAX = 65_536
 STATEMENT_BYTES_MAX = 1024
+REVOKED_MAX = 16_384
+"""Statements of one issuer, a quarter of what a set holds: it stores them whole with each one."""
+
 _DIGEST_BYTES = 16
 
 
@@ -41,9 +44,18 @@ class Revocation(
 
 
 def make_revocation(issuer: IssuerKey, id_: str, now_unix_s: float, *, reason: str = "") -> bytes:
-    """Signs the statement that ``id_`` is revoked."""
+    """Signs the statement that ``id_`` is revoked.
+
+    Raises:
+        LimitExceeded: when the id is no id, or the reason is too long.
+    """
     statement = Revocation(v=VERSION, id=id_, since_unix_s=int(now_unix_s), reason=reason)
-    return sign_as_issuer(issuer, Kind.REVOCATION, msgspec.msgpack.encode(statement))
+    body = msgspec.msgpack.encode(statement)
+    try:
+        msgspec.msgpack.decode(body, type=Revocation)
+    except msgspec.ValidationError:
+        raise LimitExceeded("an id has 1 to 64 characters, a reason at most 128") from None
+    return sign_as_issuer(issuer, Kind.REVOCATION, body)
 
 
 def open_revocation(data: bytes, trust: Trust) -> Verified[Revocation]:
@@ -58,10 +70,14 @@ def open_revocation(data: bytes, trust: Trust) -> Verified[Revocation]:
 
 @dataclass(frozen=True, slots=True)
 class RevocationSet:
-    """All statements that this host has seen. ``digest`` is equal where the sets are."""
+    """All statements that this host has seen. ``digest`` is equal where the sets are.
+
+    ``hashes`` are the statements' SHA-256, by which two hosts compare what they have.
+    """
 
     statements: frozenset[bytes] = frozenset()
     ids: frozenset[str] = frozenset()
+    hashes: frozenset[bytes] = field(default=frozenset(), repr=False)
     digest: bytes = field(default=bytes(_DIGEST_BYTES))
 
     @classmethod
@@ -73,18 +89,23 @@ class RevocationSet:
         """
         checked = list(statements)
         return cls._of(
-            frozenset(one.data for one in checked), frozenset(one.value.id for one in checked)
+            frozenset(one.data for one in checked),
+            frozenset(one.value.id for one in checked),
+            frozenset(hash_of(one.data) for one in checked),
         )
 
     @classmethod
-    def _of(cls, statements: frozenset[bytes], ids: frozenset[str]) -> RevocationSet:
+    def _of(
+        cls, statements: frozenset[bytes], ids: frozenset[str], hashes: frozenset[bytes]
+    ) -> RevocationSet:
         if len(statements) > STATEMENTS_MAX:
-            raise LimitExceeded(f"more than {STATEMENTS_MAX} revocations")
+            raise LimitExceeded(
+                f"more than {STATEMENTS_MAX} revocations: the set only grows; begin a new overlay"
+            )
         if not statements:
             return cls()
-        hashes = sorted(hashlib.sha256(one).digest() for one in statements)
-        digest = hashlib.blake2b(b"".join(hashes), digest_size=_DIGEST_BYTES).digest()
-        return cls(statements, ids, digest)
+        digest = hashlib.blake2b(b"".join(sorted(hashes)), digest_size=_DIGEST_BYTES).digest()
+        return cls(statements, ids, hashes, digest)
 
     def merge(self, other: RevocationSet) -> RevocationSet:
         """Everything that either holds.
@@ -94,8 +115,17 @@ class RevocationSet:
         """
         if other.statements <= self.statements:
             return self
-        return self._of(self.statements | other.statements, self.ids | other.ids)
+        return self._of(
+            self.statements | other.statements,
+            self.ids | other.ids,
+            self.hashes | other.hashes,
+        )
 
     def revokes(self, id_: str) -> bool:
         """True when a peer, token, ticket or issuer of this id is revoked."""
         return id_ in self.ids
+
+
+def hash_of(statement: bytes) -> bytes:
+    """By what a statement is known: SHA-256 of it as it was signed."""
+    return hashlib.sha256(statement).digest()

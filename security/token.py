@@ -139,6 +139,16 @@ def verify_token(
     return claims
 
 
+def token_id_of(text: str, trust: Trust) -> str:
+    """The id by which a token is revoked; whether it is good now is not judged.
+
+    Raises:
+        MalformedToken, UnsupportedVersion, UntrustedIssuer, BadSignature, WrongOverlay: as
+            ``verify_token``.
+    """
+    return _verify_signature(text, trust).token_id
+
+
 class TokenCache:
     """Remembers tokens that were verified: the same one needs no signature check again.
 

@@ -51,6 +51,7 @@ def command(tenants: tuple[str, ...], expires: str, home: str | None, as_json: b
     click.echo(
         f"# good for one host until {until:%Y-%m-%d %H:%M} UTC, "
         f"tenants: {', '.join(reply.tenants)}\n"
-        "# on the other host: rhizome join TICKET && rhizome peer",
+        "# on the other host: rhizome join TICKET && rhizome peer\n"
+        f"# withdraw it with: rhizome revoke {reply.ticket_id}",
         err=True,
     )

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points, version
 
 import click
 
 from inference.errors import InferenceError
+from overlay.clones import ClonedHost
 from overlay.errors import ConfigError, OverlayError
 from security.errors import SecurityError
 
 GROUP = "rhizome.commands"
 ORDER = (
     *("demo", "init", "peer", "invite", "join", "leave", "ask", "status", "explain", "tenant"),
-    *("token", "ca", "model", "audit"),
+    *("token", "revoke", "ca", "model", "audit"),
 )
 """The order of ``--help``: that in which a newcomer needs them; others follow by name."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_CLONED = 3
+"""``rhizome peer`` alone: starting it again does not help before the copy is gone."""
 
 
 class Commands(click.Group):
@@ -83,9 +86,16 @@ def main() -> None:
             raise
         for line in dict.fromkeys(map(message_of, causes)):
             click.echo(f"rhizome: {line}", err=True)
-        usage = any(isinstance(cause, ConfigError) for cause in causes)
-        sys.exit(EXIT_USAGE if usage else EXIT_FAILED)
+        sys.exit(exit_code_of(causes))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def exit_code_of(causes: Sequence[BaseException]) -> int:
+    """How a failure is told to scripts."""
+    if any(isinstance(cause, ClonedHost) for cause in causes):
+        return EXIT_CLONED
+    usage = any(isinstance(cause, ConfigError) for cause in causes)
+    return EXIT_USAGE if usage else EXIT_FAILED
 
 
 def expected(error: BaseException) -> bool:

@@ -135,6 +135,8 @@ def make_node_config(
         leaf_s=config.leaf_s,
         enrolment=read_enrolment(home),
         keep=partial(store_renewed, home),
+        # Only the host that founded an overlay can be its only one.
+        expects_others=home.read(HomeFile.AUTHORITY) is None or bool(config.bootstrap),
     )
 
 

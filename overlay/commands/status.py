@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 import trio
 from rich.console import Console
@@ -51,6 +53,8 @@ def show(status: StatusReply) -> None:
     """Prints a status for people."""
     console = Console(highlight=False, markup=False)
     console.print(f"peer      {status.peer_id}{'  (draining)' if status.draining else ''}")
+    for words in warnings_of(status):
+        console.print(f"          {words}", soft_wrap=True)
     console.print(f"overlay   {status.overlay_id[:16]}, tenants: {', '.join(status.tenants)}")
     console.print(f"open to   peers at {', '.join(status.addresses)}", soft_wrap=True)
     if status.http:
@@ -76,6 +80,19 @@ def show(status: StatusReply) -> None:
         table.add_row(*cells(peer))
     console.print()
     console.print(table, crop=False, soft_wrap=True)
+
+
+def warnings_of(status: StatusReply) -> Iterator[str]:
+    """What keeps this host from the others."""
+    if status.revoked:
+        yield "revoked: no other peer takes it in; let it join again with a fresh --home"
+    if not status.confirmed:
+        names = [f"..{peer_id[-8:]}" for peer_id in status.waits_for]
+        who = f"one of {', '.join(names)}" if names else "another peer"
+        yield (
+            f"unconfirmed: it serves its own clients alone until {who} has told it what is "
+            "revoked; a host that is gone for good is to be revoked"
+        )
 
 
 def cache_of(status: StatusReply) -> str:

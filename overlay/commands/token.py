@@ -1,4 +1,4 @@
-"""``rhizome token create``."""
+"""``rhizome token create``, ``list`` and ``revoke``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from overlay.commands.options import (
     print_json,
     tenant_option,
 )
+from overlay.commands.revoke import revoke as revoke_subject
 from overlay.control.client import call
-from overlay.control.messages import CreateToken, TokenReply
+from overlay.control.messages import CreateToken, ListTokens, TokenReply, TokensReply, TokenStatus
 from overlay.request import Scope
+from overlay.revocation.subject import SubjectKind
 
 
 @click.group("token")
@@ -77,6 +79,57 @@ def create(
     click.echo(f"API key   {reply.api_key}")
     click.echo(
         f"# tenant {reply.tenant}, good until {until:%Y-%m-%d}, for {', '.join(reply.scopes)}; "
-        "it is not shown again",
+        "it is not shown again\n"
+        f"# withdraw it with: rhizome token revoke {reply.token_id}",
         err=True,
     )
+
+
+@command.command("list")
+@home_option
+@json_option
+def list_(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Show the tokens that this issuer has made and that have not ended; never the keys.
+
+    \b
+    Example: rhizome token list --json
+    """  # noqa: D301 - click's mark
+    reply = trio.run(call, existing_home(home), ListTokens(), TokensReply)
+    if as_json:
+        print_json(reply)
+        return
+    if not reply.tokens:
+        click.echo("no token is good: rhizome token create")
+        return
+    rows = [("id", "tenant", "name", "made", "good until"), *map(_cells, reply.tokens)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+@command.command("revoke")
+@click.argument("token")
+@click.option(
+    "--reason",
+    default="",
+    metavar="TEXT",
+    help="For people; every peer of the overlay can read it.",
+)
+@home_option
+@json_option
+def revoke(token: str, reason: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Withdraw a token, for good: TOKEN is its id, as 'rhizome token list' shows it, or itself.
+
+    \b
+    Example: rhizome token revoke 5f3a0c5d8f6e4d7bb1a2c3d4e5f60718
+    """  # noqa: D301 - click's mark
+    kind = SubjectKind.TOKEN
+    revoke_subject(token, kind, reason, home, unknown=False, sure=False, as_json=as_json)
+
+
+def _cells(token: TokenStatus) -> tuple[str, ...]:
+    made = datetime.fromtimestamp(token.issued_unix_s, UTC)
+    until = datetime.fromtimestamp(token.expires_unix_s, UTC)
+    good = "revoked" if token.revoked else f"{until:%Y-%m-%d %H:%M}"
+    return token.token_id, token.tenant, token.name, f"{made:%Y-%m-%d %H:%M}", good

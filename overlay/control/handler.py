@@ -15,15 +15,19 @@ from overlay.control.messages import (
     InviteReply,
     Leave,
     LeaveReply,
+    ListRevocations,
+    ListTokens,
     OutcomeReply,
     PeerStatus,
     Reply,
+    Revoke,
     RouteReply,
     StatusReply,
     TokenReply,
     decode_command,
     encode,
 )
+from overlay.control.revoking import revocations_of, revoke, tokens_of
 from overlay.control.rosters import reply_to
 from overlay.control.tenant_view import narrow_explain, narrow_status
 from overlay.decisions import Explained, Outcome
@@ -48,6 +52,8 @@ NOT_KNOWN = (
 )
 
 NOTHING_YET = "this peer has taken in no request yet: send it one, as with 'rhizome ask TEXT'"
+
+WAITS_FOR_SHOWN = 16
 
 NOT_A_COMMAND = (
     "the running peer does not know that command, or a value in it is too large; "
@@ -94,6 +100,12 @@ class ControlHandler:
                 return self._invite(command)
             case CreateToken():
                 return self._create_token(command)
+            case Revoke():
+                return self._revoke(command)
+            case ListRevocations():
+                return revocations_of(self._node)
+            case ListTokens():
+                return self._tokens()
             case Leave():
                 self._node.leaving.set()
                 return LeaveReply()
@@ -128,6 +140,7 @@ class ControlHandler:
             ticket=ticket.to_text(),
             tenants=list(ticket.tenants),
             expires_unix_s=ticket.expires_unix_s,
+            ticket_id=ticket.ticket_id,
         )
 
     def _create_token(self, command: CreateToken) -> Reply:
@@ -144,7 +157,18 @@ class ControlHandler:
             name=command.name,
             expires_unix_s=token.expires_unix_s,
             scopes=sorted(set(command.scopes)),
+            token_id=token.token_id,
         )
+
+    def _revoke(self, command: Revoke) -> Reply:
+        if self._desk is None:
+            return ControlRefusal(message=NOT_AN_ISSUER)
+        return revoke(self._node, self._desk, command)
+
+    def _tokens(self) -> Reply:
+        if self._desk is None:
+            return ControlRefusal(message=NOT_AN_ISSUER)
+        return tokens_of(self._node, self._desk)
 
 
 def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = None) -> StatusReply:
@@ -185,7 +209,17 @@ def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) ->
         dtypes={model.name: model.output.dtype for model in capabilities.models},
         posture=node.engine_posture(),
         variants={model.name: advertised(model).weights for model in capabilities.models},
+        confirmed=node.confirmation.event.is_set(),
+        waits_for=waits_for(node),
+        revocations=len(node.revocations.statements),
+        revoked=node.is_revoked,
     )
+
+
+def waits_for(node: Node) -> list[str]:
+    """Who could tell this host what is revoked, where it does not know that; not all of many."""
+    others: list[str] = [] if node.confirmation.event.is_set() else [*node.confirmation.others()]
+    return others[:WAITS_FOR_SHOWN]
 
 
 def peer_status(node: Node, peer_id: PeerId, tenant: TenantEpoch | None = None) -> PeerStatus:

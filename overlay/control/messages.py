@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from overlay.control.tenants import TenantCommand, TenantReply, TenantsReply
+from overlay.revocation.subject import TEXT_CHARS_MAX, SubjectKind
 from overlay.wire import read
 
 PROTOCOL = "/rhizome/control/1"
@@ -69,11 +70,47 @@ class CreateToken(
     scopes: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=16)] = ("infer",)
 
 
+class Revoke(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revoke"):
+    """Revoke a peer, token, ticket or issuer, named in any way that a person may.
+
+    ``kind`` (None: find out) says what it is; with ``unknown`` an id is taken that nobody here has
+    heard of. ``sure`` is needed for this host itself and for issuers.
+    """
+
+    subject: Annotated[str, Meta(min_length=1, max_length=TEXT_CHARS_MAX)]
+    kind: SubjectKind | None
+    unknown: bool
+    reason: Annotated[str, Meta(max_length=128)]
+    sure: bool
+
+
+class ListRevocations(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revocations"
+):
+    """What is revoked, as far as this host knows."""
+
+
+class ListTokens(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tokens"
+):
+    """The tokens that this issuer has made and that have not ended."""
+
+
 class Leave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="leave"):
     """Drain, say goodbye and end."""
 
 
-Command = GetStatus | Explain | Invite | CreateToken | Leave | TenantCommand
+Command = (
+    GetStatus
+    | Explain
+    | Invite
+    | CreateToken
+    | Revoke
+    | ListRevocations
+    | ListTokens
+    | Leave
+    | TenantCommand
+)
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +160,10 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     dtypes: dict[str, str] = {}
     posture: list[tuple[str, str]] = []
     variants: dict[str, str] = {}
+    confirmed: bool = True
+    waits_for: list[str] = []
+    revocations: int = 0
+    revoked: bool = False
 
 
 class CandidateReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,15 +232,16 @@ class ExplainReply(msgspec.Struct, frozen=True, kw_only=True, tag="explain"):
 
 
 class InviteReply(msgspec.Struct, frozen=True, kw_only=True, tag="invite"):
-    """A ticket, shown once."""
+    """A ticket, shown once; ``ticket_id`` revokes it."""
 
     ticket: str
     tenants: list[str]
     expires_unix_s: int
+    ticket_id: str
 
 
 class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):
-    """A token, shown once."""
+    """A token, shown once; ``token_id`` revokes it."""
 
     base_url: str
     api_key: str
@@ -207,6 +249,54 @@ class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):
     name: str
     expires_unix_s: int
     scopes: list[str]
+    token_id: str
+
+
+class RevokeReply(msgspec.Struct, frozen=True, kw_only=True, tag="revoke"):
+    """It is revoked: stored here, enforced here, and ``peers`` that are up are being told.
+
+    ``already``: it was revoked before, and nothing is new. ``name`` is a token's.
+    """
+
+    kind: str
+    id: str
+    name: str
+    already: bool
+    peers: int
+
+
+class RevocationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement."""
+
+    id: str
+    since_unix_s: int
+    reason: str
+    issuer: str
+
+
+class RevocationsReply(msgspec.Struct, frozen=True, kw_only=True, tag="revocations"):
+    """What is revoked: ``total`` statements, of which the ones learned last, newest first."""
+
+    total: int
+    revocations: list[RevocationStatus]
+
+
+class TokenStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One token; never the token itself."""
+
+    token_id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    issued_unix_s: int
+    expires_unix_s: int
+    revoked: bool
+
+
+class TokensReply(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The tokens of this issuer, oldest first."""
+
+    tokens: list[TokenStatus]
 
 
 class LeaveReply(msgspec.Struct, frozen=True, kw_only=True, tag="leave"):
@@ -225,6 +315,9 @@ Reply = (
     | ExplainReply
     | InviteReply
     | TokenReply
+    | RevokeReply
+    | RevocationsReply
+    | TokensReply
     | LeaveReply
     | TenantReply
     | TenantsReply

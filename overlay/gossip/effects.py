@@ -64,9 +64,13 @@ class LoadLearned(msgspec.Struct, frozen=True):
 
 
 class NewGeneration(msgspec.Struct, frozen=True):
-    """Somebody else uses our identity with a generation not below ours: jump above ``above``."""
+    """Somebody else uses our identity with a generation not below ours: jump above ``above``.
+
+    ``boot_salt`` is that process's.
+    """
 
     above: int
+    boot_salt: bytes
 
 
 Effect = (

@@ -310,8 +310,17 @@ class Gossip:
             self.reader.sync(self.epochs, self.origins)
 
     def on_revoked(self, now_s: float) -> list[Effect]:
-        """More is revoked: what a peer that is revoked had told counts no more."""
+        """More is revoked: what a peer that is revoked had told counts no more.
+
+        Neither do rosters whose steward is revoked.
+        """
         effects: list[Effect] = []
+        for taken in self.epochs.forget_revoked(self._revocations()):
+            effects.append(Persist(EPOCHS, {place_of(taken.header): None}))
+            if taken.lost is not None:
+                effects.append(EpochLost(taken.lost))
+        if effects:
+            self.reader.sync(self.epochs, self.origins)
         for peer_id in self.origins.forget_revoked(now_s, self._revocations()):
             self.reader.forget(peer_id)
             effects.append(RecordForgotten(peer_id))
@@ -327,7 +336,7 @@ class Gossip:
                 self.reader.on_generation(record.peer_id, record.generation)
                 effects.append(RecordLearned(record))
             elif self.publisher.is_other(record):
-                effects.append(NewGeneration(record.generation))
+                effects.append(NewGeneration(record.generation, record.boot_salt))
         return effects
 
     def _tell_of_another(

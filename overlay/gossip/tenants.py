@@ -107,6 +107,24 @@ class Epochs:
         """Of the newest object of every tenant."""
         return [header for _, (header, _) in sorted(self._carried.items())]
 
+    def forget_revoked(self, revocations: RevocationSet) -> list[TakenEpoch]:
+        """Forgets the objects of stewards that are revoked: their rosters are believed no more.
+
+        Returns:
+            What was forgotten; ``lost`` names the tenants that this host was a member of.
+        """
+        forgotten = []
+        for place, (header, _) in sorted(self._carried.items()):
+            if not revocations.revokes(header.steward):
+                continue
+            del self._carried[place]
+            lost = next((t for t, e in self.mine.items() if place_of(e.header) == place), None)
+            if lost is not None:
+                del self.mine[lost]
+                self._let_go(lost)
+            forgotten.append(TakenEpoch(header, lost=lost))
+        return forgotten
+
     def known(self) -> list[KnownEpoch]:
         """How far this host knows every tenant, by opaque names."""
         return [

@@ -140,6 +140,11 @@ class Connection:
         self._opened = self._accepted = self._refused = self._failed = 0
 
     @property
+    def runs(self) -> bool:
+        """Whether it has been run, so that calls can be made while it is not closed."""
+        return self._nursery is not None
+
+    @property
     def rtt_s(self) -> float | None:
         """Smoothed round trip of our pings; None before the first answer."""
         return self._liveness.rtt_s

@@ -32,7 +32,7 @@ from security.certificate import issue_leaf, parse_leaf
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.record import sign_record
-from security.revocation import RevocationSet, make_revocation, open_revocation
+from security.revocation import make_revocation
 from security.signed import Kind, sign_as_peer
 from tests.attacks.victim import BETA, Victim
 from tests.attacks.worlds import RealWorld
@@ -228,12 +228,11 @@ def with_leaf_of(victim: Victim, *, issued_ago_s: float, lifetime_s: float = DAY
     return replace(own, identity=replace(own.identity, leaf=leaf))
 
 
-def revocation(victim: Victim, *ids: str) -> RevocationSet:
+def revocation(victim: Victim, *ids: str) -> list[bytes]:
     """Statements of the overlay's issuer."""
     authority = victim.world.authority
     assert authority is not None
-    made = [make_revocation(authority.issuer, each, victim.now_unix_s) for each in ids]
-    return RevocationSet.of(open_revocation(each, authority.trust) for each in made)
+    return [make_revocation(authority.issuer, each, victim.now_unix_s) for each in ids]
 
 
 def revoke(victim: Victim, *ids: str) -> None:

@@ -66,14 +66,15 @@ class Face:
         """A token that the overlay's issuer has made; of one name there is one."""
         authority = self.victim.world.authority
         assert authority is not None
-        return authority.issue_token(
+        _, token = authority.issue_token(
             authority.tenant_id(tenant),
             name,
             ttl_s=ttl_s,
             scopes=[scope.value],
             secret=self.victim.world.entropy(f"token {name}").secret,
             now_unix_s=self.victim.now_unix_s - ago_s,
-        ).text
+        )
+        return token.text
 
 
 async def _serve(node: Node, limits: HttpLimits, *, task_status: trio.TaskStatus[int]) -> None:

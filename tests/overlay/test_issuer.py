@@ -377,3 +377,51 @@ def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows
     answer = trio.run(desk.admit, make_join_request(keys, ticket), FAR)
     with pytest.raises(SecurityError):
         open_admission(answer, ticket, keys, issuing.clock.unix_s())
+
+
+def test_what_was_revoked_is_stored_first_and_told_again_at_each_start(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[list[bytes], list[bytes]]] = []
+
+    def opened() -> IssuerDesk:
+        identity = load_identity(issuing.home)
+        return IssuerDesk(
+            issuing.home,
+            identity,
+            issuing.clock,
+            ENTROPY,
+            issuing.epochs.append,
+            on_revoked=lambda statements, issuers: told.append(([*statements], [*issuers])),
+        )
+
+    desk = opened()
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "write", full)
+        with pytest.raises(StorageFull):
+            desk.revoke("0a" * 16, "lost")
+    assert told == [], "nothing was said"
+    desk.revoke("0a" * 16, "lost")
+    desk.revoke("0b" * 16, "")
+    said = [statement for statements, _ in told for statement in statements]
+    assert len(said) == 2
+    told.clear()
+    opened().say_again()
+    assert told == [(said, [issuing.home.need(HomeFile.ISSUER)])]
+
+
+def full(home: Home, file: HomeFile, content: bytes) -> None:
+    raise StorageFull("no space is left")
+
+
+def test_tokens_are_listed_until_they_end(issuing: Issuing) -> None:
+    first = issuing.desk.create_token("a", "web", 60)
+    second = issuing.desk.create_token("b", "phone", 600)
+    desk = issuing.opened()
+    assert [row.token_id for row in desk.tokens()] == [first.token_id, second.token_id]
+    assert [desk.tenant_name(row.tenant_id) for row in desk.tokens()] == ["a", "b"]
+    issuing.clock.unix += 60
+    assert [row.token_id for row in desk.tokens()] == [second.token_id]
+    known = desk.known_ids(["other"])
+    assert dict(known.tokens) == {second.token_id: "phone"}
+    assert {"other", issuing.desk._identity.peer_id} <= set(known.peers)

@@ -31,6 +31,8 @@ from overlay.gossip import messages as gossip
 from overlay.gossip.stream import frame_header
 from overlay.gossip.tagset import pack_tags, unpack_tags
 from overlay.ports import PeerHint
+from overlay.revocation import messages as revocation
+from overlay.revocation.subject import SubjectKind
 from overlay.served import Advertised, line_of, read_line
 from overlay.transport import enrolment, frame
 from overlay.transport.hello import Hello, Role, client_hello, decode_hello, encode_hello
@@ -40,6 +42,7 @@ from security.enrolment import make_admission, open_admission, refuse_join
 from security.envelope import Opener, Sealer
 from security.errors import TicketUsed
 from security.keys import HostKeys
+from security.revocation import hash_of, make_revocation
 from security.signed import Kind, sign_as_peer, verify_peer
 from security.tags import tags_of
 from security.tenant import TenantId, TenantName
@@ -369,6 +372,14 @@ CLIENTS = {
             "token_with_scopes": control.CreateToken(
                 tenant="alpha", name="app", expires_s=86_400.0, scopes=("admin", "status")
             ),
+            "revoke": control.Revoke(
+                subject=HOST.peer_id, kind=None, unknown=False, reason="lost", sure=False
+            ),
+            "revoke_as": control.Revoke(
+                subject=REQUEST_ID, kind=SubjectKind.TICKET, unknown=True, reason="", sure=True
+            ),
+            "revocations": control.ListRevocations(),
+            "tokens": control.ListTokens(),
             "leave": control.Leave(),
             "tenant_list": tenants.ListTenants(),
             "tenant_create": tenants.CreateTenant(name="lab"),
@@ -383,7 +394,10 @@ CLIENTS = {
         f"control_{name}": message(value, control, control.decode_reply)
         for name, value in {
             "invite_reply": control.InviteReply(
-                ticket="rhz1", tenants=["alpha"], expires_unix_s=1_800_003_600
+                ticket="rhz1",
+                tenants=["alpha"],
+                expires_unix_s=1_800_003_600,
+                ticket_id=REQUEST_ID,
             ),
             "token_reply": control.TokenReply(
                 base_url="http://127.0.0.1:7403/v1",
@@ -392,6 +406,34 @@ CLIENTS = {
                 name="app",
                 expires_unix_s=1_800_086_400,
                 scopes=["infer"],
+                token_id=REQUEST_ID,
+            ),
+            "revoke_reply": control.RevokeReply(
+                kind="peer", id=HOST.peer_id, name="", already=False, peers=4
+            ),
+            "revocations_reply": control.RevocationsReply(
+                total=1,
+                revocations=[
+                    control.RevocationStatus(
+                        id=HOST.peer_id,
+                        since_unix_s=1_800_000_000,
+                        reason="lost",
+                        issuer=OVERLAY.issuer.issuer_id,
+                    )
+                ],
+            ),
+            "tokens_reply": control.TokensReply(
+                tokens=[
+                    control.TokenStatus(
+                        token_id=REQUEST_ID,
+                        tenant="alpha",
+                        name="app",
+                        scopes=["infer"],
+                        issued_unix_s=1_800_000_000,
+                        expires_unix_s=1_800_086_400,
+                        revoked=True,
+                    )
+                ]
             ),
             "leave_reply": control.LeaveReply(),
             "tenant_reply": LAB,
@@ -400,6 +442,32 @@ CLIENTS = {
             "refusal_of_what_is_not_there": control.ControlRefusal(message="none", usage=False),
         }.items()
     },
+}
+
+
+STATEMENT = make_revocation(OVERLAY.issuer, HOST.peer_id, NOW_S, reason="lost")
+REVOCATIONS = {
+    f"revocations_{name}": Case(value, revocation.encode, decode)
+    for name, value, decode in (
+        (
+            "compare",
+            revocation.Compare(v=1, digest=SALT, marks=hash_of(STATEMENT)[:12]),
+            revocation.decode_question,
+        ),
+        (
+            "tell",
+            revocation.Tell(v=1, issuers=[OVERLAY.issuer.der], statements=[STATEMENT]),
+            revocation.decode_question,
+        ),
+        (
+            "part",
+            revocation.Part(
+                digest=SALT, issuers=[OVERLAY.issuer.der], statements=[STATEMENT], more=True
+            ),
+            revocation.decode_part,
+        ),
+        ("taken", revocation.Taken(digest=SALT), revocation.decode_taken),
+    )
 }
 
 
@@ -449,7 +517,7 @@ AROUND = {
     ),
 }
 
-CASES = {**FRAMES, **FORWARDS, **GOSSIP, **CLIENTS, **AROUND}
+CASES = {**FRAMES, **FORWARDS, **GOSSIP, **REVOCATIONS, **CLIENTS, **AROUND}
 
 READ_AS = {
     "record_model_line": Advertised(
@@ -503,6 +571,7 @@ def test_the_multiplexer_writes_the_frames_of_the_file() -> None:
     [
         (forward, FORWARDS["forward_request"].value, forward.decode_request),
         (client, CLIENTS["client_ask"].value, client.decode_ask),
+        (revocation, REVOCATIONS["revocations_tell"].value, revocation.decode_question),
     ],
 )
 def test_an_opening_message_of_another_version_is_refused(

@@ -54,6 +54,7 @@ def views_at(
         zone=None,
         zone_rules=(),
         serves=lambda _: True,
+        confirmed=lambda: True,
         allow_variants=False,
     )
     tenant: Any = SimpleNamespace(tenant_id="t", members={ME, OTHER})

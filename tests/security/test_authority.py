@@ -141,13 +141,17 @@ def test_a_ticket_is_for_tenants_that_exist() -> None:
 def test_a_token_is_for_one_tenant_and_verifies_everywhere() -> None:
     authority = created("a", "b")
     tenant = authority.tenant_id("b")
-    issued = authority.issue_token(
+    after, issued = authority.issue_token(
         tenant, "laptop", ttl_s=60, scopes=["infer"], secret=seeded(2), now_unix_s=NOW_S
     )
     claims = verify_token(issued.text, authority.trust, NOW_S, NOTHING)
     assert (claims.tenant_id, claims.token_id) == (tenant, issued.token_id)
     assert claims.exp == issued.expires_unix_s
     assert issued.text not in repr(issued)
+    row = after.tokens[issued.token_id]
+    assert (row.tenant_id, row.name, row.scopes) == (tenant, "laptop", ("infer",))
+    assert (row.issued_unix_s, row.expires_unix_s) == (NOW_S, claims.exp)
+    assert issued.text.encode() not in authority_to_bytes(after)
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, 11 * 365 * DAY_S, float("nan")])

@@ -20,8 +20,8 @@ from tests.security.world import NOW_S, seeded
 HERE = Address("127.0.0.1", 7402)
 
 
-@pytest.mark.parametrize("what", ["host", "ticket"])
-async def test_a_revoked_host_or_ticket_is_not_admitted(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["host", "ticket", "issuer"])
+async def test_nothing_revoked_is_admitted(tmp_path: Path, what: str) -> None:
     home = Home.create(tmp_path / "home")
     clock, entropy = SystemClock(), SystemEntropy()
     authority = found_overlay(home, ["alpha"], clock, entropy)
@@ -29,8 +29,12 @@ async def test_a_revoked_host_or_ticket_is_not_admitted(tmp_path: Path, what: st
     desk = IssuerDesk(home, load_identity(home), clock, entropy, lambda _: None, lambda: revoked)
     keys, ticket = HostKeys.generate(seeded(3)), desk.invite((), [HERE] * 20, 600.0)
     assert ticket.addresses == (str(HERE),) * 16
-    id_ = keys.peer_id if what == "host" else ticket.ticket_id
-    statement = make_revocation(authority.issuer, id_, NOW_S)
+    ids = {
+        "host": keys.peer_id,
+        "ticket": ticket.ticket_id,
+        "issuer": authority.issuer.issuer_id,
+    }
+    statement = make_revocation(authority.issuer, ids[what], NOW_S)
     revoked = RevocationSet.of([open_revocation(statement, authority.trust)])
     answer = await desk.admit(make_join_request(keys, ticket), HERE)
     refused = msgspec.msgpack.decode(answer, type=NotAdmitted)

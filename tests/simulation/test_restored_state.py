@@ -191,6 +191,7 @@ def test_of_a_cloned_folder_both_have_generations_and_salts_of_their_own(
         for _ in range(60):
             await trio.sleep(1.0)
             assert all(believed(other, host) >= newest for other in world.hosts[1:])
+        assert len(world.cloned) == 1, "one of the two ends"
 
     on_disks(tmp_path, monkeypatch, body)
 

@@ -202,10 +202,12 @@ MESSAGES = {
     "client_": {"ask", "began", "piece", "done", "refusal"},
     "control_": {
         *("status", "explain", "invite", "token", "leave", "refusal"),
+        *("revoke", "revocations", "tokens"),
         *("tenant-add", "tenant-create", "tenant-list", "tenant-remove", "tenant-rotate"),
         *("tenant", "tenants"),
     },
     "gossip_": {"bundle", "heads", "repair"},
+    "revocations_": {"compare", "tell", "part", "taken"},
 }
 
 

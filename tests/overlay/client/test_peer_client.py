@@ -520,14 +520,15 @@ async def test_connecting_by_address_and_token_to_a_real_node(tmp_path: Path) ->
     home = Home.create(tmp_path / "h")
     authority = found_overlay(home, ["default"], SystemClock(), SystemEntropy())
     found_overlay(Home.create(tmp_path / "other"), ["default"], SystemClock(), SystemEntropy())
-    token = authority.issue_token(
+    _, issued = authority.issue_token(
         authority.tenant_id("default"),
         "test",
         ttl_s=60,
         scopes=["infer"],
         secret=SystemEntropy().secret,
         now_unix_s=SystemClock().unix_s(),
-    ).text
+    )
+    token = issued.text
     config = PeerConfig(engine=EngineKind.TOY, mdns=False, toy_decode_s=0.001)
     identity = load_identity(home)
     engine = make_engine(config, lambda _what, _share: None, SystemEntropy())

@@ -19,13 +19,16 @@ CANDIDATE = {
 
 
 def test_without_a_running_peer_each_command_is_one_line(home: Path) -> None:
-    commands = (("status",), ("ask", "hi"), ("leave",), ("explain",), ("invite",))
-    for words in (*commands, ("token", "create")):
+    commands = (
+        *(("status",), ("ask", "hi"), ("leave",), ("explain",), ("invite",), ("revoke", "x")),
+        *(("token", "create"), ("token", "list"), ("token", "revoke", "x")),
+    )
+    for words in commands:
         line = rhizome(*words, "--home", str(home)).failed(1)
         assert line.startswith(f"there is no {home}: run 'rhizome init' or 'rhizome join TICKET'")
     assert not home.exists()
     rhizome("init", "--home", str(home)).worked()
-    for words in (*commands, ("token", "create")):
+    for words in commands:
         line = rhizome(*words, "--home", str(home)).failed(1)
         assert line == (f"no peer is running in {home}: start it with 'rhizome peer --home {home}'")
 
@@ -89,7 +92,10 @@ def test_status_as_json_and_for_people(issuer: PeerProcess) -> None:
         *("type", "peer_id", "overlay_id", "generation", "addresses", "http", "tenants", "engine"),
         *("device", "models", "policy", "draining", "slots", "running", "queued", "used_blocks"),
         *("total_blocks", "open_requests", "sent_bytes", "peers", "dtypes", "posture", "variants"),
+        *("confirmed", "waits_for", "revocations", "revoked"),
     }
+    assert status["confirmed"], "an overlay of one has nobody to ask"
+    assert not status["revoked"]
     assert status["tenants"] == ["office", "research"]
     assert status["models"] == ["toy"]
     assert status["dtypes"] == {"toy": "none"}
@@ -190,9 +196,9 @@ def test_token_create_prints_a_base_url_and_a_key(issuer: PeerProcess) -> None:
     assert "API key   eyJ" in ran.out
     assert "tenant office, good until" in ran.err
     reply = issuer.run(*words, "--json").worked().json
-    assert sorted(reply) == [
-        "api_key", "base_url", "expires_unix_s", "name", "scopes", "tenant", "type",
-    ]  # fmt: skip
+    assert set(reply) == {
+        *("api_key", "base_url", "expires_unix_s", "name", "scopes", "tenant", "token_id", "type"),
+    }
     assert reply["scopes"] == ["infer"]
     payload = reply["api_key"].split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -202,6 +208,7 @@ def test_token_create_prints_a_base_url_and_a_key(issuer: PeerProcess) -> None:
     assert "'root'" in issuer.run(*words, "--scope", "root").failed(2)
     assert claims["sub"] == reply["name"] == "open-webui"
     assert claims["exp"] == reply["expires_unix_s"]
+    assert claims["jti"] == reply["token_id"]
     assert claims["exp"] - claims["iat"] == 2 * 86_400
     assert reply["api_key"] not in issuer.log
 

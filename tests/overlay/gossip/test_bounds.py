@@ -226,9 +226,7 @@ def test_two_processes_with_one_generation_learn_of_each_other_through_a_third()
     fabric.link(0, 1)
     assert b.gossip.origins.known[a.peer_id].record_bytes == first
     fabric.run(10.0)
-    assert [effect for effect in a.effects if isinstance(effect, NewGeneration)] == [
-        NewGeneration(above=1)
-    ]
+    assert [effect.above for effect in a.effects if isinstance(effect, NewGeneration)] == [1]
     record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.generation == 2

@@ -201,8 +201,8 @@ def test_a_host_that_has_lost_its_disk_learns_of_its_later_generation_and_goes_a
     fabric.restart(a, generation=7)
     a.cache(a.tenant("alpha"), 2, 9)
     settle(fabric, 30.0)
-    met = [effect for effect in a.effects if isinstance(effect, NewGeneration)]
-    assert met == [NewGeneration(above=50)]
+    met = [effect.above for effect in a.effects if isinstance(effect, NewGeneration)]
+    assert met == [50]
     record = record_of(b.gossip, a.peer_id)
     assert record is not None
     assert record.generation == 51
@@ -211,11 +211,11 @@ def test_a_host_that_has_lost_its_disk_learns_of_its_later_generation_and_goes_a
 def test_two_processes_of_one_identity_move_each_other_up() -> None:
     fabric = Fabric([ALPHA, ALPHA])
     a, _ = fabric.hosts
-    own = a.gossip.publisher.record()
+    own, salt = a.gossip.publisher.record(), a.boot_salt
     fabric.boot(a, generation=1)
     repair = Repair(epochs=[], records=[own], heads=[], frames=[])
     effects = a.gossip._take_records(repair.records, fabric.unix_s)
-    assert effects == [NewGeneration(above=1)]
+    assert effects == [NewGeneration(above=1, boot_salt=salt)]
     assert a.gossip._take_records([a.gossip.publisher.record()], fabric.unix_s) == []
 
 

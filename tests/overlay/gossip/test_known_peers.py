@@ -63,6 +63,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Peers,
         on_up=lambda _: None,
         on_down=lambda _: None,
         on_self=lambda _: None,
+        newer_of=lambda _: None,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(peers.run, ())

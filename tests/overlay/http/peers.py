@@ -30,14 +30,15 @@ def token_of(world: World, tenant: str, *, ttl_s: float = 3600, scope: Scope = S
 
 
 def issued(authority: Authority, world: World, tenant: str, ttl_s: float, scope: Scope) -> str:
-    return authority.issue_token(
+    _, token = authority.issue_token(
         authority.tenant_id(tenant),
         "test",
         ttl_s=ttl_s,
         scopes=[scope.value],
         secret=world.entropy(f"token {tenant}").secret,
         now_unix_s=world.hosts[0].running.ports.clock.unix_s(),
-    ).text
+    )
+    return token.text
 
 
 @dataclass(frozen=True, kw_only=True)

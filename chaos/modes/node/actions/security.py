@@ -113,7 +113,7 @@ class _Revoked:
             self._add_identity()
             for other in self._cluster.running():
                 if other.node is not None and other.name != self._name:
-                    other.node.revoke(self._set)
+                    other.node.revoke(self._set.statements)
 
     def _tell(self, host: SimHost, node: Node) -> None:
         if host.name == self._name:
@@ -129,7 +129,7 @@ class _Revoked:
                 raise
 
         node.judge = watched  # type: ignore[method-assign]  # the tap
-        node.revoke(self._set)
+        node.revoke(self._set.statements)
 
     def _turned_away(self) -> None:
         self._effects.add()

@@ -1,0 +1,195 @@
+"""The revocation set of a host, and what it says of it: sans-IO.
+
+Sets grow by union. Two peers that meet compare digests, and each asks for what it lacks; what is
+new afterwards is told at once to every peer that is up, and told on by whoever it was new to.
+
+Rules
+1. A statement is checked before it is believed, kept or passed on: signature, and an issuer whose
+   certificate our root has signed. An issuer that is not known here must be shown beside it. Its
+   dates do not matter, and neither does that it is revoked itself: the union of two sets must not
+   hang on which came first (``security/revocation.py``).
+2. What is to be believed is stored first: :meth:`Exchange.prepare`, store, :meth:`Exchange.accept`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from overlay.errors import ProtocolError
+from overlay.revocation.messages import (
+    MARK_BYTES,
+    PART_STATEMENTS,
+    VERSION,
+    Compare,
+    Part,
+    Tell,
+)
+from security.certificate import IssuerId
+from security.errors import SecurityError
+from security.peer_id import PeerId
+from security.revocation import Revocation, RevocationSet, hash_of, open_revocation
+from security.signed import Verified
+from security.trust import Trust
+
+TABLE = "revocations"
+_ISSUER, _STATEMENT = b"i", b"s"
+
+Rows = dict[bytes, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Statements that are new, the set with them, and the rows to be stored first."""
+
+    fresh: tuple[Verified[Revocation], ...]
+    merged: RevocationSet
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One statement in the order in which it was learned; from a peer, or from this host."""
+
+    statement: Verified[Revocation]
+    source: PeerId | None
+
+
+class Exchange:
+    """What is revoked, as far as this host knows, and who signed it."""
+
+    def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
+        """Begins with what is stored.
+
+        Raises:
+            SecurityError: When a stored row is damaged, or of another overlay.
+        """
+        self._trust = trust
+        self.known = RevocationSet()
+        self._news: list[News] = []
+        self._by_mark: dict[bytes, Verified[Revocation]] = {}
+        for key, row in stored.items():
+            if key[:1] == _ISSUER:
+                self._trust = self._trust.with_issuer(row)
+        statements = [row for key, row in stored.items() if key[:1] == _STATEMENT]
+        fresh = [open_revocation(each, self._trust) for each in statements]
+        self.accept(self.prepare(fresh), None)
+
+    # -- growing
+
+    def check(
+        self, statements: Iterable[bytes], issuers: Sequence[bytes] = ()
+    ) -> list[Verified[Revocation]]:
+        """Those of some statements that are new here, checked.
+
+        Args:
+            statements: As they were signed.
+            issuers: Certificates of issuers that may be new here.
+
+        Raises:
+            ProtocolError: When one is not to be believed.
+        """
+        unknown = [each for each in statements if mark_of(each) not in self._by_mark]
+        if not unknown:
+            return []
+        try:
+            for der in issuers:
+                self._trust = self._trust.with_issuer(der)
+            return [open_revocation(each, self._trust) for each in unknown]
+        except SecurityError as error:
+            raise ProtocolError(f"a revocation that is none: {type(error).__name__}") from None
+
+    def prepare(self, fresh: Sequence[Verified[Revocation]]) -> Prepared:
+        """What becomes of the set with more statements; nothing is changed yet.
+
+        Raises:
+            LimitExceeded: When they are too many.
+        """
+        merged = self.known.merge(RevocationSet.of(fresh))
+        rows: Rows = {}
+        for each in fresh:
+            issuer = self._trust.issuer(IssuerId(each.signer))
+            rows[_ISSUER + bytes.fromhex(issuer.issuer_id)] = issuer.der
+            rows[_STATEMENT + hash_of(each.data)] = each.data
+        return Prepared(tuple(fresh), merged, rows)
+
+    def accept(self, prepared: Prepared, source: PeerId | None) -> None:
+        """Believes what was prepared last; its rows are stored. ``source``: who told it."""
+        self.known = prepared.merged
+        for each in prepared.fresh:
+            if self._by_mark.setdefault(mark_of(each.data), each) is each:
+                self._news.append(News(each, source))
+
+    # -- asking and answering
+
+    def compare(self, theirs: bytes) -> Compare:
+        """The question to a peer whose digest was ``theirs`` when last seen."""
+        marks = b"" if theirs == self.known.digest else b"".join(sorted(self._by_mark))
+        return Compare(v=VERSION, digest=self.known.digest, marks=marks)
+
+    def answer(self, question: Compare) -> Iterator[Part]:
+        """What the asker lacks, at least one part.
+
+        Where it has told no marks it is told the digest alone, and asks again if that differs.
+
+        Raises:
+            ProtocolError: When the marks are no whole number of them.
+        """
+        if len(question.marks) % MARK_BYTES:
+            raise ProtocolError("marks of revocations that are cut off")
+        theirs = {
+            question.marks[at : at + MARK_BYTES] for at in range(0, len(question.marks), MARK_BYTES)
+        }
+        empty_set = question.digest == RevocationSet().digest
+        told = bool(theirs) or empty_set
+        same = question.digest == self.known.digest
+        lacking = [] if same or not told else self._lacking(theirs)
+        for at in range(0, max(1, len(lacking)), PART_STATEMENTS):
+            part = lacking[at : at + PART_STATEMENTS]
+            yield Part(
+                digest=self.known.digest,
+                issuers=self._issuers_of(part),
+                statements=[each.data for each in part],
+                more=at + PART_STATEMENTS < len(lacking),
+            )
+
+    def is_answered(self, question: Compare, last: Part) -> bool:
+        """Whether the last part of an answer ends the question, or it is to be asked with marks."""
+        asked = bool(question.marks) or question.digest == RevocationSet().digest
+        return asked or last.digest == question.digest
+
+    def _lacking(self, theirs: set[bytes]) -> list[Verified[Revocation]]:
+        return [each for mark, each in sorted(self._by_mark.items()) if mark not in theirs]
+
+    # -- telling
+
+    @property
+    def end(self) -> int:
+        """How many statements have been learned: where the next news will be."""
+        return len(self._news)
+
+    def news(self, since: int, peer_id: PeerId) -> tuple[Tell | None, int]:
+        """What a peer is to be told of what was learned ``since``.
+
+        Returns:
+            A message, None where there is nothing; and until where that goes.
+        """
+        until = min(self.end, since + PART_STATEMENTS)
+        told = [each.statement for each in self._news[since:until] if each.source != peer_id]
+        if not told:
+            return None, until
+        issuers, data = self._issuers_of(told), [each.data for each in told]
+        return Tell(v=VERSION, issuers=issuers, statements=data), until
+
+    def _issuers_of(self, statements: Sequence[Verified[Revocation]]) -> list[bytes]:
+        ids = sorted({IssuerId(each.signer) for each in statements})
+        return [self._trust.issuer(issuer_id).der for issuer_id in ids]
+
+    def statements(self) -> list[Verified[Revocation]]:
+        """All of them, in the order in which they were learned."""
+        return [each.statement for each in self._news]
+
+
+def mark_of(statement: bytes) -> bytes:
+    """What stands for a statement in a question."""
+    return hash_of(statement)[:MARK_BYTES]

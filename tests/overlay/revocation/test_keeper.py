@@ -1,0 +1,346 @@
+"""Revocations between whole simulated peers: told at once, enforced, kept, and told on."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import pytest
+import trio
+
+from chaos.world import Host, World, until, world_of
+from inference.toy import ToyConfig
+from overlay.errors import OverlayError, RequestError, StreamReset
+from overlay.request import AnswerEvent, Delta
+from overlay.revocation.exchange import TABLE
+from overlay.revocation.keeper import COMPARE_EVERY_S
+from overlay.revocation.messages import (
+    PROTOCOL,
+    VERSION,
+    Compare,
+    Tell,
+    decode_part,
+    decode_taken,
+    encode,
+)
+from overlay.transport.frame import ResetCode
+from security.certificate import make_issuer
+from security.revocation import make_revocation
+from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, nothing_runs, simulate
+
+NOW_UNIX_S = 1_800_000_000.0
+ENFORCED_S = 5.0
+ENDLESS = ToyConfig(slots=2, prefill_tokens_per_s=5000.0, decode_s_per_token=0.5, end_every=0)
+
+
+def statement(world: World, id_: str) -> bytes:
+    assert world.authority is not None
+    return make_revocation(world.authority.issuer, id_, NOW_UNIX_S)
+
+
+def has_put_out(host: Host, bad: Host) -> bool:
+    node = host.running
+    return (
+        node.revocations.revokes(bad.identity.peer_id)
+        and bad.identity.peer_id not in node.peers.up()
+        and bad.identity.peer_id not in node.knowledge.gossip.origins.known
+    )
+
+
+def line(world: World) -> None:
+    """Each host reaches only those beside it."""
+    names = [host.name for host in world.hosts]
+    for place, name in enumerate(names):
+        far = names[place + 2 :]
+        if far:
+            world.network.partition([name], far)
+
+
+def test_every_reachable_peer_enforces_what_one_was_told_on_open_connections_too() -> None:
+    async def main() -> None:
+        async with world_of(71, [FAST] * 5) as world:
+            await everybody_ready(world)
+            issuer, bad, *others = world.hosts
+            open_one = issuer.running.peers.connection(bad.identity.peer_id)
+            issuer.running.revoke([statement(world, bad.identity.peer_id)])
+            everybody = [issuer, *others]
+            assert open_one is not None
+            assert open_one.closed == "not admitted", "at once"
+            await until(
+                lambda: all(has_put_out(host, bad) for host in everybody),
+                timeout_s=ENFORCED_S,
+                step_s=0.01,
+            )
+            digests = {host.running.hello().revocations_digest for host in everybody}
+            assert len(digests) == 1
+            await trio.sleep(30)
+            assert all(has_put_out(host, bad) for host in everybody)
+
+    simulate(71, main)
+
+
+def test_it_is_told_on_where_there_is_no_direct_link() -> None:
+    async def main() -> None:
+        world = World(72)
+        world.found([FAST] * 4, ("default",))
+        line(world)
+        async with trio.open_nursery() as nursery:
+            world.nursery = nursery
+            for host in world.hosts:
+                await world.start(host)
+            await until(lambda: [len(h.running.peers.up()) for h in world.hosts] == [1, 2, 2, 1])
+            first, *_, last = world.hosts
+            first.running.revoke([statement(world, "0a" * 16)])
+            await until(
+                lambda: last.running.revocations.revokes("0a" * 16),
+                timeout_s=ENFORCED_S,
+                step_s=0.01,
+            )
+            nursery.cancel_scope.cancel()
+
+    simulate(72, main)
+
+
+def test_what_two_issuers_say_on_two_sides_of_a_partition_holds_on_both_after_it() -> None:
+    async def main() -> None:
+        async with world_of(73, [FAST] * 4) as world:
+            await everybody_ready(world)
+            assert world.authority is not None
+            a, bad_there, b, bad_here = world.hosts
+            second = make_issuer(world.authority.root, world.entropy("second").secret, NOW_UNIX_S)
+            one_side, other_side = [a.name, bad_there.name], [b.name, bad_here.name]
+            world.network.partition(one_side, other_side)
+            await until(lambda: a.running.peers.up() == [bad_there.identity.peer_id])
+            a.running.revoke([statement(world, bad_here.identity.peer_id)])
+            by_second = make_revocation(second, bad_there.identity.peer_id, NOW_UNIX_S)
+            b.running.revoke([by_second], [second.der])
+            await trio.sleep(5)
+            assert not a.running.revocations.revokes(bad_there.identity.peer_id)
+            world.network.heal()
+            await until(
+                lambda: all(
+                    has_put_out(host, bad) for host in (a, b) for bad in (bad_here, bad_there)
+                ),
+                timeout_s=20,
+            )
+            assert b.identity.peer_id in a.running.peers.up()
+
+    simulate(73, main)
+
+
+def test_a_restart_forgets_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with world_of(74, [FAST] * 3) as world:
+            await everybody_ready(world)
+            a, bad, _ = world.hosts
+            a.running.revoke([statement(world, bad.identity.peer_id)])
+            world.kill(a)
+            await until(lambda: a.node is None)
+            await world.start(a)
+            assert a.running.revocations.revokes(bad.identity.peer_id)
+            await trio.sleep(10)
+            assert bad.identity.peer_id not in a.running.peers.up()
+
+    simulate(74, main)
+
+
+def test_a_full_disk_delays_storing_and_not_enforcing(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with world_of(75, [FAST] * 2) as world:
+            await everybody_ready(world)
+            a, b = world.hosts
+            b.storage.fill("test")
+            a.running.revoke([statement(world, "0a" * 16)])
+            await until(lambda: b.running.revocations.revokes("0a" * 16), timeout_s=ENFORCED_S)
+            assert not b.storage.read(TABLE)
+            assert "enforced and not stored" in caplog.text
+            b.storage.free("test")
+            await trio.sleep(2 * COMPARE_EVERY_S)
+            assert len(b.storage.read(TABLE)) == 2
+
+    simulate(75, main)
+
+
+@pytest.mark.parametrize("bad", ["garbage", "version", "forged", "marks"])
+def test_what_is_no_question_or_statement_changes_nothing(bad: str) -> None:
+    async def main() -> None:
+        async with world_of(76, [FAST] * 3) as world:
+            await everybody_ready(world)
+            a, b, c = world.hosts
+            forged = statement(world, c.identity.peer_id)[:-1] + b"\x00"
+            bodies = {
+                "garbage": b"\xc1",
+                "version": encode(Tell(v=VERSION + 1, issuers=[], statements=[])),
+                "forged": encode(Tell(v=VERSION, issuers=[], statements=[forged])),
+                "marks": encode(Compare(v=VERSION, digest=bytes(15) + b"1", marks=b"x")),
+            }
+            connection = a.running.peers.connection(b.identity.peer_id)
+            assert connection is not None
+            with pytest.raises(StreamReset) as caught:
+                await connection.call(PROTOCOL, bodies[bad], timeout_s=5)
+            assert caught.value.code == ResetCode.PROTOCOL
+            assert b.running.keeper.refused == (bad == "forged")
+            await trio.sleep(5)
+            assert b.running.revocations.statements == frozenset()
+            assert len(b.running.peers.up()) == 2
+            # The same step with a statement that the issuer did sign works.
+            good = Tell(v=VERSION, issuers=[], statements=[statement(world, "0a" * 16)])
+            data = await connection.call(PROTOCOL, encode(good), timeout_s=5)
+            assert decode_taken(data).digest == b.running.revocations.digest
+            assert b.running.revocations.revokes("0a" * 16)
+
+    simulate(76, main)
+
+
+def test_whoever_asks_without_end_is_refused_and_others_are_not() -> None:
+    async def main() -> None:
+        async with world_of(77, [FAST] * 3) as world:
+            await everybody_ready(world)
+            a, b, c = world.hosts
+            ids = [f"{number:032x}" for number in range(400)]
+            b.running.revoke([statement(world, id_) for id_ in ids])
+            await until(lambda: len(a.running.revocations.ids) == len(ids), timeout_s=10)
+            question = encode(Compare(v=VERSION, digest=b"1" * 16, marks=bytes(12)))
+            connection = a.running.peers.connection(b.identity.peer_id)
+            assert connection is not None
+            refused = None
+            for _ in range(200):
+                try:
+                    async with connection.open(PROTOCOL, question) as stream:
+                        while data := await stream.receive():
+                            decode_part(data)
+                except StreamReset as error:
+                    refused = error.code
+                    break
+            assert refused == ResetCode.OVERLOADED
+            c.running.revoke([statement(world, "0a" * 16)])
+            await until(lambda: b.running.revocations.revokes("0a" * 16), timeout_s=ENFORCED_S)
+            await until(lambda: a.running.revocations.revokes("0a" * 16), timeout_s=ENFORCED_S)
+
+    simulate(77, main)
+
+
+def test_an_answer_that_goes_on_behind_its_end_is_not_taken_in() -> None:
+    async def main() -> None:
+        async with world_of(78, [FAST] * 2) as world:
+            await everybody_ready(world)
+            a, b = world.hosts
+            part = msgspec.msgpack.encode(
+                {
+                    "type": "part",
+                    "digest": bytes(16),
+                    "issuers": [],
+                    "statements": [],
+                    "more": False,
+                }
+            )
+
+            class Endless:
+                async def __call__(self, connection: object, stream: object) -> None:
+                    for _ in range(10):
+                        await stream.send(part)  # type: ignore[attr-defined]
+                    await stream.finish()  # type: ignore[attr-defined]
+
+            b.running.peers._handlers = {**b.running.peers._handlers, PROTOCOL: Endless()}
+            b.running.peers.drop_all("again")
+            await until(lambda: not a.running.peers.up(), step_s=0.01)
+            await until(lambda: bool(a.running.peers.up()))
+            connection = a.running.peers.connection(b.identity.peer_id)
+            assert connection is not None
+            with pytest.raises(OverlayError, match="behind its end"):
+                await a.running.keeper._ask(connection, b.identity.peer_id, b"1" * 16)
+
+    simulate(78, main)
+
+
+def test_a_forward_under_way_of_a_peer_that_is_revoked_ends() -> None:
+    async def main() -> None:
+        async with world_of(79, [None, ENDLESS, FAST], policy="random") as world:
+            await everybody_ready(world)
+            bad, serving, _ = world.hosts
+            with trio.move_on_after(30):
+                async with trio.open_nursery() as nursery:
+                    for number in range(4):
+                        nursery.start_soon(ask_and_fail, world, bad, f"{number} {QUESTION}")
+                    await until(lambda: serving.running.ports.engine.load().running > 0)
+                    serving.running.revoke([statement(world, bad.identity.peer_id)])
+                    await until(lambda: nothing_runs(serving), timeout_s=2, step_s=0.01)
+                    nursery.cancel_scope.cancel()
+
+    simulate(79, main)
+
+
+async def ask_and_fail(world: World, host: Host, text: str) -> None:
+    try:
+        await world.ask(host, text, max_tokens=400)
+    except OverlayError as error:
+        logging.getLogger(__name__).info("as expected: %s", error)
+
+
+def test_a_revoked_issuers_tenants_are_served_no_more() -> None:
+    async def main() -> None:
+        async with world_of(80, [FAST] * 2) as world:
+            await everybody_ready(world)
+            assert world.authority is not None
+            a, _ = world.hosts
+            assert len(a.running.tenants) == 1
+            a.running.revoke([statement(world, world.authority.issuer.issuer_id)])
+            assert len(a.running.tenants) == 0
+            assert a.running.is_revoked
+            assert not a.running.knowledge.gossip.epochs.known()
+            world.kill(a)
+            await until(lambda: a.node is None)
+            await world.start(a)
+            assert len(a.running.tenants) == 0, "nor after a restart, whatever the folder holds"
+
+    simulate(80, main)
+
+
+def test_a_forward_in_the_name_of_a_revoked_token_is_refused_by_who_knows() -> None:
+    async def main() -> None:
+        async with world_of(81, [None, FAST]) as world:
+            await everybody_ready(world)
+            ingress, serving = world.hosts
+            await world.ask(ingress, QUESTION)
+            serving.running.forwards._is_revoked = {"test"}.__contains__
+            with pytest.raises(OverlayError):
+                await world.ask(ingress, QUESTION)
+            assert serving.running.forwards.counters.refused == 1
+
+    simulate(81, main)
+
+
+def test_an_answer_under_way_ends_when_its_token_is_revoked() -> None:
+    async def main() -> None:
+        async with world_of(83, [ENDLESS, ENDLESS]) as world:
+            await everybody_ready(world)
+            ingress, _ = world.hosts
+            events: list[AnswerEvent] = []
+
+            async def revoke_it() -> None:
+                await until(lambda: sum(isinstance(each, Delta) for each in events) > 2)
+                ingress.running.ingress._is_revoked = {"test"}.__contains__
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(revoke_it)
+                with pytest.raises(RequestError, match="the token is revoked") as caught:
+                    await world.ask(ingress, QUESTION, max_tokens=400, events=events)
+            assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+            await until(lambda: all(nothing_runs(host) for host in world.hosts), timeout_s=3)
+
+    simulate(83, main)
+
+
+def test_metrics_count_statements() -> None:
+    async def main() -> None:
+        async with world_of(82, [FAST] * 2) as world:
+            await everybody_ready(world)
+            a, b = world.hosts
+            a.running.revoke([statement(world, "0a" * 16)])
+            await until(lambda: b.running.revocations.revokes("0a" * 16))
+            text = b.running.metrics.text()[1].decode()
+            assert "rhizome_revocations 1.0" in text
+            assert "rhizome_confirmed 1.0" in text
+            assert "0a" * 16 not in text
+
+    simulate(82, main)
