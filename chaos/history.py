@@ -69,7 +69,8 @@ class What(enum.Enum):
     SEALED = "sealed"
     """subject node: key (hex digest of the sealing key), counter."""
     REVOKED = "revoked"
-    """subject node that is revoked, at all others from now on: identity (left out: every one)."""
+    """subject node that is revoked: identity (left out: every one), at (the node that knows of it
+    from now on; left out: all others)."""
 
     NODE_UP = "node_up"
     """subject node: generation, why."""

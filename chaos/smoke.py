@@ -60,6 +60,7 @@ SCENARIOS = (
     "remote-event-gap",
     "remote-lying-reports",
     "remote-server-restart",
+    "revoked-in-partition",
 )
 """Files that are run too: each takes two seconds at most."""
 

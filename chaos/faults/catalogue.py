@@ -61,6 +61,7 @@ FAULTS: tuple[type[Fault], ...] = (
     metadata.ChurnStorm,
     metadata.EventGap,
     security.RevokedKeepsTalking,
+    security.RevokedInPartition,
     security.ForgedSignature,
     security.GarbageBytes,
     security.Slowloris,

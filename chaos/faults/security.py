@@ -28,6 +28,17 @@ class RevokedKeepsTalking(SecurityFault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedInPartition(SecurityFault):
+    """The target and half of the others are cut off, and one of the other half revokes it.
+
+    For good. Who was cut off with it is told by the others afterwards.
+    """
+
+    kind = "revoked_in_partition"
+    voids = RevokedKeepsTalking.voids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgedSignature(SecurityFault):
     """The target sends gossip of others with changed content under the old signature."""
 

@@ -11,6 +11,38 @@ from chaos.run import Run
 PROPAGATION_S = 2.0
 """What was under way when a peer was revoked has arrived after this."""
 
+TOLD_S = 15.0
+"""After everything is healed a peer has met the others again, and was told what is revoked."""
+
+
+class _Revocations:
+    """Who is revoked, and which nodes know of it."""
+
+    def __init__(self) -> None:
+        self._everywhere: dict[str, Fact] = {}
+        self.told: dict[tuple[str, str], Fact] = {}
+        """By the node that knows, and who is revoked."""
+
+    def add(self, fact: Fact) -> None:
+        at = fact.event.data.get("at")
+        if at is None:
+            self._everywhere.setdefault(fact.event.subject, fact)
+        else:
+            self.told.setdefault((str(at), fact.event.subject), fact)
+
+    def known_at(self, node: str, name: str) -> Fact | None:
+        """Since when a node knows that somebody is revoked; None where it does not."""
+        return self._everywhere.get(name) or self.told.get((node, name))
+
+    def is_revoked(self, name: str) -> bool:
+        """Whether somebody is, for some node at least."""
+        return name in self._everywhere or any(name == who for _, who in self.told)
+
+    @property
+    def names(self) -> set[str]:
+        """Everybody who is revoked."""
+        return {*self._everywhere, *(who for _, who in self.told)}
+
 
 def check(run: Run) -> Finding:
     """Every accepted object is its origin's own, and no revoked peer or stranger changes a thing.
@@ -18,27 +50,30 @@ def check(run: Run) -> Finding:
     Requests are served and taken in by members of their tenant only.
     """
     tally = Tally(Id.AUTHORITY, run)
-    revoked: dict[str, Fact] = {}
+    revoked = _Revocations()
     outside = run.schedule.cluster.outside
     for fact in facts(run, What.REVOKED, What.ACCEPTED, What.CHANGED, What.SERVED):
         event = fact.event
         witness: Witness | None = None
         if event.what is What.REVOKED:
-            revoked.setdefault(event.subject, fact)
+            revoked.add(fact)
             continue
         if event.what is What.ACCEPTED:
             if event.data["genuine"] is None:
                 continue
             witness = _accepted(fact, revoked)
         elif event.what is What.CHANGED:
-            since = revoked.get(str(event.data["sender"]))
-            if since is not None and not _is_over(since, event):
+            sender = str(event.data["sender"])
+            since = revoked.known_at(event.subject, sender)
+            unknown = since is None and revoked.is_revoked(sender)
+            if unknown or (since is not None and not _is_over(since, event)):
                 continue
             witness = _changed(fact, since)
         elif str(event.data["tenant"]) in outside.get(event.subject, ()):
             witness = _not_a_member(fact, event.subject, str(event.data["tenant"]))
         tally.compare((event.subject,), event.at_s, event.at_s, witness)
     _check_ingresses(run, tally)
+    _check_told(run, revoked, tally)
     return tally.finding()
 
 
@@ -59,9 +94,38 @@ def _check_ingresses(run: Run, tally: Tally) -> None:
             tally.compare((life.ingress,), life.from_s, life.to_s, witness)
 
 
-def _accepted(fact: Fact, revoked: dict[str, Fact]) -> Witness | None:
+def _check_told(run: Run, revoked: _Revocations, tally: Tally) -> None:
+    """Who was cut off when a peer was revoked knows of it once everything is healed."""
+    times = {str(fact.event.data["name"]): fact.at_s for fact in facts(run, What.PHASE)}
+    until_s = times.get("healed", float("inf")) + TOLD_S
+    if until_s > times.get("settled", 0.0):
+        return
+    up = {}
+    for fact in facts(run, What.NODE_UP, What.NODE_DOWN):
+        if fact.at_s < until_s:
+            up[fact.event.subject] = fact.event.what is What.NODE_UP
+    core = run.schedule.core or run.schedule.cluster.names
+    for name in sorted({who for _, who in revoked.told}):
+        first = min((f for (_, who), f in revoked.told.items() if who == name), key=_index)
+        for node in (node for node in core if up.get(node) and node not in revoked.names):
+            known = revoked.told.get((node, name))
+            witness = Witness(
+                expected=f"{node} is told by {until_s:.2f} s that {name} is revoked",
+                found="it was not" if known is None else f"it was at {known.at_s:.2f} s",
+                events=(first.index,),
+                node=node,
+            )
+            is_late = known is None or known.at_s > until_s
+            tally.compare((node,), until_s, until_s, witness if is_late else None)
+
+
+def _index(fact: Fact) -> int:
+    return fact.index
+
+
+def _accepted(fact: Fact, revoked: _Revocations) -> Witness | None:
     data = fact.event.data
-    since = revoked.get(str(data["origin"]))
+    since = revoked.known_at(fact.event.subject, str(data["origin"]))
     if since is not None and since.event.data.get("identity") not in {None, data.get("identity")}:
         since = None
     if not data["genuine"]:

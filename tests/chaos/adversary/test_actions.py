@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -21,6 +22,8 @@ from chaos.run import Run, marks
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
 from overlay.ingress import PeerIngress
+from overlay.revocation.exchange import Exchange
+from overlay.revocation.messages import Compare, Part
 from security.epoch import TenantEpoch
 from security.tenant import TenantId
 
@@ -158,6 +161,35 @@ def test_who_is_revoked_is_turned_away_for_good() -> None:
     assert of(run, What.CHANGED) == []
     # Its news is passed on by somebody admitted all the time, and nobody believes it.
     assert finding(run, Id.AUTHORITY).witnesses == ()
+
+
+def test_who_is_revoked_in_a_partition_is_turned_away_by_all_after_it() -> None:
+    run = run_with(security.RevokedInPartition())
+    told = of(run, What.REVOKED)
+    assert {event.subject for event in told} == {"n1"}
+    assert [event.data["at"] for event in told] == ["n2", "n3"]
+    assert told[0].at_s + 5 < told[1].at_s, "n3 was cut off with n1"
+    assert "revocation_enforced" in marks(run)
+    held = finding(run, Id.AUTHORITY)
+    assert (held.status, held.witnesses) == (Status.HELD, ())
+    late = [e for e in of(run, What.ROUTED) if e.at_s > told[1].at_s and e.data["node"] == "n1"]
+    ingresses = {event.subject: event.data["ingress"] for event in of(run, What.INVOKE)}
+    assert {ingresses[event.subject] for event in late} <= {"n1"}
+
+
+def test_a_peer_that_tells_nobody_what_is_revoked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(exchange: Exchange, since: int, peer_id: str) -> tuple[None, int]:
+        return None, exchange.end
+
+    def hiding(exchange: Exchange, question: Compare) -> Iterator[Part]:
+        yield Part(digest=question.digest, issuers=[], statements=[], more=False)
+
+    monkeypatch.setattr(Exchange, "news", silent)
+    monkeypatch.setattr(Exchange, "answer", hiding)
+    run = run_with.__wrapped__(security.RevokedInPartition())
+    found = finding(run, Id.AUTHORITY)
+    assert found.status is Status.VIOLATED
+    assert {witness.node for witness in found.witnesses} == {"n3"}
 
 
 def test_who_is_revoked_and_installed_anew_is_revoked_again() -> None:

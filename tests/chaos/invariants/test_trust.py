@@ -115,6 +115,20 @@ def test_what_a_revoked_peer_or_a_stranger_changes_is_found() -> None:
     assert facts_of(run, authority.check(run)) == ["revoked n2", "changed n1"]
 
 
+def test_who_was_not_told_yet_may_believe_and_who_was_may_not() -> None:
+    story = Story().tell(20.0, What.REVOKED, "n2", identity=1, at="n3")
+    assert is_held(authority.check(accepted(story, 30.0, 1).run()))
+    story.tell(40.0, What.REVOKED, "n2", identity=1, at="n1")
+    run = accepted(story, 40.1 + PROPAGATION_S, 2).run()
+    assert facts_of(run, authority.check(run)) == ["revoked n2", "accepted n1"]
+
+
+def test_what_a_peer_changes_that_is_revoked_elsewhere_is_no_strangers() -> None:
+    story = Story().tell(20.0, What.REVOKED, "n2", identity=1, at="n3")
+    run = story.tell(30.0, What.CHANGED, "n1", sender="n2", changed="index").run()
+    assert authority.check(run).status is Status.NOT_EXERCISED
+
+
 def test_what_was_under_way_when_a_peer_was_revoked_may_still_arrive() -> None:
     story = Story().tell(20.0, What.REVOKED, "n2", identity=1)
     run = story.tell(20.5, What.CHANGED, "n1", sender="n2", changed="index").run()

@@ -11,10 +11,12 @@ from chaos.adversary import Ear, own_news, tell
 from chaos.faults import security
 from chaos.faults.fault import Fault
 from chaos.history import What
-from chaos.modes.effects import Effects
+from chaos.impairments import Hold
+from chaos.modes.effects import Effects, Missed
 from chaos.modes.lying import rng_of
 from chaos.modes.node.actions.action import Action
 from chaos.modes.node.actions.background import beside
+from chaos.modes.node.actions.link import impaired
 from chaos.modes.node.actions.metadata import listening
 from chaos.modes.node.actions.probes import Prober
 from chaos.modes.node.cluster import PORT, SimCluster, SimHost
@@ -57,6 +59,23 @@ async def _revoked_keeps_talking(
         yield
 
 
+@asynccontextmanager
+async def _revoked_in_partition(
+    cluster: SimCluster, planned: PlannedFault, effects: Effects
+) -> AsyncIterator[None]:
+    """Revokes for good on one of two sides; the other one, and the targets, are told later."""
+    others = [name for name in cluster.schedule.cluster.names if name not in planned.nodes]
+    if len(others) < 2:
+        raise Missed("there are no two others, one for each side")
+    knowing, rest = others[: (len(others) + 1) // 2], others[(len(others) + 1) // 2 :]
+    far = [*rest, *planned.nodes]
+    links = tuple(pair for a in knowing for b in far for pair in ((a, b), (b, a)))
+    async with impaired(cluster, planned, links, Hold(effects.add)):
+        for name in planned.nodes:
+            _Revoked(cluster, planned, name, effects, issuer=knowing[0]).begin()
+        yield
+
+
 def _mouth(cluster: SimCluster) -> Node | None:
     """A node that is not revoked, and runs."""
     for host in cluster.running():
@@ -66,17 +85,28 @@ def _mouth(cluster: SimCluster) -> Node | None:
 
 
 class _Revoked:
-    """One host that everybody else turns away, under whatever identity it comes."""
+    """One host that everybody else turns away, under whatever identity it comes.
+
+    Where an ``issuer`` is named only that host is told, and it tells the others.
+    """
 
     def __init__(
-        self, cluster: SimCluster, planned: PlannedFault, name: str, effects: Effects
+        self,
+        cluster: SimCluster,
+        planned: PlannedFault,
+        name: str,
+        effects: Effects,
+        *,
+        issuer: str | None = None,
     ) -> None:
+        self._issuer = issuer
         self._cluster = cluster
         self._planned = planned
         self._name = name
         self._effects = effects
         self._marked = False
         self._leaves: set[bytes] = set()
+        self._told: set[str] = set()
         self._set = RevocationSet()
 
     def begin(self) -> None:
@@ -88,7 +118,8 @@ class _Revoked:
             if host.node is not None:
                 self._tell(host, host.node)
         cluster.revoked.add(self._name)
-        cluster.history.add(What.REVOKED, self._name)
+        if self._issuer is None:
+            cluster.history.add(What.REVOKED, self._name)
 
     def _add_identity(self) -> None:
         host, issuer = self._cluster.hosts[self._name], self._cluster.authority.issuer
@@ -129,7 +160,26 @@ class _Revoked:
                 raise
 
         node.judge = watched  # type: ignore[method-assign]  # the tap
-        node.revoke(self._set.statements)
+        if self._issuer is not None:
+            self._note_when_told(host.name, node)
+        if self._is_told(host):
+            node.revoke(self._set.statements)
+
+    def _is_told(self, host: SimHost) -> bool:
+        """Whether a host is told here. An issuer tells its own peer at each start."""
+        return host.name != self._name if self._issuer is None else host.name == self._issuer
+
+    def _note_when_told(self, at: str, node: Node) -> None:
+        learned, identity = node.keeper._on_learned, len(self._leaves)
+
+        def noted() -> None:
+            before = at in self._told
+            if not before and self._set.ids & node.revocations.ids:
+                self._told.add(at)
+                self._cluster.history.add(What.REVOKED, self._name, identity=identity, at=at)
+            learned()
+
+        node.keeper._on_learned = noted
 
     def _turned_away(self) -> None:
         self._effects.add()
@@ -262,6 +312,7 @@ async def _cross_tenant_probe(
 
 ACTIONS: dict[type[Fault], Action] = {
     security.RevokedKeepsTalking: _revoked_keeps_talking,
+    security.RevokedInPartition: _revoked_in_partition,
     security.ForgedSignature: _forged_signature,
     security.GarbageBytes: _garbage_bytes,
     security.Slowloris: _slowloris,
