@@ -12,6 +12,7 @@ import trio
 from chaos.adversary import forgeries
 from chaos.world import Host, until
 from overlay.errors import ProtocolError
+from overlay.gauges import gossip_counts
 from overlay.gossip.messages import Content, Frame, Heads, Repair, StreamHead, decode_message
 from overlay.gossip.messages import encode as encode_gossip
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
@@ -171,9 +172,9 @@ async def test_objects_of_others_that_were_changed(change: object) -> None:
             assert callable(change)
             messages = list(change(objects))
             assert len(messages) >= 4
-            refused = [node._gossip_counts()["refused"] for node in victim.nodes]
+            refused = [gossip_counts(node)["refused"] for node in victim.nodes]
             await tell(victim, own, *messages)
-            now = [node._gossip_counts()["refused"] for node in victim.nodes]
+            now = [gossip_counts(node)["refused"] for node in victim.nodes]
             assert all(after > before for after, before in zip(now, refused, strict=True))
 
 

@@ -15,6 +15,7 @@ import trio
 
 from chaos.world import Host, World, until
 from inference.request import Namespace
+from overlay.gauges import gossip_counts
 from overlay.node import Node
 from security.peer_id import PeerId
 from security.tags import tags_of
@@ -107,7 +108,7 @@ def state_of(host: Host, stranger: PeerId | None, honest: set[PeerId]) -> dict[s
 def counters_of(node: Node) -> dict[str, int]:
     """What has been counted of gossip and of forwards."""
     served = {f"served {name}": count for name, count in asdict(node.forwards.counters).items()}
-    return {**node._gossip_counts(), **served}
+    return {**gossip_counts(node), **served}
 
 
 @dataclass

@@ -12,7 +12,7 @@ from chaos.world import Host, World, until
 from overlay.errors import StorageFull
 from overlay.node import Node
 from security.certificate import parse_leaf
-from security.revocation import RevocationSet, make_revocation, open_revocation
+from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, unwrapped
 
 DAY_S = 86_400.0
@@ -182,9 +182,7 @@ def test_a_revoked_host_is_not_renewed() -> None:
             issuer, b = world.hosts
             assert world.authority is not None
             statement = make_revocation(world.authority.issuer, b.identity.peer_id, 1.8e9)
-            issuer.running.revoke(
-                RevocationSet.of([open_revocation(statement, world.authority.trust)])
-            )
+            issuer.running.revoke([statement])
             before = b.identity.leaf
             await trio.sleep_until(700)
             assert b.identity.leaf == before
