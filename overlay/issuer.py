@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageError
@@ -22,10 +23,11 @@ from overlay.revocation.subject import KnownIds
 from overlay.root import seal_apart
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import LEAF_LIFETIME_S, IssuerId
+from security.certificate import LEAF_LIFETIME_S, IssuerId, issue_leaf
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import Revoked, SecurityError
+from security.hosts import with_host
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.ledger import IssuedToken, TokenRow
 from security.peer_id import PeerId
@@ -126,6 +128,8 @@ class IssuerDesk:
 
     def say_again(self) -> None:
         """Tells its peer all that it has signed: when the process died some may not have come."""
+        for epoch in self._authority.epochs:
+            self._on_epoch(epoch)
         self._on_revoked(self._authority.revoked.values(), [self._authority.issuer.der])
 
     @property
@@ -289,20 +293,20 @@ class IssuerDesk:
         return answer
 
     def _renew_here(self) -> tuple[Authority, bytes]:
-        """For this host itself, however long it was off: nobody else could."""
+        """For this host itself, however long it was off: nobody else could. No roster changes."""
         revoked, issuer_id = self._revocations(), self._authority.issuer.issuer_id
         if revoked.revokes(self._identity.peer_id) or revoked.revokes(issuer_id):
             raise Revoked("this host or its issuer is revoked")
-        keys = self._identity.keys
-        authority, grant = self._authority.enrol(
+        keys, authority, now_unix_s = self._identity.keys, self._authority, self._clock.unix_s()
+        leaf = issue_leaf(
+            authority.issuer,
             keys.peer_id,
-            keys.sealing_public,
-            (),
             self._entropy.secret,
-            self._clock.unix_s(),
+            now_unix_s,
             lifetime_s=self._leaf_s,
         )
-        return authority, grant.leaf
+        hosts = with_host(authority.hosts, leaf, keys.sealing_public, now_unix_s)
+        return replace(authority, hosts=hosts), leaf
 
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
@@ -361,9 +365,13 @@ class IssuerDesk:
         self._tell(epochs)
 
     def _tell(self, epochs: Sequence[bytes]) -> None:
+        """Tells of what is in the stored state; at the next start that is told again."""
         for epoch in epochs:
-            store_epoch(self._home, epoch, self._identity.trust, self._clock.unix_s())
             self._on_epoch(epoch)
+            try:
+                store_epoch(self._home, epoch, self._identity.trust, self._clock.unix_s())
+            except (StorageError, HomeError) as error:
+                log.warning("a tenant's new roster is told, and not yet kept apart: %s", error)
 
     def _store(self, authority: Authority) -> None:
         self._home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))

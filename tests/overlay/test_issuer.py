@@ -115,6 +115,25 @@ def test_an_admission_changes_the_rosters_that_it_names_and_tells_of_them(
     assert issuing.epochs[0] in after.values()
 
 
+def test_a_roster_that_is_stored_is_told_whatever_happens_after(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = issuing.desk.invite(["a"], [HERE], 60)
+
+    def full(home: Home, name: str, content: bytes) -> None:
+        raise StorageFull("no space is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "write_epoch", full)
+        assert issuing.admitted(ticket) == ["a"]
+    (told,) = issuing.epochs
+    issuing.epochs.clear()
+    desk = issuing.opened()
+    desk.say_again()
+    assert told in issuing.epochs
+    assert sorted(issuing.epochs) == sorted(desk.authority.epochs)
+
+
 def test_a_ticket_is_burnt_even_over_a_restart_and_its_host_may_ask_again(
     issuing: Issuing,
 ) -> None:
@@ -279,6 +298,18 @@ def test_the_issuers_own_host_renews_itself_however_long_it_was_off(issuing: Iss
     renewed = open_renewal(answer, identity.trust, before)
     assert renewed.leaf.peer_id == identity.peer_id
     assert renewed.leaf.not_after_unix_s > issuing.clock.unix
+
+
+def test_renewing_the_issuers_own_host_changes_no_roster(issuing: Issuing) -> None:
+    identity = load_identity(issuing.home)
+    steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
+    steward.create("open", public=True, empty=False)
+    steward.remove("open", identity.peer_id)
+    before = issuing.desk.authority
+    issuing.clock.unix += 60
+    trio.run(issuing.desk.renew, identity.peer_id)
+    assert issuing.desk.authority.tenants == before.tenants
+    assert issuing.desk.authority.hosts != before.hosts
 
 
 def test_the_addresses_of_its_listener_are_told_with_each_renewal(issuing: Issuing) -> None:
