@@ -56,6 +56,7 @@ HINTS_MAX = 64
 CLOCKS_APART_S = 60.0
 DRAIN_POLL_S = 0.05
 BOOT_SALT_BYTES = 16
+ENDED = "this host's certificate has ended: peers wait for its renewal"
 
 
 class Node:
@@ -148,6 +149,7 @@ class Node:
             clock=self.ports.clock,
             entropy=self.ports.entropy,
             establish=self._establish,
+            admit=self._admit,
             handlers=handlers,
             client_handlers={CLIENT_PROTOCOL: serve_client},
             on_up=self._on_up,
@@ -335,7 +337,7 @@ class Node:
     async def _establish(self, channel: SecureChannel, expected: PeerId | None) -> Connection:
         if channel.leaf is not None and self.renewer.ended:
             await channel.channel.aclose()
-            raise Unavailable("this host's certificate has ended: peers wait for its renewal")
+            raise Unavailable(ENDED)
         connection = await establish(
             channel,
             ours=self.hello(),
@@ -354,6 +356,14 @@ class Node:
                 "ahead of" if ahead_s > 0 else "behind",
             )
         return connection
+
+    def _admit(self, connection: Connection) -> None:
+        """Judges a peer again when its HELLO has come, which it may have held back."""
+        leaf = connection.remote.leaf
+        if leaf is not None:
+            if self.renewer.ended:
+                raise Unavailable(ENDED)
+            self.judge(leaf)
 
     def judge(self, der: bytes, expected: PeerId | None = None) -> PeerId:
         """Decides about a peer's leaf; raises a SecurityError that says why not."""

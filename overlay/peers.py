@@ -18,6 +18,7 @@ from overlay.address import Address
 from overlay.errors import OverlayError
 from overlay.ports import Clock, Entropy, PeerHint, SecureChannel, Transport
 from overlay.transport.connection import Connection, Handler
+from overlay.transport.frame import GoawayCode
 from security.errors import SecurityError
 from security.peer_id import PeerId
 
@@ -72,7 +73,11 @@ class Up:
 
 
 class Peers:
-    """Keeps one connection to every peer that can be reached."""
+    """Keeps one connection to every peer that can be reached.
+
+    ``admit`` raises a SecurityError or OverlayError unless a connection may come up now: much may
+    be revoked between the far side's handshake and its HELLO.
+    """
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class Peers:
         clock: Clock,
         entropy: Entropy,
         establish: Establish,
+        admit: Callable[[Connection], None],
         handlers: Mapping[str, Handler],
         client_handlers: Mapping[str, Handler],
         on_up: Callable[[Connection], None],
@@ -94,6 +100,7 @@ class Peers:
         self._clock = clock
         self._entropy = entropy
         self._establish = establish
+        self._admit = admit
         self._handlers = handlers
         self._client_handlers = client_handlers
         self._on_up = on_up
@@ -207,6 +214,12 @@ class Peers:
         if peer_id is None or peer_id == self._me:
             self._on_self(connection)
             await connection.aclose(0, "this is my own identity")
+            return
+        try:
+            self._admit(connection)
+        except (SecurityError, OverlayError) as error:
+            log.warning("peer %s is admitted no longer: %s", peer_id, type(error).__name__)
+            await connection.aclose(GoawayCode.REFUSED, "not admitted")
             return
         before = self._up.get(peer_id)
         if before is not None and not self._replaces(connection, before, dialled_by_us):

@@ -30,7 +30,7 @@ from tests.attacks.adversary import (
     with_leaf_of,
 )
 from tests.attacks.victim import Victim
-from tests.attacks.worlds import real_overlay
+from tests.attacks.worlds import honest_overlay, real_overlay, simulated
 from tests.security.world import forged_leaf
 
 HERE = Address("127.0.0.1", 0)
@@ -178,6 +178,21 @@ async def test_a_stolen_certificate_without_its_key() -> None:
 async def test_a_hello_that_names_another_peer_than_the_certificate() -> None:
     async with real_overlay() as victim:
         await is_refused(victim, host_of(victim), peer_id=victim.nodes[1].peer_id)
+
+
+@simulated
+async def test_a_hello_that_was_held_back_over_a_revocation() -> None:
+    """It is judged again when its HELLO has come, and never counts as up."""
+    async with honest_overlay() as victim:
+        insider, host = host_of(victim), victim.honest[0]
+        channel = (await insider.dial(host)).channel
+        assert await channel.receive_some(), "its certificate was judged"
+        revoke(victim, insider.peer_id)
+        with trio.fail_after(5):
+            await channel.send_all(encode_hello(insider.hello()))
+            while await channel.receive_some():
+                assert insider.peer_id not in host.running.peers.up()
+        await channel.aclose()
 
 
 async def test_another_peer_than_the_one_that_was_dialled() -> None:
