@@ -3,7 +3,8 @@
 An honest program signs each number once (``publisher.py``). Who holds two different heads of one
 (generation, hseq) can show them to anybody: both signatures are the origin's own. For an hour
 nothing that the origin signs is taken in, whoever brings it; the proof is stored, so that neither a
-restart ends the quarantine nor the operator is left without a reason to revoke.
+restart ends the quarantine nor the operator is left without a reason to revoke. Heads of who is no
+host prove nothing: keys cost nothing.
 """
 
 from __future__ import annotations

@@ -55,8 +55,9 @@ from security.revocation import RevocationSet
 ASK_AGAIN_S = 0.5
 """A peer that tells of more than is here is asked at most so often."""
 
-EPOCH_FANOUT = 8
-"""Connected peers that are told of a new EPOCH object by who has it from another one."""
+FANOUT = 8
+"""Connected peers that are told of a new EPOCH object by who has it from another one, and that are
+shown a new proof."""
 
 HEADS_BYTES_MAX = MESSAGE_BYTES_MAX - 4096
 """A thousand origins with all their streams and tenants are more than one message."""
@@ -262,8 +263,8 @@ class Gossip:
             return []
         effects: list[Effect] = [Persist(EPOCHS, {place_of(taken.header): data})]
         others = sorted(peer_id for peer_id in self._connected if peer_id != sender)
-        if sender is not None and len(others) > EPOCH_FANOUT:
-            others = self._rng.sample(others, EPOCH_FANOUT)
+        if sender is not None:
+            others = self._some_of(others)
         told = encode(Repair(epochs=[data], records=[], heads=[], frames=[])) if others else b""
         effects += [Send(peer_id, told) for peer_id in others]
         self.reader.sync(self.epochs, self.origins)
@@ -374,25 +375,41 @@ class Gossip:
             effects.append(LoadLearned(peer_id, now_s - age_s))
         doubled, self.origins.doubled = self.origins.doubled, []
         for two in [*doubled, *shown(heads, self.origins.overlay_id)]:
-            effects += self._quarantine(two, now_s, now_unix_s)
+            # Who has shown both heads has the proof.
+            has_it = {two.first, two.second} <= set(heads)
+            effects += self._quarantine(two, sender if has_it else None, now_s, now_unix_s)
         return effects
 
-    def _quarantine(self, two: TwoHeads, now_s: float, now_unix_s: float) -> list[Effect]:
-        """Two heads with one number: the proof is kept, and shown to everybody who is up."""
+    def _quarantine(
+        self, two: TwoHeads, prover: PeerId | None, now_s: float, now_unix_s: float
+    ) -> list[Effect]:
+        """Two heads with one number: the proof is kept, and shown to some who are up.
+
+        Only against a host that is known here: whoever is admitted can make up any number of keys
+        and sign two heads with each. ``prover`` has shown it, and is not shown it again.
+        """
         peer_id = two.peer_id
         if peer_id == self._me or peer_id in self.origins.quarantine:
+            return []
+        if not self.origins.is_host(peer_id):
+            self.origins.counters.refused += 1
             return []
         rows = self.origins.quarantine.begin(two, now_unix_s)
         self.origins.bury(peer_id, now_s)
         self.reader.forget(peer_id)
         repair = Repair(epochs=[], records=[], heads=[two.first, two.second], frames=[])
-        others = sorted(peer for peer in self._connected if peer != peer_id)
+        others = sorted(peer for peer in self._connected if peer not in {peer_id, prover})
         return [
             Persist(PROOFS, rows),
             RecordForgotten(peer_id),
             Equivocated(peer_id),
-            *[Send(other, encode(repair)) for other in others],
+            *[Send(other, encode(repair)) for other in self._some_of(others)],
         ]
+
+    def _some_of(self, others: list[PeerId]) -> list[PeerId]:
+        if len(others) <= FANOUT:
+            return others
+        return self._rng.sample(others, FANOUT)
 
     def _take_frames(self, frames: Sequence[bytes]) -> None:
         for data in frames:

@@ -42,6 +42,9 @@ class Graves:
     def __len__(self) -> int:
         return len(self._graves)
 
+    def __contains__(self, peer_id: object) -> bool:
+        return peer_id in self._graves
+
     def dig(self, peer_id: PeerId, known: Known, now_s: float) -> None:
         """A peer is forgotten as of what was known of it."""
         self._graves.pop(peer_id, None)

@@ -80,6 +80,10 @@ class Origins:
         origin = self.known.get(peer_id)
         return self.graves.known_of(peer_id) if origin is None else origin.known(peer_id)
 
+    def is_host(self, peer_id: PeerId) -> bool:
+        """Whether a record of that name was ever believed here, as far as this host remembers."""
+        return any(peer_id in each for each in (self.known, self.graves, self.floors))
+
     def forget_silent(
         self, now_s: float, connected: Container[PeerId], silent_s: float
     ) -> list[PeerId]:

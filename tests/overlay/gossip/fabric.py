@@ -6,7 +6,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from inference.events import BlockHash, BlocksEvicted, BlocksStored
 from inference.request import Namespace
@@ -312,6 +312,13 @@ def signed_head(host: Host, **changes: object) -> bytes:
     }
     head = Head(**{**fields, **changes})  # type: ignore[arg-type]
     return sign_as_peer(host.identity.keys, host.identity.trust.overlay_id, Kind.HEAD, encode(head))
+
+
+def two_heads(host: Host, keys: HostKeys | None = None) -> list[bytes]:
+    """Of one number; with others' keys in place of the host's where they are given."""
+    if keys is not None:
+        host = replace(host, identity=replace(host.identity, keys=keys))
+    return [signed_head(host, load=LoadHint(slots=slots)) for slots in (1, 64)]
 
 
 def stream_heads(count: int) -> list[StreamHead]:

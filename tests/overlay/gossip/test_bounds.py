@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from overlay.gossip.antientropy import ALLOWANCE_BYTES, ALLOWANCE_BYTES_PER_S, Allowance
-from overlay.gossip.effects import NewGeneration, Send
+from overlay.gossip.effects import Effect, NewGeneration, Send
 from overlay.gossip.messages import (
     MESSAGE_BYTES_MAX,
     ORIGINS_MAX,
@@ -22,9 +22,11 @@ from overlay.gossip.messages import (
 )
 from overlay.gossip.relay import TAIL_FRAMES_MAX, CarriedStream
 from overlay.gossip.tenants import EPOCHS_MAX, Epochs
+from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.record import sign_record
-from tests.overlay.gossip.fabric import Fabric, Host, record_of, signed_frame
+from tests.overlay.gossip.fabric import Fabric, Host, record_of, signed_frame, two_heads
+from tests.security.world import seeded
 
 ALPHA, BOTH = ("alpha",), ("alpha", "beta")
 IDLE_BYTES_PER_S_MAX = 2000
@@ -104,6 +106,43 @@ def test_members_of_our_tenants_find_room_where_others_have_filled_it(
         fabric.give(b, others[0].peer_id, repair_of(data))
     assert b.gossip.origins.known[a.peer_id].size_bytes == before
     assert carried(b) <= limit
+
+
+def shown(heads: list[bytes]) -> bytes:
+    return encode(Repair(epochs=[], records=[], heads=heads, frames=[]))
+
+
+def sent_to(effects: list[Effect]) -> set[PeerId]:
+    return {effect.peer_id for effect in effects if isinstance(effect, Send)}
+
+
+def test_made_up_keys_that_sign_two_heads_cost_nothing() -> None:
+    fabric = Fabric([ALPHA, ALPHA, ALPHA])
+    fabric.link(0, 1, 2)
+    a, b, c = fabric.hosts
+    fabric.run(6.0)
+    of_a = two_heads(a)
+    assert fabric.give(b, c.peer_id, shown(of_a)) != []
+    kept = [proof.peer_id for proof in b.gossip.origins.quarantine]
+    for number in range(40):
+        keys = HostKeys.generate(seeded(1000 + number))
+        heads = two_heads(a, keys)
+        assert fabric.give(b, c.peer_id, shown(heads)) == []
+    assert [proof.peer_id for proof in b.gossip.origins.quarantine] == kept == [a.peer_id]
+
+
+def test_a_proof_goes_to_some_and_not_back_to_who_has_shown_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overlay.gossip.gossip.FANOUT", 2)
+    fabric = Fabric([ALPHA] * 6)
+    fabric.link(*range(6))
+    a, b, c, *others = fabric.hosts
+    fabric.run(6.0)
+    heads = two_heads(a)
+    told = sent_to(fabric.give(b, c.peer_id, shown(heads)))
+    assert len(told) == 2
+    assert told <= {host.peer_id for host in others}
 
 
 def test_heads_at_all_bounds_are_one_message_and_tell_everything_in_turns(

@@ -107,7 +107,7 @@ def test_who_has_it_from_the_issuer_tells_everybody_at_once() -> None:
 
 
 def test_what_is_learnt_from_others_is_passed_on_to_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.gossip.gossip.EPOCH_FANOUT", 2)
+    monkeypatch.setattr("overlay.gossip.gossip.FANOUT", 2)
     fabric = settled(6)
     far = fabric.hosts[5]
     epoch = rotate(fabric)
