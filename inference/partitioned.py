@@ -91,7 +91,7 @@ class PartitionedBatch:
         most = max(1, self._queue_max // parts)
         mine = sum(1 for each in waiting if each.namespace == namespace)
         held = sum(1 for run in tuple(self._runs) if run.generation.namespace == namespace)
-        if mine >= most + max(0, self._slots_each() - held):
+        if mine >= most + max(0, self._slots_each(self._tenants) - held):
             raise EngineOverloaded(f"{most} requests of this tenant are waiting already")
 
     def lookahead_tokens(self) -> int:
@@ -173,10 +173,11 @@ class PartitionedBatch:
         """Whether its tenant has a slot and enough blocks, hits or not."""
         mine = [run for run in self._runs if run.generation.namespace == generation.namespace]
         held = sum(run.blocks for run in mine)
-        return len(mine) < self._slots_each() and held + generation.needed_blocks() <= blocks
+        slots = self._slots_each(self._cache.tenants)
+        return len(mine) < slots and held + generation.needed_blocks() <= blocks
 
-    def _slots_each(self) -> int:
-        return max(1, self._slots // max(1, len(self._tenants)))
+    def _slots_each(self, tenants: frozenset[Namespace]) -> int:
+        return max(1, self._slots // max(1, len(tenants)))
 
     def plan(self) -> list[tuple[Generation, Rows]]:
         """What the next step computes."""
@@ -226,5 +227,5 @@ class PartitionedBatch:
         self._cache.check_leases([lease for lease in leases if lease is not None])
         for namespace in self._cache.tenants:
             mine = [run for run in self._runs if run.generation.namespace == namespace]
-            assert len(mine) <= self._slots_each()
+            assert len(mine) <= self._slots_each(self._cache.tenants)
             assert sum(run.blocks for run in mine) <= self._cache.part(namespace).total_blocks

@@ -368,6 +368,28 @@ def test_parts_are_made_anew_when_tenants_change_and_nothing_runs(tiny_folder: P
         assert bench.ask(mine, namespace=ATTACKER, max_tokens=1).cached_tokens == 304
 
 
+def test_what_was_started_for_one_tenant_ends_though_three_share_the_slots(
+    tiny_folder: Path,
+) -> None:
+    names = [VICTIM, ATTACKER, "c"]
+    with strict(tiny_folder, slots=4) as bench:
+        divide(bench, [VICTIM])
+        for seed in range(6):
+            bench.core.add(bench.request(tokens(40, seed), namespace=VICTIM, max_tokens=5))
+        bench.step()
+        assert bench.core.load().running == 4
+        divide(bench, names)
+        for name in names[1:]:
+            bench.core.add(bench.request(tokens(40, 9), namespace=name, max_tokens=5))
+        running: list[int] = []
+        while bench.core.has_work():
+            assert not bench.step().failed
+            bench.core.check_integrity()
+            running.append(bench.core.load().running)
+        # The four end alone; then each tenant has one slot, and the first one asked twice.
+        assert running == [4, 4, 4, 0, 3, 3, 3, 3, 0, 1, 1, 1, 1, 0]
+
+
 def test_a_tenant_that_goes_takes_its_requests_with_it(tiny_folder: Path) -> None:
     with strict(tiny_folder) as bench:
         gone = bench.request(tokens(40, 2), namespace=VICTIM)
