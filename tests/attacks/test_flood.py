@@ -289,24 +289,27 @@ async def test_a_flood_of_handshakes() -> None:
 
 async def test_slowloris_in_the_handshake() -> None:
     """A ClientHello that drips in has the time of a handshake, from accept on."""
-    async with real_overlay(TlsLimits(handshake_s=0.3)) as victim:
+    async with real_overlay() as victim:
         own = host_of(victim)
         async with victim.unharmed(by=own.peer_id), strangers(victim, 8) as streams:
-            ended = 0
+            whole = b"\x16\x03\x01\x02\x00\x01\x00" + bytes(510)
+            unsaid: list[int] = []
 
             async def drip(stream: trio.SocketStream) -> None:
-                nonlocal ended
+                left = len(whole)
                 with suppress(*ENDED):
-                    for byte in b"\x16\x03\x01\x02\x00\x01\x00" + bytes(600):
+                    for byte in whole:
                         await stream.send_all(bytes([byte]))
-                        await trio.sleep(0.02)
-                ended += 1
+                        left -= 1
+                        await trio.sleep(0.05)
+                unsaid.append(left)
 
             async with trio.open_nursery() as nursery:
                 for stream in streams:
                     nursery.start_soon(drip, stream)
                 assert await admitted(victim, own)
-            assert ended == 8
+            assert len(unsaid) == 8
+            assert min(unsaid) > 0, "ended before it was whole"
 
 
 async def test_a_flood_of_clients_from_one_address() -> None:

@@ -34,6 +34,7 @@ from tests.attacks.worlds import honest_overlay, real_overlay, simulated
 from tests.security.world import forged_leaf
 
 HERE = Address("127.0.0.1", 0)
+SOON_S = 20.0
 REFUSED = (SecurityError, OverlayError, trio.BrokenResourceError, OSError)
 
 
@@ -340,7 +341,7 @@ async def test_a_man_in_the_middle_who_alters_a_byte() -> None:
 
             async def passes() -> bool:
                 try:
-                    with trio.fail_after(5):
+                    with trio.fail_after(SOON_S):
                         channel = await insider.transport.dial(at, host.running.peer_id)
                         try:
                             return bool(await channel.channel.receive_some())

@@ -26,7 +26,7 @@ from tests.attacks.victim import ALPHA, BETA, Victim
 
 TOY = ToyConfig(slots=4, prefill_tokens_per_s=5000.0, decode_s_per_token=0.005, end_every=0)
 QUICK = ToyConfig(prefill_tokens_per_s=1e9, decode_s_per_token=0.0, end_every=0)
-SOON_S = 20.0
+SOON_S = 120.0
 
 Main = Callable[..., Awaitable[None]]
 

@@ -44,7 +44,7 @@ async def test_a_running_peer_serves_on_with_a_full_disk_and_stores_later(tmp_pa
                 assert await ask(full, "still there?")
         limit_file_size(full, resource.RLIM_INFINITY)
         size = written.stat().st_size
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while written.stat().st_size == size:
                 await trio.sleep(0.1)
         assert await ask(full, "still there?")
@@ -56,7 +56,7 @@ def test_a_peer_that_cannot_store_its_generation_says_so_and_loses_nothing(tmp_p
     rhizome(home, "init")
     before = {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
     done = rhizome(
-        home, "peer", *ON_LOOPBACK, "--engine", "toy", limit_bytes=0, check=False, timeout_s=30
+        home, "peer", *ON_LOOPBACK, "--engine", "toy", limit_bytes=0, check=False, timeout_s=60
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

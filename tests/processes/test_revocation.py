@@ -22,7 +22,9 @@ from overlay.request import Finished
 pytestmark = pytest.mark.processes
 
 TOY = ("--engine", "toy")
-ENFORCED_S = 5.0
+ENFORCED_S = 30.0
+"""Connected peers enforce a revocation within 5 s; a machine that is busy with other tests is given
+more."""
 COME_S = 60.0
 BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
 
@@ -30,10 +32,14 @@ BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
 async def until_all(
     peers: list[PeerProcess], holds: Callable[[StatusReply], bool], timeout_s: float
 ) -> None:
+    async def until_one(peer: PeerProcess) -> None:
+        while not holds(await peer.status()):
+            await trio.sleep(0.05)
+
     with trio.fail_after(timeout_s):
-        for peer in peers:
-            while not holds(await peer.status()):
-                await trio.sleep(0.05)
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(until_one, peer)
 
 
 async def command(peer: PeerProcess, *words: str) -> bytes:
