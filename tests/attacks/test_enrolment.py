@@ -44,7 +44,7 @@ from security.renewal import (
     open_challenge,
     open_renewal,
 )
-from security.revocation import RevocationSet
+from security.revocation import RevocationSet, open_revocation
 from security.signed import Kind, SignedObject, sign_as_peer
 from security.ticket import Ticket
 from tests.attacks.adversary import foreign_peer, host_of, member_of_beta, revocation
@@ -71,6 +71,12 @@ class Issuer:
 
     def ticket(self, ttl_s: float = 600.0) -> Ticket:
         return self.desk.invite([BETA], [self.at], ttl_s)
+
+    def revoke(self, *ids: str) -> None:
+        """From now on the desk knows that these are revoked."""
+        trust = self.victim.guest.identity.trust
+        statements = revocation(self.victim, *ids)
+        self.revoked = RevocationSet.of(open_revocation(each, trust) for each in statements)
 
     def used(self, ticket: Ticket) -> str | None:
         """Who has used a ticket, as it is stored."""
@@ -237,7 +243,7 @@ async def test_tickets_that_are_not_good_here(tmp_path: Path) -> None:
         made_up = replace(good, secret=bytes(32))
         elsewhere = replace(good, issuer_id="0" * 32)
         foreign = replace(good, overlay_id="0" * 32)
-        issuer.revoked = revocation(issuer.victim, revoked.ticket_id, keys_of("revoked").peer_id)
+        issuer.revoke(revoked.ticket_id, keys_of("revoked").peer_id)
         async with issuer.victim.unharmed():
             for ticket, keys, reason in (
                 (ended, thief, JoinRefusal.TICKET_EXPIRED),
@@ -340,6 +346,6 @@ async def test_renewals_that_are_not_asked_for_rightly(tmp_path: Path) -> None:
             key = thief.identity.public_key().public_bytes_raw()
             swapped = msgspec.msgpack.encode(msgspec.structs.replace(signed, signer=key))
             assert await reason(swapped) == RenewRefusal.INVALID.value
-            issuer.revoked = revocation(issuer.victim, identity.peer_id)
+            issuer.revoke(identity.peer_id)
             again = make_renew_request(keys, leaf, await challenge_of(issuer, root))
             assert await reason(again) == RenewRefusal.REVOKED.value
