@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageError
-from overlay.gossip.tenants import Epochs
+from overlay.gossip.tenants import Epochs, place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
 from overlay.peers import first_addresses
@@ -340,20 +340,23 @@ class IssuerDesk:
         epochs = self._epochs()
         if epochs is None:
             return
-        for tenant in list(epochs.mine.values()):
-            if self._is_behind(tenant.header):
-                log.warning("this issuer's state is an old copy: it goes on from a newer roster")
-                authority, data = self._authority.catch_up(tenant, self._entropy.secret)
-                self.store(authority, [data])
-        if any(self._is_behind(header) for header in epochs.headers()):
-            raise HomeError(
-                "this issuer's state is an old copy, and this host is no member of a tenant that "
-                "has changed since: restore a newer copy of the folder"
-            )
+        mine = {place_of(tenant.header): tenant for tenant in epochs.mine.values()}
+        for header, data in epochs.objects():
+            if not self._is_behind(header, data):
+                continue
+            tenant = mine.get(place_of(header))
+            if tenant is None:
+                raise HomeError(
+                    "this issuer's state is an old copy, and this host is no member of a tenant "
+                    "that has changed since: restore a newer copy of the folder"
+                )
+            log.warning("this issuer's state is an old copy: it goes on from a newer roster")
+            authority, again = self._authority.catch_up(tenant, self._entropy.secret)
+            self.store(authority, [again])
 
-    def _is_behind(self, header: EpochHeader) -> bool:
-        kept = [each.content for each in self._authority.tenants.values()]
-        return is_behind(kept, self._authority.issuer.issuer_id, header)
+    def _is_behind(self, header: EpochHeader, data: bytes) -> bool:
+        kept = self._authority.tenants.values()
+        return is_behind(kept, self._authority.issuer.issuer_id, header, data)
 
     def store(self, authority: Authority, epochs: Sequence[bytes]) -> None:
         """Takes a next state, with these new EPOCH objects.

@@ -25,6 +25,7 @@ from security.epoch import (
     object_id_of,
 )
 from security.errors import LimitExceeded, NotAMember
+from security.kept import KeptTenant
 from security.keys import Secret, check_sealing_public
 from security.peer_id import PeerId
 from security.tenant import TenantId, TenantName
@@ -115,12 +116,18 @@ def caught_up(content: EpochContent, known: TenantEpoch, secret: Secret) -> Epoc
     return rotated(newest, secret, hard=keys.chain_key != known.keys.chain_key)
 
 
-def is_behind(kept: Iterable[EpochContent], steward: IssuerId, header: EpochHeader) -> bool:
-    """Whether a steward has signed something newer of a tenant than what it keeps."""
+def is_behind(
+    kept: Iterable[KeptTenant], steward: IssuerId, header: EpochHeader, data: bytes
+) -> bool:
+    """Whether a steward has signed another object of a tenant that its state knows nothing of.
+
+    That is a newer one, or one of the same number that is not the one that it keeps.
+    """
     return header.steward == steward and any(
-        (header.epoch, header.version) > (content.epoch, content.version)
-        for content in kept
-        if content.object_id == header.object_id
+        (header.epoch, header.version) >= (tenant.content.epoch, tenant.content.version)
+        and data != tenant.epoch_object
+        for tenant in kept
+        if tenant.content.object_id == header.object_id
     )
 
 

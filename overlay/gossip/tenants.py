@@ -103,9 +103,9 @@ class Epochs:
             self._let_go(tenant_id)
         return bool(over)
 
-    def headers(self) -> list[EpochHeader]:
-        """Of the newest object of every tenant."""
-        return [header for _, (header, _) in sorted(self._carried.items())]
+    def objects(self) -> list[tuple[EpochHeader, bytes]]:
+        """The newest object of every tenant, with its header."""
+        return [carried for _, carried in sorted(self._carried.items())]
 
     def forget_revoked(self, revocations: RevocationSet) -> list[TakenEpoch]:
         """Forgets the objects of stewards that are revoked: their rosters are believed no more.

@@ -240,12 +240,11 @@ def test_numbers_that_are_used_up_are_told() -> None:
 # -- a steward that was restored from an older copy
 
 
-def behind(authority: Authority, header: EpochHeader) -> bool:
-    kept = [each.content for each in authority.tenants.values()]
-    return is_behind(kept, authority.issuer.issuer_id, header)
+def behind(authority: Authority, header: EpochHeader, data: bytes) -> bool:
+    return is_behind(authority.tenants.values(), authority.issuer.issuer_id, header, data)
 
 
-def changed_since(world: Kept, *, hard: bool) -> tuple[Authority, TenantEpoch]:
+def changed_since(world: Kept, *, hard: bool) -> tuple[Authority, TenantEpoch, bytes]:
     """The state goes on without the copy: a host comes, one goes, perhaps a hard rotation."""
     authority = world.authority
     newcomer, goes = world.hosts[3], world.hosts[1]
@@ -254,17 +253,17 @@ def changed_since(world: Kept, *, hard: bool) -> tuple[Authority, TenantEpoch]:
     authority, data = authority.remove_member(world.tenant_id, goes.peer_id, seeded(22))
     if hard:
         authority, data = authority.rotate(world.tenant_id, seeded(23), hard=True)
-    return authority, world.must_open(data, world.hosts[0])
+    return authority, world.must_open(data, world.hosts[0]), data
 
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_an_old_copy_goes_on_from_the_newer_roster_and_reuses_no_key(hard: bool) -> None:
     world = kept()
-    _, known = changed_since(world, hard=hard)
+    _, known, newest = changed_since(world, hard=hard)
     old = world.authority
-    assert behind(old, known.header)
+    assert behind(old, known.header, newest)
     caught, data = old.catch_up(known, seeded(30))
-    assert not behind(caught, known.header)
+    assert not behind(caught, known.header, newest)
     now = world.must_open(data, world.hosts[0])
     assert now.supersedes(known)
     assert set(now.members) == set(known.members)
@@ -294,10 +293,29 @@ def test_where_only_members_came_since_the_epoch_goes_on() -> None:
 
 def test_a_state_is_behind_its_own_objects_alone() -> None:
     world, other = kept(), kept(members=1)
-    newer, known = changed_since(world, hard=False)
-    assert not behind(newer, known.header)
-    assert not behind(world.authority, world.must_open(world.first, world.hosts[0]).header)
+    newer, known, data = changed_since(world, hard=False)
+    assert behind(world.authority, known.header, data)
+    assert not behind(newer, known.header, data)
+    assert not behind(newer, world.must_open(world.first, world.hosts[0]).header, world.first)
     foreign = replace(known.header, steward=type(known.header.steward)("0" * 32))
-    assert not behind(world.authority, foreign)
+    assert not behind(world.authority, foreign, data)
     elsewhere = replace(known.header, object_id=bytes(16))
-    assert not behind(other.authority, elsewhere)
+    assert not behind(other.authority, elsewhere, data)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_state_is_behind_an_object_of_the_same_number_that_is_not_its_own(hard: bool) -> None:
+    """Two copies of one state have signed one number each: all take what comes after both."""
+    world = kept()
+    ours, data = world.authority.rotate(world.tenant_id, seeded(40), hard=hard)
+    _, theirs = world.authority.rotate(world.tenant_id, seeded(41), hard=hard)
+    mine, known = (world.must_open(each, world.hosts[0]) for each in (data, theirs))
+    assert mine.header == known.header
+    assert behind(ours, known.header, theirs)
+    assert not behind(ours, mine.header, data)
+    caught, again = ours.catch_up(known, seeded(42))
+    assert not behind(caught, known.header, theirs)
+    now = world.must_open(again, world.hosts[0])
+    assert now.supersedes(mine)
+    assert now.supersedes(known)
+    assert now.keys.tag_key not in (mine.keys.tag_key, known.keys.tag_key)
