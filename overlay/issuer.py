@@ -157,7 +157,13 @@ class IssuerDesk:
         return DEFAULT_TENANT
 
     def invite(self, tenants: Sequence[str], addresses: Sequence[Address], ttl_s: float) -> Ticket:
-        """Makes a one-use ticket. Raises SecurityError with what is wrong."""
+        """Makes a one-use ticket.
+
+        Raises:
+            SecurityError: With what is wrong.
+            HomeError, StorageError: As ``catch_up``, which voids tickets; or it cannot be stored.
+        """
+        self.catch_up()
         authority, ticket = self._authority.invite(
             tenants or self.tenant_names(),
             [str(address) for address in first_addresses(addresses, ADDRESSES_MAX)],
@@ -350,7 +356,10 @@ class IssuerDesk:
                     "this issuer's state is an old copy, and this host is no member of a tenant "
                     "that has changed since: restore a newer copy of the folder"
                 )
-            log.warning("this issuer's state is an old copy: it goes on from a newer roster")
+            log.warning(
+                "this issuer's state is an old copy: it goes on from a newer roster, and the "
+                "tickets of the copy that it takes for unused are void"
+            )
             authority, again = self._authority.catch_up(tenant, self._entropy.secret)
             self.store(authority, [again])
 

@@ -468,6 +468,8 @@ class Authority:
     def catch_up(self, known: TenantEpoch, secret: Secret) -> tuple[Authority, bytes]:
         """Goes on from newer news of a tenant, after this state was restored from an older copy.
 
+        Tickets that it takes for unused are void: they may have been used since.
+
         Returns:
             The next state, and the EPOCH object to gossip: newer than the news.
 
@@ -475,7 +477,9 @@ class Authority:
             UnknownTenant: when no such tenant is kept here.
         """
         content = self._kept(known.tenant_id).content
-        return self._changed(caught_up(content, known, secret), secret)
+        used = {id_: row for id_, row in self.tickets.items() if row.used_by is not None}
+        authority, data = self._changed(caught_up(content, known, secret), secret)
+        return replace(authority, tickets=MappingProxyType(used)), data
 
     def _kept(self, tenant_id: TenantId) -> KeptTenant:
         kept = self.tenants.get(tenant_id)

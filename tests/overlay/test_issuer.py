@@ -27,6 +27,7 @@ from security.errors import (
     Revoked,
     SecurityError,
     StaleChallenge,
+    TicketUnknown,
     TicketUsed,
     UnknownTenant,
 )
@@ -372,6 +373,7 @@ def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows
     issuing: Issuing,
 ) -> None:
     identity = load_identity(issuing.home)
+    ticket = issuing.desk.invite(["a"], [HERE], 60)
     copy = issuing.home.read(HomeFile.AUTHORITY)
     assert copy is not None
     steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
@@ -403,11 +405,34 @@ def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows
     desk = opened()
     with pytest.raises(HomeError, match="restore a newer copy"):
         Steward(desk=desk, keys=identity.keys, secret=ENTROPY.secret).rotate("a", hard=False)
-    ticket = desk.invite(["a"], [HERE], 60)
+    with pytest.raises(HomeError, match="restore a newer copy"):
+        desk.invite(["a"], [HERE], 60)
     keys = HostKeys.generate(SeededEntropy(9, "host").secret)
     answer = trio.run(desk.admit, make_join_request(keys, ticket), FAR)
     with pytest.raises(SecurityError):
         open_admission(answer, ticket, keys, issuing.clock.unix_s())
+
+
+def test_tickets_of_an_old_copy_are_void_once_it_is_found_to_be_one(issuing: Issuing) -> None:
+    identity = load_identity(issuing.home)
+    first, second = (issuing.desk.invite(["a"], [HERE], 600) for _ in range(2))
+    issuing.admitted(first)
+    copy = issuing.home.need(HomeFile.AUTHORITY)
+    issuing.admitted(second, host=2)
+    epochs = Epochs(trust=identity.trust, keys=identity.keys)
+    for data in issuing.epochs:
+        epochs.take(data, 0.0, issuing.clock.unix_s(), RevocationSet())
+    issuing.home.write(HomeFile.AUTHORITY, copy)
+    issuing.desk = issuing.opened()
+    issuing.desk._epochs = lambda: epochs
+    with pytest.raises(TicketUnknown):
+        issuing.admitted(second, host=3)
+    assert issuing.admitted(first) == ["a"], "who has used one may ask again"
+    issuing.home.write(HomeFile.AUTHORITY, copy)
+    issuing.desk = issuing.opened()
+    issuing.desk._epochs = lambda: epochs
+    fresh = issuing.desk.invite(["a"], [HERE], 600)
+    assert issuing.admitted(fresh, host=4) == ["a"], "made after the copy was found out"
 
 
 def test_what_was_revoked_is_stored_first_and_told_again_at_each_start(
