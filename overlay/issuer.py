@@ -26,7 +26,7 @@ from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import LEAF_LIFETIME_S, IssuerId, issue_leaf
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
-from security.errors import Revoked, SecurityError
+from security.errors import LimitExceeded, Revoked, SecurityError
 from security.hosts import with_host
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.ledger import IssuedToken, TokenRow
@@ -326,11 +326,11 @@ class IssuerDesk:
                 lifetime_s=self._leaf_s,
             )
             self._store(authority)
-        except SecurityError as error:
-            return refuse_join(error)
-        except (StorageError, HomeError) as error:
+        except (LimitExceeded, StorageError, HomeError) as error:
             log.warning("nobody can join at present: %s", error)
             return refuse_join(None)
+        except SecurityError as error:
+            return refuse_join(error)
         self._tell(admittance.grant.epochs)
         return admittance.answer
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 from security.authority import Authority
 from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, key_id, parse_issuer
 from security.epoch import EpochContent, RosterMember, object_id_of
-from security.errors import MalformedObject, SecurityError
+from security.errors import LimitExceeded, MalformedObject, SecurityError
 from security.hosts import EnrolledHost
 from security.kept import KeptTenant, TicketRow
 from security.ledger import TokenRow
@@ -100,8 +100,12 @@ class AuthorityState(
 
 
 def authority_to_bytes(authority: Authority) -> bytes:
-    """The form for the issuer's own folder. Secret."""
-    return msgspec.msgpack.encode(
+    """The form for the issuer's own folder. Secret.
+
+    Raises:
+        LimitExceeded: when it is larger than what is read again.
+    """
+    data = msgspec.msgpack.encode(
         AuthorityState(
             v=VERSION,
             root_key=(
@@ -137,6 +141,11 @@ def authority_to_bytes(authority: Authority) -> bytes:
             ],
         )
     )
+    if len(data) > STATE_BYTES_MAX:
+        raise LimitExceeded(
+            f"an issuer's state is at most {STATE_BYTES_MAX} bytes: remove hosts from tenants"
+        )
+    return data
 
 
 def authority_from_bytes(data: bytes) -> Authority:

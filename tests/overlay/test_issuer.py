@@ -182,6 +182,18 @@ def test_what_cannot_be_stored_is_not_given(
     assert issuing.admitted(ticket) == ["a", "b"], "the ticket is not lost"
 
 
+def test_a_state_that_could_not_be_read_again_is_not_written(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = issuing.home.need(HomeFile.AUTHORITY)
+    monkeypatch.setattr("security.authority_state.STATE_BYTES_MAX", len(kept))
+    with pytest.raises(LimitExceeded, match="at most"):
+        issuing.desk.invite([], [HERE], 60)
+    assert issuing.home.need(HomeFile.AUTHORITY) == kept
+    assert not issuing.desk.authority.tickets
+    assert issuing.opened().tenant_names() == ["a", "b"]
+
+
 # -- renewing
 
 
