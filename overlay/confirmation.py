@@ -4,6 +4,7 @@ Rules
 1. Any peer that is still admitted after it has told all that it knows to be revoked confirms this
    one, confirmed itself or not. Waiting confirms nobody.
 2. A host that knows of no other one that is not revoked is an overlay of one, and confirms itself.
+   The issuer's knows of all that it has enrolled and would renew, members of tenants or not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Confirmation:
         expects_others: bool,
         tenants: TenantBook,
         heard_of: Callable[[], Iterable[PeerId]],
+        enrolled: Callable[[], Iterable[PeerId]],
         is_revoked: Callable[[str], bool],
         on_confirmed: Callable[[], None],
     ) -> None:
@@ -41,6 +43,7 @@ class Confirmation:
             expects_others: It has joined another host's overlay, or is told where another one is.
             tenants: Its tenants, whose rosters name other hosts.
             heard_of: Hosts that have told something once.
+            enrolled: On the issuer's host: those whose certificates it would renew.
             is_revoked: Whether a host is known to be revoked.
             on_confirmed: Called once, when it is confirmed.
         """
@@ -48,6 +51,7 @@ class Confirmation:
         self._expects_others = expects_others
         self._tenants = tenants
         self._heard_of = heard_of
+        self._enrolled = enrolled
         self._is_revoked = is_revoked
         self._on_confirmed = on_confirmed
         self.event = trio.Event()
@@ -55,7 +59,7 @@ class Confirmation:
     def others(self) -> list[PeerId]:
         """Hosts of which this one knows and that are not revoked, sorted."""
         known = {peer_id for epoch in self._tenants for peer_id in epoch.members}
-        known.update(self._heard_of())
+        known.update(self._heard_of(), self._enrolled())
         known.discard(self._me)
         return sorted(peer_id for peer_id in known if not self._is_revoked(peer_id))
 

@@ -209,6 +209,11 @@ class IssuerDesk:
         rows = self._authority.tokens.values()
         return [row for row in rows if now_unix_s < row.expires_unix_s]
 
+    def enrolled(self) -> list[PeerId]:
+        """Hosts whose certificates it would renew: they can be there."""
+        now_unix_s = self._clock.unix_s()
+        return [id_ for id_, host in self._authority.hosts.items() if host.may_renew(now_unix_s)]
+
     def known_ids(self, peers: Iterable[str]) -> KnownIds:
         """What can be revoked here by its id; ``peers`` are hosts that its peer knows."""
         authority = self._authority

@@ -201,6 +201,7 @@ class Node:
             expects_others=self.config.expects_others,
             tenants=self.tenants,
             heard_of=lambda: self.knowledge.gossip.origins.floors,
+            enrolled=lambda: () if self.desk is None else self.desk.enrolled(),
             is_revoked=lambda id_: self.revocations.revokes(id_),
             on_confirmed=lambda: self.knowledge.meet_all(),
         )

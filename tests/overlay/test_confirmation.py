@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 import trio
 
 from chaos.world import Host, World, until, world_of
+from overlay.confirmation import Confirmation
 from overlay.control.handler import waits_for
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.forward import ForwardRequest, Refuse, decode_answer, encode
+from overlay.tenants import TenantBook
+from security.keys import HostKeys
+from security.peer_id import PeerId
 from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
+from tests.security.world import seeded
 
 NOW_UNIX_S = 1_800_000_000.0
 LONG_S = 300.0
@@ -223,6 +228,32 @@ def test_a_host_whose_last_other_host_is_revoked_is_an_overlay_of_one() -> None:
             assert a.running.confirmation.event.is_set()
 
     simulate(98, main)
+
+
+def test_an_issuers_host_that_is_no_member_any_more_still_knows_of_those_it_enrolled() -> None:
+    revoked: set[str] = set()
+    me, other = (HostKeys.generate(seeded(n)).peer_id for n in (1, 2))
+
+    def begun(*enrolled: PeerId) -> Confirmation:
+        return Confirmation(
+            me=me,
+            expects_others=False,
+            tenants=TenantBook(),
+            heard_of=tuple,
+            enrolled=lambda: enrolled,
+            is_revoked=revoked.__contains__,
+            on_confirmed=lambda: None,
+        )
+
+    alone, founder = begun(me), begun(me, other)
+    for each in (alone, founder):
+        each.look()
+    assert alone.event.is_set()
+    assert not founder.event.is_set()
+    assert founder.others() == [other]
+    revoked.add(other)
+    founder.look()
+    assert founder.event.is_set()
 
 
 def test_confirming_costs_a_start_no_time_that_shows() -> None:

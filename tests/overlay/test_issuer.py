@@ -228,6 +228,17 @@ def test_a_host_renews_from_its_key_alone_and_the_end_is_kept(issuing: Issuing) 
     assert len(issuing.epochs) == 2, "no roster has changed since the join"
 
 
+def test_hosts_count_as_enrolled_while_their_certificates_would_be_renewed(
+    issuing: Issuing,
+) -> None:
+    late = Late(issuing)
+    assert late.keys.peer_id in issuing.desk.enrolled()
+    issuing.clock.unix += 30 * 86_400
+    assert late.keys.peer_id in issuing.desk.enrolled()
+    issuing.clock.unix += 2 * 86_400
+    assert late.keys.peer_id not in issuing.desk.enrolled()
+
+
 def test_a_request_that_was_captured_is_worth_nothing(issuing: Issuing) -> None:
     late = Late(issuing)
     issuing.clock.unix += 60
