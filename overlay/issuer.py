@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from overlay.address import Address
-from overlay.errors import ConfigError, HomeError, StorageError
+from overlay.errors import ConfigError, HomeError, OverlayError, StorageError
 from overlay.gossip.tenants import Epochs, place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
@@ -130,7 +130,10 @@ class IssuerDesk:
         """Tells its peer all that it has signed: when the process died some may not have come."""
         for epoch in self._authority.epochs:
             self._on_epoch(epoch)
-        self._on_revoked(self._authority.revoked.values(), [self._authority.issuer.der])
+        try:
+            self._on_revoked(self._authority.revoked.values(), [self._authority.issuer.der])
+        except (SecurityError, OverlayError) as error:
+            log.warning("not all that this issuer has revoked is enforced: %s", error)
 
     @property
     def authority(self) -> Authority:

@@ -298,7 +298,7 @@ class Node:
 
         Raises:
             ProtocolError: When one is not to be believed.
-            LimitExceeded: When they are too many.
+            LimitExceeded: When there is no room for some: the others are enforced all the same.
         """
         self.keeper.learn(statements, issuers)
 

@@ -20,14 +20,16 @@ from msgspec import Meta
 from security.certificate import IssuerKey
 from security.errors import LimitExceeded
 from security.signed import Kind, Verified, sign_as_issuer, verify_issuer, vouch
-from security.trust import Trust
+from security.trust import ISSUERS_MAX, Trust
 from security.wire import decode
 
 VERSION = 1
-STATEMENTS_MAX = 65_536
 STATEMENT_BYTES_MAX = 1024
 REVOKED_MAX = 16_384
-"""Statements of one issuer, a quarter of what a set holds: it stores them whole with each one."""
+"""Statements of one issuer: it stores them whole with each one, and others take no more of it."""
+
+STATEMENTS_MAX = ISSUERS_MAX * (REVOKED_MAX + 1)
+"""All that every issuer may say, and one statement more against each of them."""
 
 _DIGEST_BYTES = 16
 

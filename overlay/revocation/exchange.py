@@ -8,17 +8,22 @@ Rules
    certificate our root has signed. An issuer that is not known here must be shown beside it. Its
    dates do not matter, and neither does that it is revoked itself: the union of two sets must not
    hang on which came first (``security/revocation.py``).
-2. What is to be believed is stored first: :meth:`Exchange.prepare`, store, :meth:`Exchange.accept`.
+2. An issuer has room for ``REVOKED_MAX`` statements here. More of it are dropped, and nothing else
+   is for that: its key may be stolen, and the others must still be heard. The first statement
+   against an issuer that is known here always finds room.
+3. What is to be believed is stored first: :meth:`Exchange.prepare`, store, :meth:`Exchange.accept`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay.errors import ProtocolError
 from overlay.revocation.messages import (
     MARK_BYTES,
+    MARKS_MAX,
     PART_STATEMENTS,
     VERSION,
     Compare,
@@ -28,12 +33,15 @@ from overlay.revocation.messages import (
 from security.certificate import IssuerId
 from security.errors import SecurityError
 from security.peer_id import PeerId
-from security.revocation import Revocation, RevocationSet, hash_of, open_revocation
+from security.revocation import REVOKED_MAX, Revocation, RevocationSet, hash_of, open_revocation
 from security.signed import Verified
 from security.trust import Trust
 
 TABLE = "revocations"
 _ISSUER, _STATEMENT = b"i", b"s"
+
+DROPPED_MAX = 16_384
+"""Dropped statements that are remembered, so that nobody sends them again."""
 
 Rows = dict[bytes, bytes | None]
 
@@ -55,8 +63,30 @@ class News:
     source: PeerId | None
 
 
+class Room:
+    """Which statements fit beside what is known: each that is asked about takes its place."""
+
+    def __init__(self, signed: Counter[str], issuers: set[str]) -> None:
+        """``signed`` counts statements by signer, ``issuers`` are those not revoked yet."""
+        self._signed = signed
+        self._issuers = issuers
+
+    def admits(self, statement: Verified[Revocation]) -> bool:
+        """Whether its signer has room for it, or it is the first one against an issuer."""
+        if statement.value.id in self._issuers:
+            self._issuers.discard(statement.value.id)
+            return True
+        if self._signed[statement.signer] >= REVOKED_MAX:
+            return False
+        self._signed[statement.signer] += 1
+        return True
+
+
 class Exchange:
-    """What is revoked, as far as this host knows, and who signed it."""
+    """What is revoked, as far as this host knows, and who signed it.
+
+    ``dropped`` counts the statements that found no room, by signer.
+    """
 
     def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
         """Begins with what is stored.
@@ -68,12 +98,15 @@ class Exchange:
         self.known = RevocationSet()
         self._news: list[News] = []
         self._by_mark: dict[bytes, Verified[Revocation]] = {}
+        self._signed: Counter[str] = Counter()
+        self._dropped: set[bytes] = set()
+        self.dropped: Counter[str] = Counter()
         for key, row in stored.items():
             if key[:1] == _ISSUER:
                 self._trust = self._trust.with_issuer(row)
         statements = [row for key, row in stored.items() if key[:1] == _STATEMENT]
         fresh = [open_revocation(each, self._trust) for each in statements]
-        self.accept(self.prepare(fresh), None)
+        self.accept(self._with(fresh), None)
 
     # -- growing
 
@@ -93,18 +126,47 @@ class Exchange:
         if not unknown:
             return []
         try:
-            for der in issuers:
-                self._trust = self._trust.with_issuer(der)
+            self._meet(issuers)
+            unknown = [each for each in unknown if mark_of(each) not in self._dropped]
             return [open_revocation(each, self._trust) for each in unknown]
         except SecurityError as error:
             raise ProtocolError(f"a revocation that is none: {type(error).__name__}") from None
 
+    def _meet(self, issuers: Sequence[bytes]) -> None:
+        before = self._trust
+        for der in issuers:
+            self._trust = self._trust.with_issuer(der)
+        if self._trust is not before:
+            self._dropped.clear()  # some may be against the new one
+
+    def room(self) -> Room:
+        """For statements that are not known here."""
+        issuers: set[str] = {each for each in self._trust.issuers if not self.known.revokes(each)}
+        return Room(Counter(self._signed), issuers)
+
+    def drop(self, statement: Verified[Revocation]) -> None:
+        """Counts one that has no room."""
+        self.dropped[statement.signer] += 1
+        if len(self._dropped) < DROPPED_MAX:
+            self._dropped.add(mark_of(statement.data))
+
     def prepare(self, fresh: Sequence[Verified[Revocation]]) -> Prepared:
-        """What becomes of the set with more statements; nothing is changed yet.
+        """What becomes of the set with more statements, as far as there is room for them.
+
+        Nothing is believed yet.
 
         Raises:
-            LimitExceeded: When they are too many.
+            LimitExceeded: When more are stored than a set holds.
         """
+        room, fits = self.room(), []
+        for each in fresh:
+            if room.admits(each):
+                fits.append(each)
+            else:
+                self.drop(each)
+        return self._with(fits)
+
+    def _with(self, fresh: Sequence[Verified[Revocation]]) -> Prepared:
         merged = self.known.merge(RevocationSet.of(fresh))
         rows: Rows = {}
         for each in fresh:
@@ -118,14 +180,18 @@ class Exchange:
         self.known = prepared.merged
         for each in prepared.fresh:
             if self._by_mark.setdefault(mark_of(each.data), each) is each:
+                self._signed[each.signer] += 1
                 self._news.append(News(each, source))
 
     # -- asking and answering
 
     def compare(self, theirs: bytes) -> Compare:
         """The question to a peer whose digest was ``theirs`` when last seen."""
-        marks = b"" if theirs == self.known.digest else b"".join(sorted(self._by_mark))
-        return Compare(v=VERSION, digest=self.known.digest, marks=marks)
+        if theirs == self.known.digest:
+            return Compare(v=VERSION, digest=self.known.digest, marks=b"")
+        # Nobody need send again what was dropped here.
+        marks = sorted(self._by_mark.keys() | self._dropped)[:MARKS_MAX]
+        return Compare(v=VERSION, digest=self.known.digest, marks=b"".join(marks))
 
     def answer(self, question: Compare) -> Iterator[Part]:
         """What the asker lacks, at least one part.

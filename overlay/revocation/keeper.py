@@ -38,7 +38,7 @@ from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from security.errors import LimitExceeded, SecurityError
 from security.peer_id import PeerId
-from security.revocation import STATEMENTS_MAX, Revocation, RevocationSet
+from security.revocation import REVOKED_MAX, STATEMENTS_MAX, Revocation, RevocationSet
 from security.signed import Verified
 from security.trust import Trust
 
@@ -89,6 +89,7 @@ class RevocationKeeper:
         self._grown = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._with: set[Connection] = set()
+        self._full: set[str] = set()
         self.refused = 0
 
     @property
@@ -121,20 +122,38 @@ class RevocationKeeper:
 
         Raises:
             ProtocolError: When one is not to be believed.
-            LimitExceeded: When they are too many.
+            LimitExceeded: When there is no room for some: the others are enforced all the same.
         """
-        return self._take(self.exchange.check(sorted(statements), issuers), None)
+        said = sorted(statements)
+        grown = self._take(self.exchange.check(said, issuers), None)
+        if not self.known.statements.issuperset(said):
+            raise LimitExceeded(
+                f"an issuer signs at most {REVOKED_MAX} revocations, and as many of this one are "
+                "known: revoke the issuer, whose key may be stolen"
+            )
+        return grown
 
     def _take(self, fresh: Sequence[Verified[Revocation]], source: PeerId | None) -> bool:
-        if not fresh:
-            return False
         prepared = self.exchange.prepare(fresh)
+        self._say_who_is_full()
+        if not prepared.fresh:
+            return False
         self._store(prepared.rows)
         self.exchange.accept(prepared, source)
         self._grown.set()
         self._grown = trio.Event()
         self._on_learned()
         return True
+
+    def _say_who_is_full(self) -> None:
+        for issuer_id in self.exchange.dropped.keys() - self._full:
+            self._full.add(issuer_id)
+            log.error(
+                "issuer %s has signed more revocations than the %d that are taken of one: if that "
+                "was not its owner, revoke it",
+                issuer_id,
+                REVOKED_MAX,
+            )
 
     def _store(self, rows: Rows) -> None:
         """A set that cannot be stored is enforced all the same: after a start others tell it."""
@@ -200,6 +219,7 @@ class RevocationKeeper:
     async def _put(self, connection: Connection, peer_id: PeerId, question: Compare) -> Part:
         """One question; what its parts bring is believed together, and the last one returned."""
         fresh: dict[bytes, Verified[Revocation]] = {}
+        room, told = self.exchange.room(), 0
         last: Part | None = None
         async with connection.open(PROTOCOL, encode(question), wait_s=TIMEOUT_S) as stream:
             await stream.finish()
@@ -208,8 +228,12 @@ class RevocationKeeper:
                     raise ProtocolError("an answer about revocations that goes on behind its end")
                 last = decode_part(data)
                 for each in self._checked(last.statements, last.issuers):
-                    fresh[each.data] = each
-                if len(fresh) > STATEMENTS_MAX:
+                    if each.data in fresh or room.admits(each):
+                        fresh[each.data] = each
+                    else:
+                        self.exchange.drop(each)
+                told += len(last.statements)
+                if told > STATEMENTS_MAX:
                     raise ProtocolError("more revocations than a set holds")
         if last is None or last.more:
             raise ProtocolError("an answer about revocations that is cut off")

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from overlay.wire import read
 from security.certificate import CERTIFICATE_BYTES_MAX
-from security.revocation import STATEMENT_BYTES_MAX, STATEMENTS_MAX
+from security.revocation import STATEMENT_BYTES_MAX
 from security.trust import ISSUERS_MAX
 
 PROTOCOL = "/rhizome/revocations/1"
@@ -22,12 +22,15 @@ VERSION = 1
 MARK_BYTES = 12
 """Of a statement's hash. Only an issuer could make two statements of one mark, both its own."""
 
+MARKS_MAX = 65_536
+"""In one question. Of a set that is larger the rest is told again, and changes nothing."""
+
 PART_STATEMENTS = 128
 """Statements in one message: some 15 ms of checking signatures."""
 
 Version = Annotated[int, Meta(ge=0, le=255)]
 Digest = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Marks = Annotated[bytes, Meta(max_length=MARK_BYTES * STATEMENTS_MAX)]
+Marks = Annotated[bytes, Meta(max_length=MARK_BYTES * MARKS_MAX)]
 Certificates = Annotated[
     list[Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES_MAX)]], Meta(max_length=ISSUERS_MAX)
 ]
@@ -37,7 +40,7 @@ Statements = Annotated[
 
 
 class Compare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="compare"):
-    """I have the set of this digest. ``marks`` are those of all my statements, sorted and joined.
+    """I have the set of this digest. ``marks`` are those of my statements, sorted and joined.
 
     They are left out where the far side's digest was the same when last seen.
     """

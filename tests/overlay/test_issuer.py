@@ -489,6 +489,24 @@ def test_what_was_revoked_is_stored_first_and_told_again_at_each_start(
     assert told == [(said, [issuing.home.need(HomeFile.ISSUER)])]
 
 
+def test_what_finds_no_room_any_more_does_not_end_a_start(
+    issuing: Issuing, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise LimitExceeded("no room")
+
+    desk = IssuerDesk(
+        issuing.home,
+        issuing.desk._identity,
+        issuing.desk._clock,
+        issuing.desk._entropy,
+        lambda _: None,
+        on_revoked=refuse,
+    )
+    desk.say_again()
+    assert "no room" in caplog.text
+
+
 def full(home: Home, file: HomeFile, content: bytes) -> None:
     raise StorageFull("no space is left")
 

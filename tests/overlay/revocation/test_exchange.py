@@ -10,7 +10,7 @@ from overlay.revocation.exchange import Exchange
 from overlay.revocation.messages import MARK_BYTES, PART_STATEMENTS, VERSION, Compare, encode
 from security.certificate import make_issuer
 from security.errors import LimitExceeded, SecurityError
-from security.revocation import RevocationSet
+from security.revocation import RevocationSet, make_revocation
 from security.signed import Kind, sign_as_issuer, sign_as_peer
 from tests.overlay.revocation.pair import OVERLAY, SECOND, Host, merged, said
 from tests.security.world import NOW_S, Overlay, seeded
@@ -152,6 +152,43 @@ def test_a_full_set_takes_no_more_and_keeps_what_it_has(monkeypatch: pytest.Monk
     with pytest.raises(LimitExceeded, match="the set only grows"):
         a.revoke("z")
     assert a.ids == {"x", "y"}
+
+
+def test_what_one_issuer_says_too_much_is_dropped_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overlay.revocation.exchange.REVOKED_MAX", 2)
+    a = Host("a")
+    a.revoke("w")
+    flood = [said(str(number), SECOND) for number in range(5)]
+    a.learn([*flood, said("x")], [SECOND.der])
+    assert {"w", "x"} < a.ids
+    assert len(a.ids) == 4
+    assert a.exchange.dropped == {SECOND.issuer_id: 3}
+    # Both have all that they had room for, and neither asks for the rest again.
+    b = Host("b")
+    b.learn(flood[::-1], [SECOND.der])
+    assert a.ask(b) == b.ask(a) == 1
+    for one, other in ((a, b), (b, a)):
+        parts = list(other.exchange.answer(one.exchange.compare(other.exchange.known.digest)))
+        assert [part.statements for part in parts] == [[]]
+    a.start()
+    assert len(a.ids) == 4
+
+
+def test_the_first_statement_against_a_known_issuer_always_finds_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overlay.revocation.exchange.REVOKED_MAX", 1)
+    a = Host("a")
+    a.revoke("w")
+    a.revoke("x", SECOND)
+    a.revoke(SECOND.issuer_id)
+    a.revoke(OVERLAY.issuer.issuer_id)
+    assert a.ids == {"w", "x", SECOND.issuer_id, OVERLAY.issuer.issuer_id}
+    again = make_revocation(OVERLAY.issuer, SECOND.issuer_id, NOW_S + 1)
+    a.learn([again], [])
+    assert again not in a.exchange.known.statements
 
 
 def test_a_revoked_issuers_statements_still_hold_whatever_came_first() -> None:

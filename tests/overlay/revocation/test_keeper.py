@@ -25,6 +25,7 @@ from overlay.revocation.messages import (
 )
 from overlay.transport.frame import ResetCode
 from security.certificate import make_issuer
+from security.errors import LimitExceeded
 from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, nothing_runs, simulate
 
@@ -218,6 +219,34 @@ def test_whoever_asks_without_end_is_refused_and_others_are_not() -> None:
             await until(lambda: a.running.revocations.revokes("0a" * 16), timeout_s=ENFORCED_S)
 
     simulate(77, main)
+
+
+def test_an_issuer_that_signs_without_end_silences_no_other_and_keeps_nobody_unconfirmed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("overlay.revocation.exchange.REVOKED_MAX", 3)
+
+    async def main() -> None:
+        async with world_of(79, [FAST] * 2) as world:
+            await everybody_ready(world)
+            assert world.authority is not None
+            a, b = world.hosts
+            stolen = make_issuer(world.authority.root, world.entropy("second").secret, NOW_UNIX_S)
+            flood = [make_revocation(stolen, str(number), NOW_UNIX_S) for number in range(8)]
+            for host, part in ((a, flood[:4]), (b, flood[4:])):
+                with pytest.raises(LimitExceeded, match="revoke the issuer"):
+                    host.running.revoke(part, [stolen.der])
+            a.running.revoke([statement(world, "0a" * 16), statement(world, stolen.issuer_id)])
+            await until(lambda: b.running.revocations.revokes("0a" * 16), timeout_s=ENFORCED_S)
+            assert b.running.revocations.revokes(stolen.issuer_id)
+            world.kill(a)
+            await until(lambda: a.node is None)
+            await world.start(a)
+            await until(lambda: a.running.confirmation.event.is_set(), timeout_s=ENFORCED_S)
+            assert len(a.running.revocations.statements) == 5
+            assert "if that was not its owner" in caplog.text
+
+    simulate(79, main)
 
 
 def test_an_answer_that_goes_on_behind_its_end_is_not_taken_in() -> None:
