@@ -92,7 +92,7 @@ class InstantFront:
     def __init__(self, quotas: QuotaLimits) -> None:
         self.ingress = InstantIngress()
         self.clock = SystemClock()
-        self._quotas = Quotas(quotas, self.clock)
+        self._quotas = Quotas(quotas, self.clock, serves=lambda _: True)
         self.entropy = SystemEntropy()
         self.request_timeout_s = 600.0
         self._principal = Principal(

@@ -83,7 +83,7 @@ class Node:
         self.principals = Principals(
             config.identity.trust, self.tenants, ports.clock, lambda: self.revocations
         )
-        self.quotas = Quotas(config.quotas, ports.clock)
+        self.quotas = Quotas(config.quotas, ports.clock, serves=self.tenants.__contains__)
         self.engine_tenants = EngineTenants(
             engine=ports.engine,
             tenants=self.tenants,

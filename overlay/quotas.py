@@ -7,10 +7,12 @@ says how far ahead of its rate an account is, and it may be :data:`BURST_S` ahea
 Rules
 1. A request is refused before its body is looked at. Prompt tokens are known only after that: they
    are charged then, and who owes more than the burst is refused until it does not.
-2. Memory is bounded whatever ids come. Accounts that say nothing, being neither ahead nor in use,
+2. A tenant that this peer does not serve is refused before anything is kept of it: else such tokens
+   would take the places of those that it serves.
+3. Memory is bounded whatever ids come. Accounts that say nothing, being neither ahead nor in use,
    make room for others. Where no place is left, the tokens of that tenant (the tenants of this
    peer) that have none share one account: a flood of ids takes room from its own tenant alone.
-3. This host's owner, who asks over the Unix socket, is not counted.
+4. This host's owner, who asks over the Unix socket, is not counted.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from overlay.errors import RequestError
+from overlay.gossip.tenants import EPOCHS_MAX
 from overlay.ports import Clock
 from overlay.principals import OWNER
 from overlay.request import Principal
+from overlay.work import not_a_member
+from security.tenant import TenantId
 
 BURST_S = 10.0
 """How far an account may run ahead of its rate: a page of parallel calls is no flood."""
@@ -34,8 +39,8 @@ BURST_S = 10.0
 TOKENS_MAX = 1024
 """Accounts of one tenant's tokens."""
 
-TENANTS_MAX = 64
-"""Tenants with accounts; full of tokens, they take 30 MB."""
+TENANTS_MAX = EPOCHS_MAX
+"""Tenants with accounts: as many as a host can be in. One that is full of tokens takes 0.5 MB."""
 
 LOOKED_AT = 8
 """Accounts, of those unused for longest, that are looked at for one that can go."""
@@ -181,8 +186,12 @@ class Places(Generic[K]):
 class Quotas:
     """The accounts of one peer. ``refused`` counts refusals by whose limit it was, and which."""
 
-    def __init__(self, limits: QuotaLimits, clock: Clock) -> None:
+    def __init__(
+        self, limits: QuotaLimits, clock: Clock, *, serves: Callable[[TenantId], bool]
+    ) -> None:
+        """Begins with no accounts; ``serves`` says whether a tenant is one of this peer's."""
         self._clock = clock
+        self._serves = serves
         self._tenants = Places(lambda: Tenant(limits), TENANTS_MAX)
         self.refused: Counter[str] = Counter()
 
@@ -195,9 +204,11 @@ class Quotas:
         """Counts a request for as long as the block lasts.
 
         Raises:
-            RequestError: 429 with ``retry_after_s``, where its token or tenant has used all that
-                it may; nothing is counted then.
+            RequestError: 421 where its tenant is not served here; 429 with ``retry_after_s``, where
+                its token or tenant has used all that it may. Nothing is counted then.
         """
+        if not self._serves(principal.tenant):
+            raise not_a_member()
         now_s = self._clock.now_s()
         accounts = self._accounts_of(principal, now_s)
         for whose, account in accounts.items():

@@ -54,6 +54,9 @@ class TenantBook:
         """The tenant's epoch, None where this host is no member."""
         return self._epochs.get(tenant)
 
+    def __contains__(self, tenant: object) -> bool:
+        return tenant in self._epochs
+
     def named(self, name: str) -> TenantEpoch | None:
         """The tenant of that name, for this host's owner."""
         return next((epoch for epoch in self if epoch.name == name), None)

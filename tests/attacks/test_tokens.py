@@ -245,7 +245,7 @@ async def test_a_token_that_asks_without_end() -> None:
     async with faced_overlay() as face, face.victim.unharmed():
         node = face.victim.nodes[0]
         limits = QuotaLimits(token=Allowance(requests_per_min=12.0))
-        node.quotas = Quotas(limits, node.ports.clock)
+        node.quotas = Quotas(limits, node.ports.clock, serves=lambda _: True)
         greedy, modest = face.token(), face.token(name="another")
         answers = [await face.chat(greedy) for _ in range(8)]
         refused = [answer for answer in answers if answer.status == 429]

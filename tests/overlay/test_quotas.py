@@ -41,11 +41,14 @@ class Desk:
 
     limits: QuotaLimits
     clock: HandClock = field(default_factory=HandClock)
+    unserved: set[str] = field(default_factory=set)
     held: list[AbstractContextManager[None]] = field(default_factory=list)
     refusals: list[RequestError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.quotas = Quotas(self.limits, self.clock)
+        self.quotas = Quotas(
+            self.limits, self.clock, serves=lambda tenant: tenant not in self.unserved
+        )
 
     def begins(self, principal: Principal) -> bool:
         """Begins a request and leaves it under way; whether it was let in."""
@@ -138,13 +141,22 @@ def test_a_flood_of_ids_takes_no_memory_and_no_more_than_one_share() -> None:
     let_in = sum(desk.asks(who(f"f{number}")) for number in range(5 * TOKENS_MAX))
     assert let_in == TOKENS_MAX + BURST_S + 1
     with ExitStack() as flood:
-        for number in range(5 * TENANTS_MAX):
+        for number in range(TENANTS_MAX + 256):
             stranger = who(f"t{number}", f"tenant {number}")
             flood.enter_context(desk.quotas.admitted(stranger))
     assert len(desk.quotas) <= TENANTS_MAX * (TOKENS_MAX + 1)
     assert desk.asks(who("regular", "b"))
     desk.clock.at_s += 100
     assert all(desk.asks(who(f"g{number}")) for number in range(TOKENS_MAX))
+
+
+def test_tokens_of_tenants_that_are_not_served_here_take_no_places() -> None:
+    desk = Desk(of_token(requests_per_min=60, concurrent=5))
+    desk.unserved = {f"tenant {number}" for number in range(2 * TENANTS_MAX)}
+    assert not any(desk.begins(who("t1", tenant)) for tenant in desk.unserved)
+    assert {(each.status, each.code) for each in desk.refusals} == {(421, "not_a_member")}
+    assert len(desk.quotas) == 0
+    assert not desk.quotas.refused
 
 
 RATE_PER_S = 2.0

@@ -100,7 +100,7 @@ class MadeUpFront:
     quotas: QuotaLimits = field(default_factory=QuotaLimits)
 
     def __post_init__(self) -> None:
-        self._quotas = Quotas(self.quotas, self.clock)
+        self._quotas = Quotas(self.quotas, self.clock, serves=lambda _: True)
 
     def admitted(self, principal: Principal) -> AbstractContextManager[None]:
         return self._quotas.admitted(principal)
