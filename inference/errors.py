@@ -9,6 +9,7 @@ InferenceError
 |-- ModelBusy           another process is making or removing that model; try again later
 |-- PartMissing         a library is not installed; the message names the command (blame: operator)
 |-- EngineOverloaded    queue full; try elsewhere or later (blame: nobody)
+|   `-- PartTooSmall    longer than the tenant's part of the cache; try elsewhere (blame: nobody)
 `-- EngineFailed        the engine broke while serving (blame: nobody)
 """
 
@@ -53,6 +54,10 @@ class PartMissing(InferenceError):
 
 class EngineOverloaded(InferenceError):
     """The engine's queue is full."""
+
+
+class PartTooSmall(EngineOverloaded):
+    """Prompt and answer fit into the model's context and not into the tenant's part here."""
 
 
 class EngineFailed(InferenceError):

@@ -121,6 +121,13 @@ class Generation:
         """What a start would be promised if nothing were cached."""
         return blocks_for(min(self._length, len(self.tokens) + self._lookahead))
 
+    def fits(self, blocks: int) -> bool:
+        """Whether so many blocks hold it; an answer that was given no length ends with them."""
+        room = blocks * BLOCK_TOKENS
+        if self.request.sampling.max_tokens is None and len(self.tokens) < room:
+            self._length = min(self._length, room)
+        return self.needed_blocks() <= blocks
+
     def preempt(self, cache: PrefixCache) -> None:
         """Gives the blocks back and keeps the tokens."""
         self.leave(cache)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from inference.batching import Admitted
 from inference.cache import PrefixCache
 from inference.cold_run import ColdRun
-from inference.errors import ContextOverflow, EngineOverloaded
+from inference.errors import EngineOverloaded, PartTooSmall
 from inference.generation import Generation
 from inference.partitions import Partitions
 from inference.request import Namespace
@@ -157,10 +157,10 @@ class PartitionedBatch:
             if generation.ended() is not None:
                 self.drop(generation)
                 admitted.over.append(generation)
-            elif generation.needed_blocks() > part.total_blocks:
+            elif not generation.fits(part.total_blocks):
                 self.drop(generation)
-                overflow = ContextOverflow("prompt and answer do not fit into the tenant's part")
-                admitted.refused.append((generation, overflow))
+                too_small = PartTooSmall("prompt and answer do not fit into the tenant's part")
+                admitted.refused.append((generation, too_small))
             elif self._has_room(generation, part.total_blocks):
                 self.drop(generation)
                 generation.start(part, reuse=self._reuse, beyond=False)

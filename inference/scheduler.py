@@ -31,6 +31,7 @@ from inference.errors import (
     EngineFailed,
     InferenceError,
     InvalidRequest,
+    PartTooSmall,
     UnknownModel,
 )
 from inference.events import CacheEvent
@@ -190,6 +191,7 @@ class EmbeddedCore:
             UnknownModel: Another model is asked for.
             InvalidRequest: No tokens, or some that the model does not have.
             ContextOverflow: Prompt and answer do not fit.
+            PartTooSmall: They do not fit into the tenant's part, and would into the context.
             EngineOverloaded: The queue is full.
         """
         self._check_model(request.model)
@@ -385,8 +387,11 @@ class EmbeddedCore:
         context, prompt = self._batch.context_of(request.namespace), len(request.token_ids)
         answer = request.sampling.max_tokens or 1
         if prompt + answer > context:
+            whole = self._served.context_tokens
+            if prompt + answer <= whole:
+                raise PartTooSmall(f"the tenant's part of the cache holds {context} tokens")
             raise ContextOverflow(
                 f"{prompt} prompt tokens and {answer} for the answer do not fit into the context "
-                f"of {context} tokens",
-                param="max_tokens" if prompt < context else "prompt",
+                f"of {whole} tokens",
+                param="max_tokens" if prompt < whole else "prompt",
             )

@@ -141,6 +141,9 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 Answer = Accept | Refuse | Tokens | Progress | End | Failed
 
+PART_TOO_SMALL = "part_too_small"
+"""The refusal of a host that divides its cache among its tenants."""
+
 REFUSALS = (
     "not_a_member",
     "unknown_model",
@@ -153,6 +156,7 @@ REFUSALS = (
     "stalled",
     "not_isolated",
     "other_variant",
+    PART_TOO_SMALL,
 )
 
 

@@ -21,7 +21,7 @@ from inference.request import FinishReason
 from overlay.body import check_engines_can, field_of
 from overlay.decisions import DecisionLog, Outcome
 from overlay.errors import RequestError
-from overlay.forward import End, Tokens
+from overlay.forward import PART_TOO_SMALL, End, Tokens
 from overlay.local_run import STALLED_LOOK_S, run_here
 from overlay.logs import about_request
 from overlay.metrics import Metrics
@@ -233,6 +233,8 @@ class PeerIngress:
         request.excluded.add(peer_id)
         if isinstance(error, Refused) and error.code == "not_isolated":
             self._router.not_for(request.work, peer_id)
+        if error.code == PART_TOO_SMALL:
+            request.too_small.add(peer_id)
         if isinstance(error, Late):
             request.late.add(peer_id)
         request.hung_here = request.hung_here or isinstance(error, Hung)

@@ -14,10 +14,11 @@ from inference.errors import (
     EngineOverloaded,
     InferenceError,
     InvalidRequest,
+    PartTooSmall,
     UnknownModel,
 )
 from inference.request import EngineRequest, FinishReason, Namespace, TokenEvent
-from overlay.forward import TOKENS_MAX, End, Tokens
+from overlay.forward import PART_TOO_SMALL, TOKENS_MAX, End, Tokens
 from overlay.ports import Engine, TokenStream
 from overlay.work import Broken, Hung, Refused, Work, request_error
 from security.epoch import TenantEpoch
@@ -163,6 +164,8 @@ async def run_here(
         raise request_error("invalid_request", str(error), param=error.param) from error
     except UnknownModel as error:
         raise Refused("unknown_model") from error
+    except PartTooSmall as error:
+        raise Refused(PART_TOO_SMALL) from error
     except EngineOverloaded as error:
         raise Refused("overloaded") from error
     except InferenceError as error:

@@ -26,6 +26,12 @@ DENIED = {
 """What a client is told where peers found the request wrong, and this host could not run it."""
 
 
+TOO_SMALL = (
+    "prompt and answer exceed this tenant's part of the cache at every peer that could run them; "
+    "send a shorter prompt or a smaller max_tokens"
+)
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try of a request at one peer, and what has come of it. ``first_s`` is when that began."""
@@ -61,6 +67,7 @@ class Progressed:
     excluded: set[PeerId] = field(default_factory=set)
     late: set[PeerId] = field(default_factory=set)
     denied: dict[PeerId, Denied] = field(default_factory=dict)
+    too_small: set[PeerId] = field(default_factory=set)
     variant: str | None = None
     prefer_here: bool = False
     hung_here: bool = False
@@ -109,6 +116,9 @@ def exhausted(request: Progressed, error: RequestError) -> RequestError:
         )
     denied = next(iter(request.denied.values()), None)
     if denied is None:
+        all_too_small = request.too_small and request.too_small == request.excluded
+        if all_too_small and error.code == "no_capable_peer":
+            return request_error("context_length_exceeded", TOO_SMALL)
         return error
     # A peer's word, so only a field that the client has sent is named.
     sent = denied.param is not None and denied.param.partition(".")[0] in request.fields()

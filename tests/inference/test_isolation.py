@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from inference import attention, scheduler
 from inference.cold_run import AHEAD_TOKENS, ColdRun
-from inference.errors import ContextOverflow, EngineOverloaded
+from inference.errors import EngineOverloaded, PartTooSmall
 from inference.events import BlocksEvicted, Cleared
 from inference.request import Namespace
 from inference.sampler import choose
@@ -373,7 +373,7 @@ def test_parts_are_made_anew_when_tenants_change_and_nothing_runs(tiny_folder: P
         bench.core.add(waiting)
         bench.core.add(long)
         divide(bench, [VICTIM, ATTACKER, "c"])
-        with pytest.raises(ContextOverflow):
+        with pytest.raises(PartTooSmall):
             bench.core.add(bench.request(tokens(350, 4), namespace="c", max_tokens=20))
         order: list[str] = []
         failed: list[str] = []
@@ -385,6 +385,24 @@ def test_parts_are_made_anew_when_tenants_change_and_nothing_runs(tiny_folder: P
         assert failed == [long.request_id]
         assert isinstance(bench.core.cache_events()[0], Cleared)
         assert bench.ask(mine, namespace=ATTACKER, max_tokens=1).cached_tokens == 304
+
+
+def test_an_answer_without_a_length_that_waits_while_parts_shrink_ends_with_its_part(
+    tiny_folder: Path,
+) -> None:
+    with strict(tiny_folder, blocks=64) as bench:
+        running = bench.request(tokens(40, 2), namespace=VICTIM, max_tokens=2)
+        waiting = bench.request(tokens(300, 3), namespace=ATTACKER)
+        bench.core.add(running)
+        bench.step()
+        bench.core.add(waiting)
+        divide(bench, [VICTIM, ATTACKER, "c"])
+        told: Counter[str] = Counter()
+        while bench.core.has_work():
+            result = bench.step()
+            assert not result.failed
+            told.update(name for name, _ in result.events)
+        assert 1 <= told[waiting.request_id] <= 64 // 3 * 16 - 300
 
 
 def test_what_was_started_for_one_tenant_ends_though_three_share_the_slots(
@@ -436,7 +454,7 @@ def test_every_request_ends_once_whatever_comes_and_goes(tiny_folder: Path, seed
                 try:
                     bench.core.add(asked)
                     open_ids.add(asked.request_id)
-                except (EngineOverloaded, ContextOverflow):
+                except EngineOverloaded:
                     pass
             if open_ids and rng.random() < 0.1:
                 name = rng.choice(sorted(open_ids))

@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chaos.world import Answered, Host, World, until, world_of
-from inference.request import FinishReason
-from inference.toy import ToyConfig
+from chaos.world import Answered, AnyEngine, Host, World, until, world_of
+from inference.errors import PartTooSmall
+from inference.request import EngineRequest, FinishReason
+from inference.toy import ToyConfig, ToyEngine
+from inference.worker import EngineWorker
 from overlay.body import parse_chat
 from overlay.errors import RequestError
+from overlay.ports import Engine
 from overlay.request import AnswerEvent, Delta, Principal, RequestId, Scope, Started, Submission
 from tests.overlay.peers_world import (
     FAST,
@@ -67,6 +70,43 @@ def test_a_peer_with_the_larger_context_runs_what_is_too_long_for_this_host() ->
                 assert answered.finished.usage.completion_tokens == max_tokens
 
     simulate(42, main)
+
+
+class SmallPart(ToyEngine):
+    """Its part for a tenant holds nothing at present."""
+
+    def add(self, request: EngineRequest) -> None:
+        del request
+        raise PartTooSmall("the tenant's part of the cache holds 0 tokens")
+
+
+def small_part() -> Engine:
+    return EngineWorker(SmallPart(FAST), in_thread=False)
+
+
+@pytest.mark.parametrize("engines", [[small_part, SLOW], [None, small_part, SLOW]])
+def test_another_peer_runs_what_a_tenants_part_cannot_hold(engines: list[AnyEngine]) -> None:
+    async def main() -> None:
+        async with world_of(48, engines) as world:
+            await everybody_ready(world)
+            *_, small, large = world.hosts
+            answered = await world.ask(world.hosts[0], QUESTION)
+            assert answered.finished.served_by == large.identity.peer_id
+            assert not world.hosts[0].running.router.probation.suspected(small.identity.peer_id)
+
+    simulate(48, main)
+
+
+@pytest.mark.parametrize("engines", [[small_part], [small_part, small_part], [None, small_part]])
+def test_what_no_part_can_hold_is_told_as_such(engines: list[AnyEngine]) -> None:
+    async def main() -> None:
+        async with world_of(49, engines) as world:
+            await everybody_ready(world)
+            error = await ask_error(world, world.hosts[0], QUESTION)
+            assert (error.code, error.status) == ("context_length_exceeded", 400)
+            assert "part of the cache" in error.message
+
+    simulate(49, main)
 
 
 @pytest.mark.parametrize("ingress", [SMALL, None])
