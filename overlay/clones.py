@@ -94,7 +94,7 @@ class CloneWatch:
         self,
         *,
         me: PeerId,
-        trust: Trust,
+        trust: Callable[[], Trust],
         boot_salt: bytes,
         clock: Clock,
         generation: Callable[[], int],
@@ -105,7 +105,7 @@ class CloneWatch:
 
         Args:
             me: This host.
-            trust: What a record is checked with.
+            trust: What a record is checked with, now.
             boot_salt: This process's.
             clock: Of this host.
             generation: This process's at present.
@@ -125,7 +125,7 @@ class CloneWatch:
         """A peer has refused us for a newer process with our identity, and shows its record."""
         now_unix_s = self._clock.unix_s()
         try:
-            record = open_record(stream.body, self._trust, now_unix_s, self._revocations()).value
+            record = open_record(stream.body, self._trust(), now_unix_s, self._revocations()).value
         except SecurityError as error:
             raise ProtocolError(f"no record of ours: {type(error).__name__}") from None
         if record.peer_id == self._me:

@@ -135,6 +135,10 @@ class IssuerDesk:
         except (SecurityError, OverlayError) as error:
             log.warning("not all that this issuer has revoked is enforced: %s", error)
 
+    def adopt(self, identity: Identity) -> None:
+        """This host has another certificate."""
+        self._identity = identity
+
     @property
     def authority(self) -> Authority:
         """The issuer's state as it is stored."""

@@ -81,7 +81,7 @@ class Node:
         self.metrics = Metrics()
         self.decisions = DecisionLog()
         self.principals = Principals(
-            config.identity.trust, self.tenants, ports.clock, lambda: self.revocations
+            lambda: self.identity.trust, self.tenants, ports.clock, lambda: self.revocations
         )
         self.quotas = Quotas(config.quotas, ports.clock, serves=self.tenants.__contains__)
         self.engine_tenants = EngineTenants(
@@ -187,7 +187,7 @@ class Node:
     def _make_clones(self) -> CloneWatch:
         return CloneWatch(
             me=self.peer_id,
-            trust=self.identity.trust,
+            trust=lambda: self.identity.trust,
             boot_salt=self.boot_salt,
             clock=self.ports.clock,
             generation=lambda: self.generation,
@@ -382,7 +382,7 @@ class Node:
         """This host has another certificate: new handshakes and a new record show it."""
         self.identity = identity
         self.ports.transport.show(identity.leaf, identity.issuer)
-        self.knowledge.gossip.adopt(identity.leaf, identity.issuer)
+        self.knowledge.gossip.adopt(identity)
 
     def _on_up(self, connection: Connection) -> None:
         peer_id = connection.remote.peer_id

@@ -50,7 +50,7 @@ class Principals:
 
     def __init__(
         self,
-        trust: Trust,
+        trust: Callable[[], Trust],
         tenants: TenantBook,
         clock: Clock,
         revocations: Callable[[], RevocationSet],
@@ -71,7 +71,7 @@ class Principals:
             raise unauthorized("a bearer token is needed: rhizome token create")
         try:
             claims = self._cache.verify(
-                text, self._trust, self._clock.unix_s(), self._revocations()
+                text, self._trust(), self._clock.unix_s(), self._revocations()
             )
         except SecurityError as error:
             raise unauthorized(words_of(error)) from None

@@ -139,6 +139,8 @@ class Renewer:
             self._addresses = tuple(_readable(renewal.addresses)) or self._addresses
         self._identity = identity
         self.plan.renewed(renewal.leaf, self._clock.now_s())
+        if self._desk is not None:
+            self._desk.adopt(identity)
         self._adopt(identity)
         log.info("this host's certificate is renewed for %.0f s", self.left_s())
 

@@ -130,9 +130,13 @@ class Gossip:
         """Where this host can be reached and what it serves; a new record goes out with it."""
         self.publisher.describe(addresses, zone, models)
 
-    def adopt(self, leaf: bytes, issuer: bytes) -> None:
-        """This host has another certificate; a new record goes out with it."""
-        self.publisher.adopt(leaf, issuer)
+    def adopt(self, identity: Identity) -> None:
+        """This host has another certificate; a new record goes out with it.
+
+        Its issuer may have another one, too: without that, what others sign would end with the old.
+        """
+        self.publisher.adopt(identity.leaf, identity.issuer)
+        self.epochs.trust = self.origins.trust = identity.trust
 
     def leaf_of(self, peer_id: PeerId) -> bytes | None:
         """The certificate in a peer's newest record."""

@@ -9,11 +9,12 @@ from overlay.errors import RequestError
 from overlay.principals import OWNER, Principals
 from overlay.request import Scope
 from overlay.tenants import TenantBook
+from security.certificate import ISSUER_LIFETIME_S, RootKey
 from security.epoch import open_epoch
 from security.revocation import RevocationSet
 from security.tenant import TenantId
 from security.token import issue_token
-from tests.security.world import NOTHING, NOW_S, Member, Overlay, member
+from tests.security.world import NOTHING, NOW_S, Member, Overlay, member, seeded
 
 
 class FixedClock:
@@ -37,8 +38,9 @@ class Desk:
         self.revoked = NOTHING
         self.tenants = TenantBook()
         self.tenants.learn(self.member.tenant)
+        self.trust = self.member.authority.trust
         self.principals = Principals(
-            self.member.authority.trust, self.tenants, self.clock, lambda: self.revoked
+            lambda: self.trust, self.tenants, self.clock, lambda: self.revoked
         )
 
     def token(self, *scopes: str, token_id: str = "0" * 32, tenant: str = "alpha") -> str:
@@ -73,6 +75,25 @@ def test_a_token_of_a_tenant_that_is_not_served_is_known_all_the_same() -> None:
     desk = Desk()
     principal = desk.principals.of_token(desk.token("infer", tenant="beta"))
     assert desk.tenants.get(principal.tenant) is None
+
+
+def test_a_token_of_an_issuer_with_another_certificate_is_good_beyond_the_first_one() -> None:
+    desk = Desk()
+    authority = desk.member.authority
+    assert isinstance(authority.root, RootKey)
+    desk.clock.unix = late_s = NOW_S + ISSUER_LIFETIME_S + 1
+    renewed = authority.with_new_certificate(authority.root, seeded(3), late_s - 1)
+    _, token = renewed.issue_token(
+        authority.tenant_id("alpha"),
+        "test",
+        ttl_s=60,
+        scopes=["infer"],
+        secret=seeded(4),
+        now_unix_s=late_s - 1,
+    )
+    desk.refused(token.text)
+    desk.trust = renewed.trust
+    assert desk.principals.of_token(token.text).scopes == {Scope.INFER}
 
 
 def test_what_is_no_good_token_is_401_without_its_text() -> None:
@@ -147,6 +168,6 @@ def test_an_owner_with_several_tenants_names_one() -> None:
 
 def test_an_owner_of_nothing_is_told_so() -> None:
     desk = Desk()
-    lone = Principals(desk.member.authority.trust, TenantBook(), desk.clock, lambda: NOTHING)
+    lone = Principals(lambda: desk.trust, TenantBook(), desk.clock, lambda: NOTHING)
     with pytest.raises(RequestError, match="it serves: none"):
         lone.of_owner("")

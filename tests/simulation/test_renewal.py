@@ -80,6 +80,8 @@ def test_no_request_is_lost_and_no_connection_ends_over_many_lifetimes() -> None
             for host in world.hosts:
                 assert host.running.renewer.plan.failures == 0
                 assert told(host.running) == ""
+            assert a.running.desk is not None
+            assert a.running.desk._identity is a.running.identity
             assert a.identity.leaf != b.identity.leaf != c.identity.leaf
 
     simulate(901, main)

@@ -14,6 +14,7 @@ from overlay.gossip.messages import Bundle, Frame, Repair, decode_frame, decode_
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
 from overlay.gossip.tenants import GRACE_S
 from security.authority import Authority
+from security.certificate import ISSUER_LIFETIME_S, RootKey
 from security.envelope import Opener
 from security.epoch import TenantEpoch, open_epoch
 from security.errors import BadSeal
@@ -66,6 +67,22 @@ def settled(count: int, *, documents: int = 3, members: Sequence[int] | None = N
     fabric.run(12.0)
     assert fabric.differences() == []
     return fabric
+
+
+def test_a_process_outlives_its_issuers_first_certificate() -> None:
+    """With another one of the same issuer it goes on believing what others sign."""
+    fabric = settled(2)
+    host, data = fabric.hosts[0], rotate(fabric)
+    late_s = fabric.unix_s + ISSUER_LIFETIME_S + 1
+    assert host.gossip.learn_epoch(data, fabric.now_s, late_s) == []
+    root, secret, keys = fabric.authority.root, fabric.rng.randbytes, host.identity.keys
+    assert isinstance(root, RootKey)
+    authority = fabric.authority.with_new_certificate(root, secret, late_s - 1)
+    _, grant = authority.enrol(keys.peer_id, keys.sealing_public, (), secret, late_s - 1)
+    renewed = host.identity.renewed(grant.leaf, grant.issuer)
+    host.gossip.adopt(renewed)
+    assert host.gossip.learn_epoch(data, fabric.now_s, late_s) != []
+    assert host.gossip.origins.trust is renewed.trust
 
 
 def found(host: Host, origin: int) -> int:
