@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Confirmation:
-    """``event`` is set once this peer is confirmed, and stays so until it ends."""
+    """``event`` is set once this peer is confirmed, and stays so until it ends.
+
+    ``was_alone`` says that it knew of no other host once since its start: none knew more than it.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Confirmation:
         self._is_revoked = is_revoked
         self._on_confirmed = on_confirmed
         self.event = trio.Event()
+        self.was_alone = False
 
     def others(self) -> list[PeerId]:
         """Hosts of which this one knows and that are not revoked, sorted."""
@@ -71,8 +75,10 @@ class Confirmation:
 
     def look(self) -> None:
         """Something of what is known has changed: this may be an overlay of one now."""
-        if not self._expects_others and not self.others():
-            self._confirm()
+        if not self.others():
+            self.was_alone = True
+            if not self._expects_others:
+                self._confirm()
 
     def on_merged(self, peer_id: PeerId) -> None:
         """A peer has told all that it knows to be revoked, and is admitted still."""

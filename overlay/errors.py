@@ -106,6 +106,10 @@ class Overloaded(Unavailable):
     """A queue or quota of ours is full."""
 
 
+class RostersUnheard(Unavailable):
+    """Since its start this issuer has heard no other host, which may know newer rosters."""
+
+
 class StorageError(Unavailable):
     """The state could not be read or written."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from overlay.address import Address
-from overlay.errors import ConfigError, HomeError, OverlayError, StorageError
+from overlay.errors import ConfigError, HomeError, OverlayError, RostersUnheard, StorageError
 from overlay.gossip.tenants import Epochs, place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
@@ -96,7 +96,8 @@ class IssuerDesk:
 
     ``on_epoch`` is told of each new EPOCH object, ``on_revoked`` of statements that this issuer has
     signed, and of its certificate; ``revocations`` are those that the peer knows, ``epochs`` the
-    EPOCH objects. ``addresses`` are those of its enrolment listener, once that listens.
+    EPOCH objects, ``heard`` whether others had their say on these. ``addresses`` are those of its
+    enrolment listener, once that listens.
     """
 
     def __init__(
@@ -111,9 +112,11 @@ class IssuerDesk:
         *,
         leaf_s: float = LEAF_LIFETIME_S,
         epochs: Callable[[], Epochs | None] = lambda: None,
+        heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._home = home
         self._epochs = epochs
+        self._heard = heard
         self._identity = identity
         self._clock = clock
         self._entropy = entropy
@@ -329,7 +332,7 @@ class IssuerDesk:
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""
         try:
-            self.catch_up()
+            self.catch_up_with_others()
             authority, admittance = self._authority.admit(
                 request,
                 self._entropy.secret,
@@ -338,13 +341,30 @@ class IssuerDesk:
                 lifetime_s=self._leaf_s,
             )
             self._store(authority)
-        except (LimitExceeded, StorageError, HomeError) as error:
+        except (LimitExceeded, RostersUnheard, StorageError, HomeError) as error:
             log.warning("nobody can join at present: %s", error)
             return refuse_join(None)
         except SecurityError as error:
             return refuse_join(error)
         self._tell(admittance.grant.epochs)
         return admittance.answer
+
+    def catch_up_with_others(self) -> None:
+        """Before a roster changes: as ``catch_up``, once others have had their say.
+
+        A state that is an old copy would sign a number that it has used before, for another roster.
+
+        Raises:
+            RostersUnheard: When others are known and none was heard since the start.
+            HomeError, StorageError: As ``catch_up``.
+        """
+        if not self._heard():
+            raise RostersUnheard(
+                "this issuer has heard no other host since it started, and one may know newer "
+                "rosters: start or connect one ('rhizome status' names them), or 'rhizome revoke' "
+                "those that are gone for good"
+            )
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Goes on from what the overlay knows, where this issuer was restored from an older copy.

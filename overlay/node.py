@@ -240,6 +240,7 @@ class Node:
             self.revoke,
             leaf_s=self.config.leaf_s,
             epochs=lambda: self.knowledge.gossip.epochs,
+            heard=lambda: self.confirmation.was_alone or self.knowledge.gossip.epochs.heard,
         )
 
     def _make_renewer(self) -> Renewer:

@@ -57,8 +57,8 @@ class Steward:
         Raises:
             ConfigError: When that is no PeerId.
             SecurityError: When there is no such tenant or host.
-            HomeError, StorageError: As ``IssuerDesk.catch_up``, or when it cannot be stored; then
-                nothing has changed.
+            RostersUnheard, HomeError, StorageError: As ``IssuerDesk.catch_up_with_others``, or
+                when it cannot be stored; then nothing has changed.
         """
         peer_id = peer_of(peer)
 
@@ -74,8 +74,8 @@ class Steward:
         Raises:
             ConfigError: When that is no PeerId.
             SecurityError: When there is no such tenant, or the host is no member.
-            HomeError, StorageError: As ``IssuerDesk.catch_up``, or when it cannot be stored; then
-                nothing has changed.
+            RostersUnheard, HomeError, StorageError: As ``IssuerDesk.catch_up_with_others``, or
+                when it cannot be stored; then nothing has changed.
         """
         peer_id = peer_of(peer)
 
@@ -89,8 +89,8 @@ class Steward:
 
         Raises:
             SecurityError: When there is no such tenant.
-            HomeError, StorageError: As ``IssuerDesk.catch_up``, or when it cannot be stored; then
-                nothing has changed.
+            RostersUnheard, HomeError, StorageError: As ``IssuerDesk.catch_up_with_others``, or
+                when it cannot be stored; then nothing has changed.
         """
         return self._change(
             name, lambda authority, tenant: authority.rotate(tenant, self.secret, hard=hard)
@@ -99,7 +99,7 @@ class Steward:
     def _change(
         self, name: str, change: Callable[[Authority, TenantId], tuple[Authority, bytes]]
     ) -> EpochContent:
-        self.desk.catch_up()
+        self.desk.catch_up_with_others()
         authority = self.desk.authority
         tenant_id = authority.tenant_id(name)
         after, _ = change(authority, tenant_id)

@@ -299,12 +299,14 @@ class Gossip:
                 self._take_frames(bundle.frames)
                 return effects + self._ask_if_lacking(sender, now_s)
             case Heads() as heads:
+                self.epochs.hear(heads.epochs)
                 return self._answer(sender, heads, now_s)
             case Repair() as repair:
                 self.origins.graves.open_for(repair.heads)
                 effects = []
                 for epoch in repair.epochs:
                     effects += self.learn_epoch(epoch, now_s, now_unix_s, sender)
+                self.epochs.heard = True
                 effects += self._take_records(repair.records, now_unix_s)
                 effects += self._take_heads(repair.heads, sender, now_s, now_unix_s)
                 self._take_frames(repair.frames)

@@ -42,12 +42,14 @@ class Epochs:
     """The newest EPOCH object of every tenant, read or unread.
 
     ``mine`` are this host's tenants, ``before`` what their epochs were until a short time ago.
+    ``heard`` is set once somebody has told which ones it knows, and what it knew more is here.
     """
 
     trust: Trust
     keys: HostKeys
     mine: dict[TenantId, TenantEpoch] = field(default_factory=dict)
     before: dict[TenantId, TenantEpoch] = field(default_factory=dict)
+    heard: bool = False
     _until_s: dict[TenantId, float] = field(default_factory=dict)
     _carried: dict[bytes, tuple[EpochHeader, bytes]] = field(default_factory=dict)
     """By :func:`place_of`."""
@@ -147,6 +149,10 @@ class Epochs:
         """Whether somebody who knows ``theirs`` has an object that is newer or new."""
         have = _numbers(self.known())
         return any(numbers > have.get(place, (0, 0)) for place, numbers in _numbers(theirs).items())
+
+    def hear(self, theirs: list[KnownEpoch]) -> None:
+        """Somebody knows these."""
+        self.heard = self.heard or not self.lacks(theirs)
 
     def names(self, origin: PeerId) -> bool:
         """Whether the roster of a tenant of ours names that peer."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from chaos.world import Host, World, until, world_of
+from overlay.address import Address
 from overlay.confirmation import Confirmation
 from overlay.control.handler import waits_for
+from overlay.errors import RostersUnheard
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.forward import ForwardRequest, Refuse, decode_answer, encode
+from overlay.steward import Steward
 from overlay.tenants import TenantBook
+from security.enrolment import make_join_request, open_admission
+from security.errors import Refused
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import make_revocation
@@ -21,6 +27,7 @@ from tests.security.world import seeded
 
 NOW_UNIX_S = 1_800_000_000.0
 LONG_S = 300.0
+FAR = Address("10.0.0.9", 1)
 
 
 def statement(world: World, id_: str) -> bytes:
@@ -254,6 +261,73 @@ def test_an_issuers_host_that_is_no_member_any_more_still_knows_of_those_it_enro
     revoked.add(other)
     founder.look()
     assert founder.event.is_set()
+
+
+def steward_of(host: Host) -> Steward:
+    desk = host.running.desk
+    assert desk is not None
+    return Steward(desk=desk, keys=host.identity.keys, secret=host.running.ports.entropy.secret)
+
+
+def test_an_issuer_changes_no_roster_before_others_have_had_their_say_on_it() -> None:
+    async def main() -> None:
+        async with world_of(100, [FAST] * 3) as world:
+            await everybody_ready(world)
+            issuer, b, c = world.hosts
+            world.issue_at(issuer)
+            world.network.partition([issuer.name], [b.name, c.name])
+            await restart(world, issuer)
+            await trio.sleep(LONG_S)
+            with pytest.raises(RostersUnheard, match="rhizome revoke"):
+                steward_of(issuer).rotate("default", hard=False)
+            desk = issuer.running.desk
+            assert desk is not None
+            ticket = desk.invite([], [FAR], 600)
+            keys = HostKeys.generate(seeded(5))
+            answer = await desk.admit(make_join_request(keys, ticket), FAR)
+            with pytest.raises(Refused, match="cannot answer now"):
+                open_admission(answer, ticket, keys, issuer.running.ports.clock.unix_s())
+            world.network.heal()
+            await until(lambda: issuer.running.confirmation.event.is_set(), timeout_s=60)
+            await trio.sleep(1)
+            assert steward_of(issuer).rotate("default", hard=False).epoch == 2
+            answer = await desk.admit(make_join_request(keys, ticket), FAR)
+            assert open_admission(answer, ticket, keys, issuer.running.ports.clock.unix_s())
+
+    simulate(100, main)
+
+
+def test_an_issuer_whose_other_hosts_are_gone_for_good_goes_on_once_they_are_revoked() -> None:
+    async def main() -> None:
+        async with apart(101, 2) as world:
+            issuer, gone = world.hosts
+            world.issue_at(issuer)
+            await restart(world, issuer)
+            with pytest.raises(RostersUnheard):
+                steward_of(issuer).rotate("default", hard=False)
+            desk = issuer.running.desk
+            assert desk is not None
+            desk.revoke(gone.identity.peer_id, "gone")
+            assert steward_of(issuer).rotate("default", hard=False).epoch == 2
+
+    simulate(101, main)
+
+
+def test_an_issuer_that_was_alone_waits_for_nobody() -> None:
+    async def main() -> None:
+        async with world_of(102, [FAST]) as world:
+            (issuer,) = world.hosts
+            world.issue_at(issuer)
+            await restart(world, issuer)
+            desk = issuer.running.desk
+            assert desk is not None
+            for n in range(2):  # the first one has not begun to run when the second one joins
+                ticket = desk.invite([], [FAR], 600)
+                keys = HostKeys.generate(seeded(n))
+                answer = await desk.admit(make_join_request(keys, ticket), FAR)
+                assert open_admission(answer, ticket, keys, issuer.running.ports.clock.unix_s())
+
+    simulate(102, main)
 
 
 def test_confirming_costs_a_start_no_time_that_shows() -> None:
