@@ -22,6 +22,9 @@ from overlay.gossip.messages import encode as encode_gossip
 from overlay.identity import Identity
 from overlay.knowledge import PROTOCOL as GOSSIP
 from overlay.ports import ByteChannel, SecureChannel, Transport
+from overlay.revocation.messages import PROTOCOL as REVOCATIONS
+from overlay.revocation.messages import Answer, Compare, Part, Taken, decode_question
+from overlay.revocation.messages import encode as encode_revocations
 from overlay.transport.connection import Connection
 from overlay.transport.hello import Hello, Role, client_hello, encode_hello
 from overlay.transport.limits import Limits
@@ -32,7 +35,7 @@ from security.certificate import issue_leaf, parse_leaf
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.record import sign_record
-from security.revocation import make_revocation
+from security.revocation import RevocationSet, make_revocation
 from security.signed import Kind, sign_as_peer
 from tests.attacks.victim import BETA, Victim
 from tests.attacks.worlds import RealWorld
@@ -103,7 +106,8 @@ class KeyHolder:
             limits=Limits(),
         )
         async with trio.open_nursery() as nursery:
-            await nursery.start(connection.run, {GOSSIP: self._hear})
+            handlers = {GOSSIP: self._hear, REVOCATIONS: self._knows_of_nobody_revoked}
+            await nursery.start(connection.run, handlers)
             yield connection
             nursery.cancel_scope.cancel()
 
@@ -118,6 +122,16 @@ class KeyHolder:
         finally:
             with trio.CancelScope(shield=True):
                 await channel.aclose()
+
+    async def _knows_of_nobody_revoked(self, connection: Connection, stream: Stream) -> None:
+        """As any admitted peer answers: it confirms who has just started."""
+        digest = RevocationSet().digest
+        if isinstance(decode_question(stream.body), Compare):
+            answer: Answer = Part(digest=digest, issuers=[], statements=[], more=False)
+        else:
+            answer = Taken(digest=digest)
+        await stream.send(encode_revocations(answer))
+        await stream.finish()
 
     async def _hear(self, connection: Connection, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:

@@ -121,7 +121,7 @@ def test_a_crash_fails_what_runs_and_empties_the_cache_and_the_engine_goes_on() 
             async with engine.submit(request("2")) as stream:
                 await anext(stream)
                 assert engine.crash("broken on purpose") == 1
-                with pytest.raises(EngineFailed, match="broken on purpose"):
+                with pytest.raises(EngineFailed, match="WorkerCrashed"):
                     await rest_of(stream)
             assert Cleared() in engine.cache_events()
             assert cached(await answer(engine, request("3"))) == 0
@@ -214,7 +214,7 @@ def test_every_so_manieth_step_finds_no_memory_and_the_engine_goes_on() -> None:
             whole = await answer(engine, request())
             engine.run_short("f", 2, lambda: noticed.append(1))
             async with engine.submit(request("2")) as stream:
-                with pytest.raises(EngineFailed, match="out of memory by f"):
+                with pytest.raises(EngineFailed, match="MemoryError"):
                     await rest_of(stream)
             assert Cleared() in engine.cache_events()
             assert noticed == [1]
