@@ -37,7 +37,7 @@ CLIENTS_PER_INGRESS = 2
 DETECTED_S = 6.0
 """A ping every 2 s, 3 s of silence after it, and a second of a busy machine."""
 
-BACK_S = 15.0
+BACK_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
