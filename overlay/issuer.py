@@ -347,6 +347,9 @@ class IssuerDesk:
         except SecurityError as error:
             return refuse_join(error)
         self._tell(admittance.grant.epochs)
+        kept, joined = authority.tenants.values(), admittance.grant.peer_id
+        if any(each.content.public and joined not in each.content.members for each in kept):
+            log.warning("a public tenant is full: %s has joined and is no member of it", joined)
         return admittance.answer
 
     def catch_up_with_others(self) -> None:

@@ -249,14 +249,15 @@ class Authority:
     ) -> tuple[Authority, Grant]:
         """Makes a host's certificate and puts it on these rosters and on those of public tenants.
 
-        It has proved its key.
+        It has proved its key. Public tenants that are full stay as they are.
 
         Raises:
             UnknownTenant, LimitExceeded: as ``add_member``; or too many hosts are enrolled.
         """
         authority = self
         epochs = []
-        public = [id_ for id_, kept in self.tenants.items() if kept.content.public]
+        kept = self.tenants.items()
+        public = [id_ for id_, one in kept if one.content.public and one.has_room(peer_id)]
         for tenant_id in dict.fromkeys([*tenants, *public]):
             authority, epoch_object = authority.add_member(
                 tenant_id, peer_id, sealing_public, secret

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from security.epoch import EpochContent
+from security.epoch import MEMBERS_MAX, EpochContent
 from security.peer_id import PeerId
 from security.tenant import TenantId
 from security.ticket import ticket_id_of
@@ -16,6 +16,11 @@ class KeptTenant:
 
     content: EpochContent
     epoch_object: bytes
+
+    def has_room(self, peer_id: PeerId) -> bool:
+        """Whether that host is on the roster, or can come on it."""
+        members = self.content.members
+        return peer_id in members or len(members) < MEMBERS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

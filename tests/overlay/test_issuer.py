@@ -194,6 +194,22 @@ def test_a_state_that_could_not_be_read_again_is_not_written(
     assert issuing.opened().tenant_names() == ["a", "b"]
 
 
+def test_a_public_tenant_that_is_full_keeps_nobody_from_joining(
+    issuing: Issuing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = load_identity(issuing.home)
+    steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
+    steward.create("open", public=True, empty=False)
+    assert issuing.admitted(issuing.desk.invite(["a"], [HERE], 60)) == ["a", "open"]
+    assert not caplog.records
+    for place in ("security.kept", "security.epoch"):
+        monkeypatch.setattr(f"{place}.MEMBERS_MAX", 2)
+    issuing.epochs.clear()
+    steward.create("room", public=False, empty=True)
+    assert issuing.admitted(issuing.desk.invite(["room"], [HERE], 60), host=2) == ["room"]
+    assert "public tenant is full" in caplog.text
+
+
 # -- renewing
 
 
