@@ -26,7 +26,7 @@ from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import LEAF_LIFETIME_S, IssuerId, issue_leaf
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
-from security.errors import LimitExceeded, Revoked, SecurityError
+from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
 from security.hosts import with_host
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.ledger import IssuedToken, TokenRow
@@ -275,8 +275,11 @@ class IssuerDesk:
         """For a host whose certificate may have ended: it signs a challenge of ours."""
         try:
             peer_id, challenge = verify_renew_request(request, self._authority.issuer)
+            if peer_id not in self._authority.hosts:
+                raise HostUnknown("this issuer has not enrolled that host")
             self._challenges.take(challenge, self._clock.now_s())
         except SecurityError as error:
+            log.info("a request for a certificate is refused: %s", error)
             return refuse_renewal(error)
         return await self.renew(peer_id)
 
@@ -345,6 +348,7 @@ class IssuerDesk:
             log.warning("nobody can join at present: %s", error)
             return refuse_join(None)
         except SecurityError as error:
+            log.info("a request to join is refused: %s", error)
             return refuse_join(error)
         self._tell(admittance.grant.epochs)
         kept, joined = authority.tenants.values(), admittance.grant.peer_id

@@ -56,7 +56,7 @@ class Steward:
 
         Raises:
             ConfigError: When that is no PeerId.
-            SecurityError: When there is no such tenant or host.
+            SecurityError: When there is no such tenant or host, or it is revoked.
             RostersUnheard, HomeError, StorageError: As ``IssuerDesk.catch_up_with_others``, or
                 when it cannot be stored; then nothing has changed.
         """

@@ -162,7 +162,7 @@ class Authority:
     def create_tenant(
         self, name: str, secret: Secret, *, public: bool = False
     ) -> tuple[Authority, TenantId]:
-        """Makes a tenant in its first epoch: without members, or with every host if ``public``.
+        """Makes a tenant in its first epoch: empty, or with all unrevoked hosts if ``public``.
 
         Raises:
             LimitExceeded: when the name is none, or there are too many tenants or hosts.
@@ -177,7 +177,8 @@ class Authority:
         tenant_id = tenant_id_of(self.issuer.issuer_id, nonce)
         content = first_content(tenant_id, nonce, checked, secret, public=public)
         for peer_id, host in self.hosts.items() if public else ():
-            content = with_member(content, peer_id, host.sealing_public)
+            if peer_id not in self.revoked:
+                content = with_member(content, peer_id, host.sealing_public)
         return self._with_tenant(content, secret), tenant_id
 
     def add_member(
@@ -200,11 +201,13 @@ class Authority:
         return self._changed(with_member(kept.content, peer_id, sealing_public), secret)
 
     def sealing_key(self, peer_id: PeerId) -> bytes:
-        """The sealing key of a host that this issuer has enrolled.
+        """The sealing key of a host that this issuer has enrolled and not revoked.
 
         Raises:
-            UnknownHost: when it has enrolled no such host.
+            Revoked, UnknownHost: when it has revoked it, or enrolled no such host.
         """
+        if peer_id in self.revoked:
+            raise Revoked("that host is revoked")
         found = self.hosts.get(peer_id)
         if found is None:
             raise UnknownHost("this issuer has enrolled no such host: let it join first")

@@ -311,6 +311,32 @@ def test_a_host_that_never_joined_or_is_revoked_is_not_renewed(issuing: Issuing)
         late.ask(late.challenge())
 
 
+def test_a_stranger_uses_up_no_challenge_and_no_space(
+    issuing: Issuing, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = Late(issuing)
+    stranger = Late.__new__(Late)
+    stranger.__dict__.update(late.__dict__)
+    stranger.keys = HostKeys.generate(SeededEntropy(7, "host").secret)
+    issuing.clock.unix += 60
+    challenge = late.challenge()
+    with caplog.at_level("INFO"), pytest.raises(HostUnknown):
+        stranger.ask(challenge)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert late.ask(challenge)
+
+
+def test_who_is_revoked_is_put_on_no_roster(issuing: Issuing) -> None:
+    identity = load_identity(issuing.home)
+    steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
+    bad = Late(issuing).keys.peer_id
+    steward.remove("a", bad)
+    issuing.desk.revoke(bad, "")
+    with pytest.raises(Revoked, match="that host is revoked"):
+        steward.add("a", bad)
+    assert set(steward.create("open", public=True, empty=False).members) == {identity.peer_id}
+
+
 def test_what_the_disk_does_not_take_is_not_renewed(
     issuing: Issuing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
