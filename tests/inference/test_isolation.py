@@ -174,7 +174,7 @@ def test_a_hit_and_a_miss_of_another_look_the_same(
     assert sum(1 for work in hit.steps if work["passes"]) > 10
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_no_schedule_of_requests_and_cancellations_tells_a_hit(
     tiny_folder: Path, data: st.DataObject
@@ -438,7 +438,7 @@ def test_a_tenant_that_goes_takes_its_requests_with_it(tiny_folder: Path) -> Non
             bench.core.add(bench.request(tokens(40, 2), namespace=VICTIM))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1 << 30))
 def test_every_request_ends_once_whatever_comes_and_goes(tiny_folder: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -186,7 +186,7 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     simulate(seed, main)
 
 
-@pytest.mark.parametrize("seed", [91, 92, 93])
+@pytest.mark.parametrize("seed", [91, 92])
 def test_no_pair_repeats_over_crashes_restores_clones_and_clocks(
     monkeypatch: pytest.MonkeyPatch, seals: Seals, seed: int
 ) -> None:
