@@ -18,7 +18,7 @@ from chaos.cuts import CUTTING, cut_links
 from chaos.errors import innermost, leaves
 from chaos.faults.clock import Jump
 from chaos.faults.fault import Aim
-from chaos.faults.security import CrossTenantProbe, RevokedKeepsTalking
+from chaos.faults.security import CrossTenantProbe, RevokedInPartition, RevokedKeepsTalking
 from chaos.history import Event, History, What
 from chaos.modes.effects import Effects, Missed
 from chaos.scenario.scenario import Landmark
@@ -26,6 +26,9 @@ from chaos.scenario.schedule import PlannedFault, Schedule
 
 LASTING = (Jump, RevokedKeepsTalking)
 """Faults that last until the run heals, whatever ``for_s`` says."""
+
+WHOLE = (CrossTenantProbe, RevokedInPartition)
+"""Faults that healing undoes whole: one asks for answers, the other cuts links that it chooses."""
 
 UNDO_S = 60.0
 """Seconds that all undoing may take."""
@@ -204,9 +207,9 @@ def parts(
     """What healing undoes of a fault, and what it leaves; both together act on all of it.
 
     Where everything is healed, and for faults that send requests, nothing is left: with them a
-    cluster would never stop to cache something new.
+    cluster would never stop to cache something new. Nor of a cut between nodes of the core.
     """
-    if not core or planned.fault.aim is Aim.REQUESTS or isinstance(planned.fault, CrossTenantProbe):
+    if not core or planned.fault.aim is Aim.REQUESTS or isinstance(planned.fault, WHOLE):
         return planned, None
     if isinstance(planned.fault, CUTTING):
         planned = replace(planned, links=cut_links(planned, names))

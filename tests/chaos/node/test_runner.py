@@ -13,7 +13,7 @@ from chaos.faults.clock import Offset
 from chaos.faults.fault import Fault
 from chaos.faults.link import Latency, Loss
 from chaos.faults.process import Kill9, RestartSame, StopCont
-from chaos.faults.security import CrossTenantProbe
+from chaos.faults.security import CrossTenantProbe, RevokedInPartition
 from chaos.faults.topology import Isolate, Partition
 from chaos.faults.worker import SlowGpu
 from chaos.history import Event, What
@@ -117,6 +117,12 @@ def test_links_inside_the_core_are_healed_and_others_are_not(fault: Fault) -> No
 def test_requests_of_a_fault_outside_the_core_end_with_healing_too(fault: Fault) -> None:
     """Else what is cached would be new for ever, and never all published."""
     planned = schedule(entry(fault, "n3", for_s=None)).faults[0]
+    assert storm.parts(planned, ("n1", "n2"), ("n1", "n2", "n3")) == (planned, None)
+
+
+def test_the_cut_of_a_revocation_ends_with_healing_wherever_its_target_is() -> None:
+    """It cuts links between others: left in place, half of the core would never be told."""
+    planned = schedule(entry(RevokedInPartition(), "n3", for_s=None)).faults[0]
     assert storm.parts(planned, ("n1", "n2"), ("n1", "n2", "n3")) == (planned, None)
 
 
