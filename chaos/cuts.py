@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chaos.faults import topology
+from chaos.faults import security, topology
 from chaos.scenario.schedule import PlannedFault
 
 Link = tuple[str, str]
@@ -29,6 +29,10 @@ def cut_links(planned: PlannedFault, names: Sequence[str]) -> tuple[Link, ...]:
             others = [name for name in names if name not in planned.nodes]
             middle = (len(others) + 1) // 2
             apart = _groups((others[:middle], others[middle:]))
+        case security.RevokedInPartition():
+            others = [name for name in names if name not in planned.nodes]
+            middle = (len(others) + 1) // 2
+            apart = _groups((others[:middle], [*others[middle:], *planned.nodes]))
         case topology.RingMajorities():
             apart = [(a, b) for a, b in _ring(names) if a in planned.nodes or b in planned.nodes]
         case topology.Isolate():

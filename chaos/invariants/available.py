@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+from chaos.cuts import cut_links
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Fact, Life, facts, lives
 from chaos.invariants.tally import Tally
 from chaos.invariants.voids import TAIL_S
 from chaos.run import Run
+from chaos.scenario.schedule import PlannedFault
 
 DEADLINE = "deadline_exceeded"
 BROKEN = "stream_broken"
@@ -20,7 +22,8 @@ def check(run: Run) -> Finding:
 
     What it could do alone is what it did in the overlay-off twin. Requests that were at fault
     themselves, were cancelled, or whose ingress was lost, count neither way. One that needs an
-    engine with the whole body counts where no fault touches its ingress or any such engine.
+    engine with the whole body counts where no fault touches its ingress or any such engine, or cuts
+    one off from the other.
     """
     tally = Tally(Id.AVAILABLE, run)
     servers = _Servers(run)
@@ -52,7 +55,7 @@ class _Servers:
 
     def __init__(self, run: Run) -> None:
         self._cluster = run.schedule.cluster
-        planned = {fault.id: frozenset(fault.nodes) for fault in run.schedule.faults}
+        planned = {fault.id: fault for fault in run.schedule.faults}
         ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
         self._touched = [
             (planned[begun.event.subject], begun.at_s, ends.get(begun.event.subject, math.inf))
@@ -73,9 +76,13 @@ class _Servers:
         ]
         there = {life.ingress, *able}
         return bool(able) and not any(
-            nodes & there and from_s <= life.to_s and life.from_s <= to_s + TAIL_S
-            for nodes, from_s, to_s in self._touched
+            self._touches(fault, there) and from_s <= life.to_s and life.from_s <= to_s + TAIL_S
+            for fault, from_s, to_s in self._touched
         )
+
+    def _touches(self, fault: PlannedFault, there: set[str]) -> bool:
+        cut = cut_links(fault, self._cluster.names)
+        return not there.isdisjoint(fault.nodes) or any(there.issuperset(link) for link in cut)
 
 
 def _counts(life: Life, end: Fact) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from chaos.cuts import cut_links
 from chaos.faults.fault import Fault
+from chaos.faults.security import RevokedInPartition
 from chaos.faults.topology import Bridge, Isolate, OneWay, Partition, RingMajorities
 from chaos.scenario.schedule import PlannedFault
 
@@ -32,6 +33,11 @@ def test_an_isolated_node_has_no_link_at_all() -> None:
 
 def test_a_bridge_sees_both_halves() -> None:
     assert cuts(Bridge(), nodes=("n3",)) == both("n1-n4", "n1-n5", "n2-n4", "n2-n5")
+
+
+def test_who_is_revoked_in_a_partition_is_cut_off_with_half_of_the_others() -> None:
+    cut = cuts(RevokedInPartition(), nodes=("n2",))
+    assert cut == both("n1-n4", "n1-n5", "n1-n2", "n3-n4", "n3-n5", "n3-n2")
 
 
 def test_links_that_are_named_are_the_ones() -> None:

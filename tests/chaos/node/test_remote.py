@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chaos.errors import ScenarioError
-from chaos.faults import metadata, process, worker
+from chaos.faults import metadata, process, topology, worker
 from chaos.faults.catalogue import FAULTS
 from chaos.faults.fault import Fault, Mode
 from chaos.history import Event, What
@@ -181,6 +181,12 @@ def test_a_body_that_some_server_reads_must_be_answered() -> None:
     # Where something ails the server, nobody promises it.
     hurt = run_with(worker.SlowGpu())
     assert 0 < finding(hurt, Id.AVAILABLE).exercised < len(of(hurt, What.OK))
+
+
+def test_a_body_whose_server_is_cut_off_by_a_fault_at_another_node_may_fail() -> None:
+    run = run_with(topology.Bridge(), target="n3")
+    assert any(e.data.get("code") == "no_capable_peer" for e in of(run, What.FAIL))
+    assert finding(run, Id.AVAILABLE).status is Status.HELD
 
 
 def test_a_server_that_restarts_answers_nothing_and_comes_back_with_an_empty_cache() -> None:

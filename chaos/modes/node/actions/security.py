@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from chaos.adversary import Ear, own_news, tell
+from chaos.cuts import cut_links
 from chaos.faults import security
 from chaos.faults.fault import Fault
 from chaos.history import What
@@ -67,12 +68,10 @@ async def _revoked_in_partition(
     others = [name for name in cluster.schedule.cluster.names if name not in planned.nodes]
     if len(others) < 2:
         raise Missed("there are no two others, one for each side")
-    knowing, rest = others[: (len(others) + 1) // 2], others[(len(others) + 1) // 2 :]
-    far = [*rest, *planned.nodes]
-    links = tuple(pair for a in knowing for b in far for pair in ((a, b), (b, a)))
+    links = cut_links(planned, cluster.schedule.cluster.names)
     async with impaired(cluster, planned, links, Hold(effects.add)):
         for name in planned.nodes:
-            _Revoked(cluster, planned, name, effects, issuer=knowing[0]).begin()
+            _Revoked(cluster, planned, name, effects, issuer=others[0]).begin()
         yield
 
 
