@@ -276,11 +276,11 @@ def measure_tokenising(runs: int, reference_us: float) -> None:
     except (ImportError, InferenceError) as error:
         print(f"  tokenising: not measured, no model here ({type(error).__name__})")
         return
-    tokens_each = len(tokenizer.tokenize(TextPrompt(text=SENTENCE * 100))) / 100
+    tokens_each = len(tokenizer.tokenize(TextPrompt(text=SENTENCE * 100)) or ()) / 100
     prompt = TextPrompt(text=SENTENCE * int(PROMPT_TOKENS / tokens_each))
     tokenising = Times()
     for _ in range(runs):
-        count = len(timed(tokenising, tokenizer.tokenize, prompt))
+        count = len(timed(tokenising, tokenizer.tokenize, prompt) or ())
     print(tokenising.line(f"tokenising {count:,} by {files.name}", reference_us))
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -166,15 +167,15 @@ async def beside_a_loop(core: EmbeddedCore, requests: int) -> tuple[Beside, Besi
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         for seen, tasks in (
-            (mixed, [(caller,)] * CALLERS),
-            (full, [(decode_one, worker, core, number) for number in range(CALLERS)]),
+            (mixed, [caller] * CALLERS),
+            (full, [partial(decode_one, worker, core, number) for number in range(CALLERS)]),
         ):
             began_s = trio.current_time()
             async with trio.open_nursery() as watching:
                 watching.start_soon(watch_the_loop, seen)
                 async with trio.open_nursery() as asking:
-                    for task, *arguments in tasks:
-                        asking.start_soon(task, *arguments)
+                    for task in tasks:
+                        asking.start_soon(task)
                 watching.cancel_scope.cancel()
             seen.took_s = trio.current_time() - began_s
         nursery.cancel_scope.cancel()

@@ -89,7 +89,7 @@ def request_of(
     )
 
 
-class Watched(StoppingCriteria):
+class Watched(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed here
     """Never stops, and notes when a token was made."""
 
     def __init__(self) -> None:

@@ -111,7 +111,7 @@ class InstantFront:
     def check_open(self) -> None:
         """Open always."""
 
-    def models(self) -> Iterable[str]:
+    def models(self, tenant: TenantId) -> Iterable[str]:  # noqa: ARG002 - a front
         return ["toy"]
 
     def health(self) -> Mapping[str, object]:

@@ -29,10 +29,11 @@ from overlay.address import Address
 from overlay.errors import Deadline
 from overlay.ports import SecureChannel
 from overlay.system import SystemClock, SystemEntropy
-from overlay.transport.connection import Connection, Stream
+from overlay.transport.connection import Connection
 from overlay.transport.hello import Hello, Role
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
+from overlay.transport.stream import Stream
 from overlay.transport.tcp import TlsTransport
 from overlay.transport.tls import Credentials
 from security.certificate import issue_leaf, make_issuer, make_root, overlay_id_of, parse_leaf

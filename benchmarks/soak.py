@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from inference.batching import ContinuousBatch
+from inference.cache import PrefixCache
 from inference.embedded import EngineSettings, load_engine
 from inference.errors import ContextOverflow, EngineOverloaded
 from inference.events import BlocksEvicted, BlocksStored, Cleared
@@ -59,6 +61,9 @@ class Soak:
 
     def __init__(self, core: EmbeddedCore, seed: int, check_every: int) -> None:
         self.core = core
+        cache = core._cache  # noqa: SLF001 - it is emptied, and compared with what was told
+        assert isinstance(cache, PrefixCache)
+        self.cache = cache
         self.rng = random.Random(seed)
         self.step = Unreliable(core._passes._step, self.rng)  # noqa: SLF001 - faults are put in here
         core._passes._step = self.step  # noqa: SLF001
@@ -79,7 +84,7 @@ class Soak:
             if self.rng.random() < 0.1 and self.open:
                 self._cancel(self.rng.choice(sorted(self.open)))
             if self.rng.random() < 0.005:
-                self.core._cache.evict_all()  # noqa: SLF001
+                self.cache.evict_all()
             self._do_step()
             if self._steps % 200 == 0:
                 memory.append((self.counts["asked"], resident_bytes()))
@@ -136,7 +141,7 @@ class Soak:
             self.core.check_integrity()
             tree = {
                 (event.namespace, block)
-                for event in self.core._cache.contents()  # noqa: SLF001
+                for event in self.cache.contents()
                 for block in event.blocks
             }
             assert tree == self.held, "the fold of the events is not the tree"
@@ -192,9 +197,11 @@ def main() -> None:
     memory = soak.run(options.requests)
     core.check_integrity()
     grows = slope(memory)
+    batch = core._batch  # noqa: SLF001 - it counts
+    assert isinstance(batch, ContinuousBatch)
     counts = dict(soak.counts) | {
         "out of memory": soak.step.raised,
-        "preempted": core._batch.preemptions,  # noqa: SLF001
+        "preempted": batch.preemptions,
     }
     print(f"{counts}, {time.perf_counter() - began_s:.0f} s")
     print(

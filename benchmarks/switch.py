@@ -39,7 +39,8 @@ async def listener_in(network: Namespaces, name: str, host: str) -> trio.SocketL
 @asynccontextmanager
 async def ways() -> AsyncIterator[Ways]:
     """To the services at ``n2``: bare from where they are, and from ``n1`` through the switch."""
-    bare, carried = {}, {}
+    bare: dict[str, tuple[str, int]] = {}
+    carried: dict[str, tuple[str, int]] = {}
     with namespaces(PLAN) as network:
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)

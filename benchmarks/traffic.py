@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -29,6 +30,7 @@ from overlay.gossip.messages import (
     decode_head,
     decode_message,
 )
+from security.peer_id import PeerId
 from security.signed import Kind, verify_peer
 
 SEED = 5
@@ -78,7 +80,7 @@ class Outsider:
 
         gossip.on_message = hear  # type: ignore[method-assign]  # the tap
 
-    def of(self, signer: str) -> Seen:
+    def of(self, signer: PeerId) -> Seen:
         names = {host.identity.peer_id: host.name for host in self.world.hosts}
         return self.seen.setdefault(names[signer], Seen())
 
@@ -95,7 +97,7 @@ class Outsider:
 
     def _head(self, data: bytes, size: int) -> None:
         signed = verify_peer(data, Kind.HEAD, self._overlay_id)
-        seen, head = self.of(signed.signer), decode_head(signed.value)
+        seen, head = self.of(PeerId(signed.signer)), decode_head(signed.value)
         seen.bundles[size] += 1
         seen.most_streams = max(seen.most_streams, len(head.streams))
         fresh = [one.stream for one in head.streams if one.stream not in seen.names]
@@ -106,7 +108,7 @@ class Outsider:
     def _frames(self, frames: list[bytes]) -> None:
         for data in frames:
             signed = verify_peer(data, Kind.FRAME, self._overlay_id)
-            self.of(signed.signer).frames.append(len(decode_frame(signed.value).envelope))
+            self.of(PeerId(signed.signer)).frames.append(len(decode_frame(signed.value).envelope))
 
 
 async def watched(*, asked: bool) -> dict[str, Any]:
@@ -137,7 +139,7 @@ async def watched(*, asked: bool) -> dict[str, Any]:
 def measured() -> dict[str, Any]:
     """Both runs: with requests in the tenant, and without."""
     return {
-        name: run_simulation(SEED, lambda asked=asked: watched(asked=asked))
+        name: run_simulation(SEED, partial(watched, asked=asked))
         for name, asked in (("asked", True), ("idle", False))
     }
 

@@ -63,7 +63,7 @@ def prompts(core: EmbeddedCore) -> list[tuple[int, ...]]:
     """The shared prefix with a different question each."""
 
     def tokens(text: str) -> tuple[int, ...]:
-        return core.tokenize(core.posture.model, TextPrompt(text=text))
+        return core.tokenize(core.posture.model, TextPrompt(text=text)) or ()
 
     prefix = tokens(PASSAGE * 40)[:PREFIX_TOKENS]
     assert len(prefix) == PREFIX_TOKENS
@@ -93,7 +93,7 @@ def measure(dtype: str, cold_runs: int) -> None:
 
 def p50(runs: list[Took], clock: str) -> float:
     """Milliseconds."""
-    return 1e3 * statistics.median(getattr(took, clock) for took in runs)
+    return 1e3 * float(statistics.median(getattr(took, clock) for took in runs))
 
 
 def main() -> None:
