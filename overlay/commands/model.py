@@ -11,19 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from inference.store.convert import convert
 from inference.store.files import default_cache_dir, fetch_model
 from inference.store.library import Kind, StoredModel, model_at, removal_of, stored_models
 from inference.store.package import MODEL_DISTRIBUTION, is_packaged, packaged_file
 from overlay.commands.options import json_option, print_json
+from overlay.commands.tables import print_table
 from overlay.commands.watched import watched
 from overlay.errors import ConfigError, LocalFault
 
-LINE_CHARS_MAX = 1000
 COLUMNS = ("name", "kind", "size", "quantisation", "to serve it")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -54,13 +52,7 @@ def list_models(as_json: bool) -> None:  # noqa: FBT001 - click's
     if as_json:
         print_json({"cache": str(cache_dir), "models": [document(each) for each in models]})
         return
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
-    for each in models:
-        table.add_row(*cells(each))
-    # Names are there to be copied: a line may be longer than the terminal, never cut.
-    Console(highlight=False, markup=False, width=LINE_CHARS_MAX).print(table)
+    print_table(COLUMNS, map(cells, models), right="size")
 
 
 @command.command("fetch")

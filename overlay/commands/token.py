@@ -16,10 +16,13 @@ from overlay.commands.options import (
     tenant_option,
 )
 from overlay.commands.revoke import revoke as revoke_subject
+from overlay.commands.tables import print_table
 from overlay.control.client import call
 from overlay.control.messages import CreateToken, ListTokens, TokenReply, TokensReply, TokenStatus
 from overlay.request import Scope
 from overlay.revocation.subject import SubjectKind
+
+COLUMNS = ("id", "tenant", "name", "made", "good until")
 
 
 @click.group("token")
@@ -101,11 +104,7 @@ def list_(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
     if not reply.tokens:
         click.echo("no token is good: rhizome token create")
         return
-    rows = [("id", "tenant", "name", "made", "good until"), *map(_cells, reply.tokens)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    print_table(COLUMNS, map(_cells, reply.tokens))
 
 
 @command.command("revoke")
