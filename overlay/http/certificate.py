@@ -31,11 +31,8 @@ FILE_BYTES_MAX = 1 << 20
 class Certificate(Protocol):
     """What TLS shows. ``names`` are its DNS names, in lower case, some of them ``*.example``."""
 
-    @property
-    def context(self) -> ssl.SSLContext: ...
-
-    @property
-    def names(self) -> frozenset[str]: ...
+    context: ssl.SSLContext
+    names: frozenset[str]
 
     async def keep(self) -> None:
         """Keeps it new until cancelled."""
@@ -55,15 +52,7 @@ class OperatorsCertificate:
         self._chain, self._key = Path(chain), Path(key)
         self._read_at = self._state()
         self._refused: tuple[object, ...] | None = None
-        self._context, self._names = self._load()
-
-    @property
-    def context(self) -> ssl.SSLContext:
-        return self._context
-
-    @property
-    def names(self) -> frozenset[str]:
-        return self._names
+        self.context, self.names = self._load()
 
     async def keep(self) -> None:
         """Looks at the files every :data:`LOOK_S`."""
@@ -77,7 +66,7 @@ class OperatorsCertificate:
         if state == self._read_at:
             return
         try:
-            self._context, self._names = self._load()
+            self.context, self.names = self._load()
         except ConfigError as error:
             if self._refused != state:
                 log.warning("the old certificate of the HTTP API stays: %s", error)
@@ -117,24 +106,16 @@ class IssuedCertificate:
         self, make: Callable[[], HttpCertificate], names: frozenset[str], clock: Clock
     ) -> None:
         self._make = make
-        self._names = names
+        self.names = names
         self._clock = clock
-        self._context, self._renew_unix_s = self._made()
-
-    @property
-    def context(self) -> ssl.SSLContext:
-        return self._context
-
-    @property
-    def names(self) -> frozenset[str]:
-        return self._names
+        self.context, self._renew_unix_s = self._made()
 
     async def keep(self) -> None:
         """Makes another one in time, by this host's clock."""
         while True:
             await trio.sleep(LOOK_S)
             if self._clock.unix_s() >= self._renew_unix_s:
-                self._context, self._renew_unix_s = self._made()
+                self.context, self._renew_unix_s = self._made()
 
     def _made(self) -> tuple[ssl.SSLContext, float]:
         made, now_unix_s = self._make(), self._clock.unix_s()
