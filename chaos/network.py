@@ -79,11 +79,6 @@ class Network:
     def link(self, source: str, target: str) -> Link:
         return self._links.get((source, target), self._default)
 
-    def set_link(self, source: str, target: str, link: Link) -> None:
-        """Changes one direction; what is under way keeps its due time."""
-        self._links[source, target] = link
-        self._refresh()
-
     def partition(self, left: Sequence[str], right: Sequence[str]) -> None:
         """Cuts every link between the two groups, both ways."""
         for a, b in itertools.product(left, right):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from chaos.clock import VirtualClock
+from chaos.clock import SIMULATION_EPOCH_UNIX_S, VirtualClock
 from chaos.entropy import SeededEntropy
 from chaos.founding import found
 from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
@@ -41,6 +41,7 @@ from overlay.request import (
 )
 from security.authority import Authority
 from security.certificate import LEAF_LIFETIME_S
+from security.revocation import make_revocation
 
 PORT = 7401
 CLIENT_ID = "test"
@@ -94,6 +95,9 @@ class World:
     node_settings: dict[str, object] = field(default_factory=dict)
     authority: Authority | None = None
     leaf_s: float = LEAF_LIFETIME_S
+    clock_offset_s: float = 0.0
+    """By how much the wall clock is wrong of hosts that are started from now on."""
+
     cloned: list[str] = field(default_factory=list)
     """Hosts whose peer has ended because another process has its identity."""
 
@@ -139,6 +143,28 @@ class World:
     def _enrolment(self) -> tuple[Address, ...]:
         return tuple(Address(host.name, ENROL_PORT) for host in self.hosts if host.files)
 
+    @asynccontextmanager
+    async def started(self, hosts: Sequence[Host] | None = None) -> AsyncIterator[None]:
+        """All hosts, or these, run when the block begins; everything ends with it."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            for host in self.hosts if hosts is None else hosts:
+                await self.start(host)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def revocation(self, *ids: str) -> list[bytes]:
+        """Statements of the issuer that these are revoked, from the beginning on."""
+        assert self.authority is not None
+        issuer = self.authority.issuer
+        return [make_revocation(issuer, each, SIMULATION_EPOCH_UNIX_S) for each in ids]
+
+    async def restart(self, host: Host) -> Node:
+        """Kills a host's peer, and starts it once nothing of it runs."""
+        self.kill(host)
+        await until(lambda: host.node is None)
+        return await self.start(host)
+
     async def start(self, host: Host) -> Node:
         """Starts a host's peer; returns when it listens."""
         assert self.nursery is not None
@@ -155,7 +181,7 @@ class World:
             self.network, host.name, identity.leaf, identity.issuer, identity.trust.root
         )
         ports = Ports(
-            clock=VirtualClock(),
+            clock=VirtualClock(self.clock_offset_s),
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
             transport=transport,
             enrolment=SimEnrolment(transport),
@@ -270,12 +296,8 @@ async def world_of(
     """A running overlay with one host for each engine; everything ends with the block."""
     world = World(seed, node_settings=node_settings)
     world.found(engines, tenants, outside)
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
+    async with world.started():
         yield world
-        nursery.cancel_scope.cancel()
 
 
 async def until(condition: object, *, timeout_s: float = 60.0, step_s: float = 0.1) -> None:

@@ -25,7 +25,6 @@ class Partitions:
     def __init__(self, total_blocks: int, tenants: Iterable[Namespace]) -> None:
         assert total_blocks > 0
         self.total_blocks = total_blocks
-        self._cleared = False
         self._parts: dict[Namespace, PrefixCache] = {}
         self.divide(tenants)
         self._cleared = False

@@ -19,12 +19,10 @@ from overlay.address import Address
 from overlay.commands.join import redeem
 from overlay.errors import HomeError
 from overlay.home import Home, HomeFile
-from overlay.identity import store_identity
 from overlay.issuer import IssuerDesk
 from overlay.system import SystemClock
 from overlay.transport.enrolment import enrol, serve_enrolment
-from security.authority import Grant
-from security.authority_state import authority_from_bytes, authority_to_bytes
+from security.authority_state import authority_from_bytes
 from security.certificate import issue_leaf, parse_leaf
 from security.enrolment import (
     Admission,
@@ -50,6 +48,7 @@ from security.ticket import Ticket
 from tests.attacks.adversary import foreign_peer, host_of, member_of_beta, revocation
 from tests.attacks.victim import BETA, Victim
 from tests.attacks.worlds import real_overlay
+from tests.overlay.issuer_home import issuer_home
 
 HERE = Address("127.0.0.1", 0)
 ANSWER_S = 30.0
@@ -101,19 +100,9 @@ class Issuer:
 @asynccontextmanager
 async def issuing(tmp_path: Path) -> AsyncIterator[Issuer]:
     async with real_overlay() as victim, trio.open_nursery() as nursery:
-        authority, host = victim.world.authority, victim.honest[0]
-        assert authority is not None
-        home = Home.create(tmp_path / "issuer")
-        home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
+        host = victim.honest[0]
         own = host.identity
-        granted = Grant(
-            peer_id=own.peer_id,
-            leaf=own.leaf,
-            issuer=own.issuer,
-            root=own.trust.root,
-            epochs=host.epochs,
-        )
-        store_identity(home, own.keys, granted, victim.now_unix_s)
+        home = issuer_home(tmp_path / "issuer", victim.world, host, victim.now_unix_s)
         clock = SystemClock()
         desk = IssuerDesk(
             home,

@@ -71,9 +71,7 @@ async def test_a_restart_does_not_end_the_quarantine_and_an_hour_does(
         async with own.gossiping(host) as say:
             await say(repair(heads=list(two_heads(own))))
             await until(lambda: all(in_quarantine(victim, own)))
-        victim.world.kill(host)
-        await until(lambda: host.node is None)
-        await victim.world.start(host)
+        await victim.world.restart(host)
         assert all(in_quarantine(victim, own))
         await trio.sleep(130)
         assert in_quarantine(victim, own) == [False, False]

@@ -68,13 +68,9 @@ async def real_overlay(tls: TlsLimits | None = None) -> AsyncIterator[Victim]:
 @asynccontextmanager
 async def _running(world: World, *, guest: bool) -> AsyncIterator[Victim]:
     victim = Victim(world)
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts if guest else victim.honest:
-            await world.start(host)
+    async with world.started(None if guest else victim.honest):
         await victim.settle()
         yield victim
-        nursery.cancel_scope.cancel()
 
 
 @dataclass

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos.storage import SimStorage
-from chaos.world import Host, World, until
+from chaos.world import Host, World, until, world_of
 from overlay.clones import SEEN_MAX, WINDOW_S, Meeting, Sightings
 from tests.overlay.peers_world import FAST, everybody_ready, simulate
 
@@ -103,12 +103,7 @@ def copy_of(world: World, host: Host, name: str) -> Host:
 
 
 async def clones_end(seed: int, others: int, *, apart_s: float) -> None:
-    world = World(seed)
-    world.found([FAST] * (others + 1), ("default",))
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
+    async with world_of(seed, [FAST] * (others + 1)) as world:
         await everybody_ready(world)
         original, *rest = world.hosts
         await trio.sleep(apart_s)
@@ -125,7 +120,6 @@ async def clones_end(seed: int, others: int, *, apart_s: float) -> None:
             assert connection.remote.hello.boot_salt == stays.running.boot_salt
         answered = await world.ask(stays, "hello there")
         assert answered.finished.usage.completion_tokens > 0
-        nursery.cancel_scope.cancel()
 
 
 def test_of_two_running_clones_exactly_one_ends() -> None:
@@ -140,34 +134,21 @@ def test_one_peer_between_two_clones_is_enough() -> None:
 
 def test_a_host_killed_and_restarted_five_times_in_ten_minutes_is_no_clone() -> None:
     async def main() -> None:
-        world = World(20)
-        world.found([FAST] * 3, ("default",))
-        async with trio.open_nursery() as nursery:
-            world.nursery = nursery
-            for host in world.hosts:
-                await world.start(host)
+        async with world_of(20, [FAST] * 3) as world:
             await everybody_ready(world)
             host = world.hosts[0]
             for _ in range(5):
-                world.kill(host)
-                await until(lambda: host.node is None)
-                await world.start(host)
+                await world.restart(host)
                 await trio.sleep(60)
             assert not world.cloned
             await everybody_ready(world)
-            nursery.cancel_scope.cancel()
 
     simulate(20, main)
 
 
 def test_a_host_restored_from_an_old_copy_again_and_again_is_no_clone() -> None:
     async def main() -> None:
-        world = World(21)
-        world.found([FAST] * 3, ("default",))
-        async with trio.open_nursery() as nursery:
-            world.nursery = nursery
-            for host in world.hosts:
-                await world.start(host)
+        async with world_of(21, [FAST] * 3) as world:
             await everybody_ready(world)
             host = world.hosts[0]
             old = {table: dict(host.storage.read(table)) for table in ("self", "floors", "epochs")}
@@ -181,6 +162,5 @@ def test_a_host_restored_from_an_old_copy_again_and_again_is_no_clone() -> None:
                 await trio.sleep(30)
             assert not world.cloned
             await everybody_ready(world)
-            nursery.cancel_scope.cancel()
 
     simulate(21, main)

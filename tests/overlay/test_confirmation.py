@@ -21,7 +21,6 @@ from security.enrolment import make_join_request, open_admission
 from security.errors import Refused
 from security.keys import HostKeys
 from security.peer_id import PeerId
-from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 from tests.security.world import seeded
 
@@ -30,35 +29,20 @@ LONG_S = 300.0
 FAR = Address("10.0.0.9", 1)
 
 
-def statement(world: World, id_: str) -> bytes:
-    assert world.authority is not None
-    return make_revocation(world.authority.issuer, id_, NOW_UNIX_S)
-
-
 @asynccontextmanager
 async def apart(seed: int, hosts: int) -> AsyncIterator[World]:
     """Running hosts none of which reaches any other."""
     world = World(seed)
     world.found([FAST] * hosts, ("default",))
     cut(world)
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
+    async with world.started():
         yield world
-        nursery.cancel_scope.cancel()
 
 
 def cut(world: World) -> None:
     names = [host.name for host in world.hosts]
     for place, name in enumerate(names[:-1]):
         world.network.partition([name], names[place + 1 :])
-
-
-async def restart(world: World, host: Host) -> None:
-    world.kill(host)
-    await until(lambda: host.node is None)
-    await world.start(host)
 
 
 def test_an_overlay_of_one_confirms_itself() -> None:
@@ -137,7 +121,7 @@ def test_before_it_is_confirmed_a_peer_takes_no_gossip_tells_none_and_serves_no_
                 **b.running.peers._handlers,
                 "/rhizome/revocations/1": never,
             }
-            await restart(world, a)
+            await world.restart(a)
             node = a.running
             await until(lambda: node.peers.up() == [b.identity.peer_id])
             await trio.sleep(LONG_S)
@@ -181,7 +165,7 @@ def test_a_copy_older_than_a_revocation_takes_no_part_before_it_is_told_and_then
             restored, bad, c, d = world.hosts
             world.kill(restored)
             await until(lambda: restored.node is None)
-            c.running.revoke([statement(world, bad.identity.peer_id)])
+            c.running.revoke(world.revocation(bad.identity.peer_id))
             await until(lambda: d.running.revocations.revokes(bad.identity.peer_id), timeout_s=5)
             world.network.partition([restored.name], [bad.name, c.name, d.name])
             node = await world.start(restored)
@@ -210,7 +194,7 @@ def test_who_turns_out_to_be_revoked_confirms_nobody() -> None:
             await until(lambda: a.node is None)
             # The revoked host has heard of it itself, and says so to whoever asks.
             world.network.partition([bad.name], [c.name])
-            bad.running.revoke([statement(world, bad.identity.peer_id)])
+            bad.running.revoke(world.revocation(bad.identity.peer_id))
             world.network.partition([a.name], [c.name])
             node = await world.start(a)
             await until(lambda: node.revocations.revokes(bad.identity.peer_id), timeout_s=30)
@@ -229,9 +213,9 @@ def test_a_host_whose_last_other_host_is_revoked_is_an_overlay_of_one() -> None:
             a, gone = world.hosts
             await trio.sleep(10)
             assert not a.running.confirmation.event.is_set()
-            a.running.revoke([statement(world, gone.identity.peer_id)])
+            a.running.revoke(world.revocation(gone.identity.peer_id))
             assert a.running.confirmation.event.is_set()
-            await restart(world, a)
+            await world.restart(a)
             assert a.running.confirmation.event.is_set()
 
     simulate(98, main)
@@ -276,7 +260,7 @@ def test_an_issuer_changes_no_roster_before_others_have_had_their_say_on_it() ->
             issuer, b, c = world.hosts
             world.issue_at(issuer)
             world.network.partition([issuer.name], [b.name, c.name])
-            await restart(world, issuer)
+            await world.restart(issuer)
             await trio.sleep(LONG_S)
             with pytest.raises(RostersUnheard, match="rhizome revoke"):
                 steward_of(issuer).rotate("default", hard=False)
@@ -302,7 +286,7 @@ def test_an_issuer_whose_other_hosts_are_gone_for_good_goes_on_once_they_are_rev
         async with apart(101, 2) as world:
             issuer, gone = world.hosts
             world.issue_at(issuer)
-            await restart(world, issuer)
+            await world.restart(issuer)
             with pytest.raises(RostersUnheard):
                 steward_of(issuer).rotate("default", hard=False)
             desk = issuer.running.desk
@@ -318,7 +302,7 @@ def test_an_issuer_that_was_alone_waits_for_nobody() -> None:
         async with world_of(102, [FAST]) as world:
             (issuer,) = world.hosts
             world.issue_at(issuer)
-            await restart(world, issuer)
+            await world.restart(issuer)
             desk = issuer.running.desk
             assert desk is not None
             for n in range(2):  # the first one has not begun to run when the second one joins

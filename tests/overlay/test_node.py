@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -20,27 +18,10 @@ from overlay.generation import KEY, TABLE
 from overlay.ports import PeerHint
 from overlay.request import AnswerEvent, Delta
 from security.certificate import issue_leaf
-from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 
 NOW_UNIX_S = 1_800_000_000.0
 SLOW_DECODE = ToyConfig(slots=2, prefill_tokens_per_s=5000.0, decode_s_per_token=0.5, end_every=0)
-
-
-@asynccontextmanager
-async def started(world: World) -> AsyncIterator[World]:
-    """Hosts that a test has changed, started; they end with the block."""
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
-        yield world
-        nursery.cancel_scope.cancel()
-
-
-def revocation_of(world: World, *ids: str) -> list[bytes]:
-    assert world.authority is not None
-    return [make_revocation(world.authority.issuer, each, NOW_UNIX_S) for each in ids]
 
 
 def shorten_leaf(world: World, host: Host, lifetime_s: float) -> None:
@@ -58,7 +39,7 @@ def test_a_revoked_peer_is_put_out_at_once_and_not_let_in_again() -> None:
             await everybody_ready(world)
             a, b, c = world.hosts
             kept = a.running.peers.connection(c.identity.peer_id)
-            a.running.revoke(revocation_of(world, b.identity.peer_id))
+            a.running.revoke(world.revocation(b.identity.peer_id))
             await until(lambda: a.running.peers.up() == [c.identity.peer_id], timeout_s=2)
             for _ in range(30):
                 await trio.sleep(1)
@@ -78,7 +59,7 @@ def test_a_revoked_issuer_takes_every_peer_with_it() -> None:
             await everybody_ready(world)
             assert world.authority is not None
             a = world.hosts[0]
-            a.running.revoke(revocation_of(world, world.authority.issuer.issuer_id))
+            a.running.revoke(world.revocation(world.authority.issuer.issuer_id))
             await until(lambda: not a.running.peers.up(), timeout_s=2)
 
     simulate(52, main)
@@ -89,7 +70,7 @@ def test_a_certificate_that_ends_while_it_is_in_use_ends_its_connections() -> No
         world = World(53)
         world.found([FAST] * 2, ("default",))
         shorten_leaf(world, world.hosts[1], 300.0)
-        async with started(world):
+        async with world.started():
             await everybody_ready(world)
             a, b = world.hosts
             await trio.sleep_until(295)
@@ -228,7 +209,7 @@ def test_a_generation_that_cannot_be_stored_is_not_used() -> None:
         world = World(60)
         world.found([FAST], ("default",))
         world.hosts[0].storage.full = True
-        async with started(world):
+        async with world.started():
             raise AssertionError
 
     with pytest.raises(Exception, match="disk is full"):
@@ -241,9 +222,7 @@ def test_a_start_after_the_clock_went_back_still_has_a_larger_generation() -> No
             (a,) = world.hosts
             high = 2 * a.running.generation
             a.storage.write(TABLE, {KEY: high.to_bytes(8, "big")}, durable=True)
-            world.kill(a)
-            await until(lambda: a.node is None)
-            await world.start(a)
+            await world.restart(a)
             assert a.running.generation == high + 1
 
     simulate(61, main)

@@ -203,17 +203,13 @@ def test_a_bootstrap_address_is_enough_and_is_not_dialled_twice_at_a_time() -> N
         world = World(9)
         world.found([FAST] * 2, ("default",))
         a, b = world.hosts
-        async with trio.open_nursery() as nursery:
-            world.nursery = nursery
-            await world.start(a)
-            await world.start(b)
+        async with world.started():
             world.network.announced.clear()
             for _ in range(5):
                 a.running.peers.hint(PeerHint(peer_id=None, addresses=(Address(b.name, PORT),)))
             await until(lambda: a.running.peers.up() and b.running.peers.up(), timeout_s=3)
             await trio.sleep(5)
             assert a.running.peers.up() == [b.identity.peer_id]
-            nursery.cancel_scope.cancel()
 
     simulate(9, main)
 

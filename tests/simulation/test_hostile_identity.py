@@ -7,21 +7,15 @@ import trio
 
 from chaos.adversary import own_news, tell
 from chaos.simulation import run_simulation
-from chaos.world import World, world_of
+from chaos.world import world_of
 from inference.toy import ToyConfig
 from overlay.generation import AHEAD_MAX_S
 from overlay.gossip.gossip import GossipConfig
 from overlay.gossip.messages import Repair, encode
 from overlay.node import Node
 from security.record import sign_record
-from security.revocation import make_revocation
 
 THREE = [ToyConfig()] * 3
-
-
-def revocation_of(world: World, of: Node) -> list[bytes]:
-    assert world.authority is not None
-    return [make_revocation(world.authority.issuer, of.peer_id, of.ports.clock.unix_s())]
 
 
 def copy_of(node: Node, generation: int) -> bytes:
@@ -44,7 +38,7 @@ def test_news_of_a_revoked_peer_changes_nothing_whoever_brings_it() -> None:
         async with world_of(1, THREE) as world:
             await trio.sleep(5)
             bad, friend, other = (host.running for host in world.hosts)
-            revoked = revocation_of(world, bad)
+            revoked = world.revocation(bad.peer_id)
             friend.revoke(revoked)
             other.revoke(revoked)
             assert bad.peer_id not in other.knowledge.gossip.origins.known
@@ -67,7 +61,7 @@ def test_what_waits_from_a_peer_when_it_is_revoked_is_not_taken_in() -> None:
             bad, other, _ = (host.running for host in world.hosts)
             connection = other.peers.connection(bad.peer_id)
             assert connection is not None
-            other.revoke(revocation_of(world, bad))
+            other.revoke(world.revocation(bad.peer_id))
             assert connection.closed == "not admitted"
             await trio.sleep(1)
             assert bad.peer_id not in other.peers.up()

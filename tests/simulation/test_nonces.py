@@ -15,7 +15,6 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from chaos.clock import VirtualClock
 from chaos.storage import SimStorage
 from chaos.world import Host, World, world_of
 from overlay.errors import OverlayError
@@ -64,22 +63,11 @@ def seals(monkeypatch: pytest.MonkeyPatch) -> Seals:
     return noted
 
 
-class Clocks:
-    """The wall clock of every host: one that is started again keeps its own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.offset_s = 0.0
-        monkeypatch.setattr("chaos.world.VirtualClock", self._make)
-
-    def _make(self) -> VirtualClock:
-        return VirtualClock(self.offset_s)
-
-
 class Disturbed:
     """A world in which one thing after another happens to hosts, drawn from a seed."""
 
-    def __init__(self, world: World, clocks: Clocks, seed: int) -> None:
-        self.world, self.clocks = world, clocks
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
         self.rng = random.Random(seed)
         self.clones = 0
 
@@ -110,9 +98,10 @@ class Disturbed:
 
     async def set_back(self) -> None:
         """A process starts with a wrong wall clock, by seconds, days or years either way."""
-        self.clocks.offset_s = self.rng.choice((-3.0, -120.0, -DAY_S, 400.0, -4000 * DAY_S, 0.0))
+        offsets_s = (-3.0, -120.0, -DAY_S, 400.0, -4000 * DAY_S, 0.0)
+        self.world.clock_offset_s = self.rng.choice(offsets_s)
         await self.restarted(lambda host: rolled_back(host, 30.0))
-        self.clocks.offset_s = 0.0
+        self.world.clock_offset_s = 0.0
 
     async def cloned(self) -> None:
         """A copy of a host's folder runs beside it for a while."""
@@ -172,14 +161,13 @@ def rolled_back(host: Host, back_s: float) -> None:
     host.storage.roll_back(trio.current_time() - back_s)
 
 
-def disturbed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def disturbed(seed: int) -> None:
     async def main() -> None:
-        clocks = Clocks(monkeypatch)
         async with world_of(seed, [FAST] * 3, tenants=("default", "other")) as world:
             await everybody_ready(world)
             for host in world.hosts:
                 host.storage._now_s = trio.current_time  # from here on it can be rolled back to
-            happened = Disturbed(world, clocks, seed)
+            happened = Disturbed(world, seed)
             await happened.run()
             assert len(world.cloned) <= happened.clones, "a restart or an old disk is no clone"
 
@@ -187,10 +175,8 @@ def disturbed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [91, 92])
-def test_no_pair_repeats_over_crashes_restores_clones_and_clocks(
-    monkeypatch: pytest.MonkeyPatch, seals: Seals, seed: int
-) -> None:
-    disturbed(monkeypatch, seed)
+def test_no_pair_repeats_over_crashes_restores_clones_and_clocks(seals: Seals, seed: int) -> None:
+    disturbed(seed)
     assert seals.repeated == []
     assert len(seals.used) > 100
     assert seals.keys > 25, "every start, generation, epoch, tenant and kind has a key of its own"
@@ -204,7 +190,7 @@ def test_counters_that_begin_anew_are_found(monkeypatch: pytest.MonkeyPatch, sea
         return Sealer(keys, self._peer, self._generation, self._boot_salt)
 
     monkeypatch.setattr(Sealers, "of", anew)
-    disturbed(monkeypatch, 91)
+    disturbed(91)
     assert seals.repeated
 
 

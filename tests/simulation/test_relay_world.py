@@ -35,13 +35,9 @@ async def line_world(
     on_found(world)
     a, x, b = world.hosts
     world.network.partition([a.name], [b.name])
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
+    async with world.started():
         await until(lambda: up(x.running.peers) == {a.identity.peer_id, b.identity.peer_id})
         yield world, a, x, b
-        nursery.cancel_scope.cancel()
 
 
 def up(peers: Peers) -> set[str]:

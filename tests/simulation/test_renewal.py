@@ -12,7 +12,6 @@ from chaos.world import Host, World, until
 from overlay.errors import StorageFull
 from overlay.node import Node
 from security.certificate import parse_leaf
-from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, unwrapped
 
 DAY_S = 86_400.0
@@ -25,12 +24,8 @@ async def issued_world(seed: int, hosts: int, leaf_s: float) -> AsyncIterator[Wo
     world = World(seed, leaf_s=leaf_s)
     world.found([FAST] * hosts, ("default",))
     world.issue_at(world.hosts[0])
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        for host in world.hosts:
-            await world.start(host)
+    async with world.started():
         yield world
-        nursery.cancel_scope.cancel()
 
 
 def simulate(seed: int, main: Callable[[], Awaitable[None]]) -> None:
@@ -182,9 +177,7 @@ def test_a_revoked_host_is_not_renewed() -> None:
         async with issued_world(906, 2, leaf_s=600.0) as world:
             await everybody_ready(world)
             issuer, b = world.hosts
-            assert world.authority is not None
-            statement = make_revocation(world.authority.issuer, b.identity.peer_id, 1.8e9)
-            issuer.running.revoke([statement])
+            issuer.running.revoke(world.revocation(b.identity.peer_id))
             before = b.identity.leaf
             await trio.sleep_until(700)
             assert b.identity.leaf == before

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 import trio
 
-from chaos.clock import SIMULATION_EPOCH_UNIX_S, VirtualClock
+from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.storage import SimStorage
 from chaos.world import Host, World, until, world_of
 from overlay.generation import is_plausible
@@ -29,10 +29,9 @@ YEARS_S = 6 * 365 * DAY_S
 
 @dataclass
 class Disks:
-    """Each host's database as a file, and the wall clock of whoever starts next."""
+    """Each host's database as a file."""
 
     folder: Path
-    offset_s: float = 0.0
     open: dict[str, SqliteStorage] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
@@ -59,11 +58,9 @@ class Disks:
 
 def on_disks(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     body: Callable[[World, Disks], Awaitable[None]],
 ) -> None:
     disks = Disks(tmp_path)
-    monkeypatch.setattr("chaos.world.VirtualClock", lambda: VirtualClock(disks.offset_s))
 
     async def main() -> None:
         async with world_of(61, [FAST] * 3) as world:
@@ -102,9 +99,7 @@ async def heard(by: Host, of: Host) -> None:
     await until(lambda: believed(by, of) == of.running.generation, timeout_s=30.0)
 
 
-def test_an_old_copy_of_a_home_begins_a_new_generation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_copy_of_a_home_begins_a_new_generation(tmp_path: Path) -> None:
     async def body(world: World, disks: Disks) -> None:
         host, other, _ = world.hosts
         disks.copy(host.name, "backup")
@@ -117,11 +112,11 @@ def test_an_old_copy_of_a_home_begins_a_new_generation(
         await heard(other, host)
         assert (await world.ask(other, QUESTION, max_tokens=1)).finished
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
 def test_an_old_copy_with_the_clock_set_back_is_told_and_jumps_above_what_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def body(world: World, disks: Disks) -> None:
         host, other, third = world.hosts
@@ -129,7 +124,7 @@ def test_an_old_copy_with_the_clock_set_back_is_told_and_jumps_above_what_it_was
         await trio.sleep(300.0)
         last = await started_again(world, disks, host)
         await heard(other, host)
-        disks.offset_s = -400.0
+        world.clock_offset_s = -400.0
         restored = await started_again(world, disks, host, restore="backup")
         assert restored < last, "of itself it cannot know better"
         await until(lambda: host.running.generation > last, timeout_s=30.0)
@@ -137,12 +132,10 @@ def test_an_old_copy_with_the_clock_set_back_is_told_and_jumps_above_what_it_was
             assert believed(each, host) in (last, host.running.generation), "never the lower one"
             await heard(each, host)
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
-def test_nobody_believes_a_generation_below_one_that_it_has_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_believes_a_generation_below_one_that_it_has_stored(tmp_path: Path) -> None:
     """The others have been started anew as well, and know of it from their floors alone."""
 
     async def body(world: World, disks: Disks) -> None:
@@ -161,7 +154,7 @@ def test_nobody_believes_a_generation_below_one_that_it_has_stored(
             await started_again(world, disks, each)
         assert believed(other, host) == 0
         assert other.running.knowledge.gossip.reader.generation_floors()[peer_id] == last
-        disks.offset_s = -400.0
+        world.clock_offset_s = -400.0
         disks.detach(host)
         disks.copy("backup", host.name)
         disks.attach(host)
@@ -170,12 +163,10 @@ def test_nobody_believes_a_generation_below_one_that_it_has_stored(
         await trio.sleep(20.0)
         assert believed(other, host) not in range(1, last)
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
-def test_of_a_cloned_folder_both_have_generations_and_salts_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_cloned_folder_both_have_generations_and_salts_of_their_own(tmp_path: Path) -> None:
     async def body(world: World, disks: Disks) -> None:
         host = world.hosts[0]
         before = host.running
@@ -193,16 +184,16 @@ def test_of_a_cloned_folder_both_have_generations_and_salts_of_their_own(
             assert all(believed(other, host) >= newest for other in world.hosts[1:])
         assert len(world.cloned) == 1, "one of the two ends"
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
 def test_a_clock_years_ahead_is_refused_and_uses_up_no_generations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body(world: World, disks: Disks) -> None:
         host, other, _ = world.hosts
         before = host.running.generation
-        disks.offset_s = YEARS_S
+        world.clock_offset_s = YEARS_S
         ahead = await started_again(world, disks, host)
         now_unix_s = SIMULATION_EPOCH_UNIX_S + trio.current_time()
         assert ahead > before
@@ -210,31 +201,31 @@ def test_a_clock_years_ahead_is_refused_and_uses_up_no_generations(
         await trio.sleep(20.0)
         assert host.running.peers.up() == []
         assert "certificate ended" in caplog.text
-        disks.offset_s = 0.0
+        world.clock_offset_s = 0.0
         right = await started_again(world, disks, host)
         assert right > ahead
         await heard(other, host)
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
 def test_a_clock_years_behind_is_refused_and_generations_go_on_rising(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body(world: World, disks: Disks) -> None:
         host, other, _ = world.hosts
         before = host.running.generation
-        disks.offset_s = -YEARS_S
+        world.clock_offset_s = -YEARS_S
         behind = await started_again(world, disks, host)
         assert behind > before
         await trio.sleep(20.0)
         assert host.running.peers.up() == []
         assert "is the clock of this host right?" in caplog.text
-        disks.offset_s = 0.0
+        world.clock_offset_s = 0.0
         assert await started_again(world, disks, host) > behind
         await heard(other, host)
 
-    on_disks(tmp_path, monkeypatch, body)
+    on_disks(tmp_path, body)
 
 
 def test_a_database_is_written_ahead_and_by_one_at_a_time(tmp_path: Path) -> None:

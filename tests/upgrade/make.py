@@ -18,11 +18,8 @@ from chaos.simulation import run_simulation
 from chaos.world import World, until
 from inference.toy import ToyConfig
 from overlay.config import config_template
-from overlay.home import Home, HomeFile
-from overlay.identity import store_identity
 from overlay.storage import SqliteStorage
-from security.authority import Grant
-from security.authority_state import authority_to_bytes
+from tests.overlay.issuer_home import issuer_home
 
 HERE = Path(__file__).parent
 VERSION = "1"
@@ -37,16 +34,14 @@ async def lived() -> tuple[World, list[str]]:
     world = World(1, node_settings={"policy": "local"})
     world.found([TOY, TOY], (TENANT,))
     ear = Ear()
-    async with trio.open_nursery() as nursery:
-        world.nursery = nursery
-        first, second = [await world.start(host) for host in world.hosts]
+    async with world.started():
+        first, second = [host.running for host in world.hosts]
         ear.listen_at(first)
         await until(lambda: first.peers.up() and second.peers.up())
         for number in range(3):
             await world.ask(world.hosts[1], f"{number}: {QUESTION}", tenant=TENANT)
         await until(lambda: first.knowledge.gossip.reader.tags_known(second.peer_id) > 0)
         await trio.sleep(10)
-        nursery.cancel_scope.cancel()
     return world, [data.hex() for sender, data in ear.heard if sender == second.peer_id]
 
 
@@ -59,17 +54,7 @@ def write(world: World, heard: list[str]) -> None:
         [TENANT], ["192.0.2.1:7402"], 600.0, world.entropy("ticket").secret, 1_800_000_000.0
     )
     shutil.rmtree(FOLDER, ignore_errors=True)
-    home = Home.create(FOLDER)
-    home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
-    own = host.identity
-    granted = Grant(
-        peer_id=own.peer_id,
-        leaf=own.leaf,
-        issuer=own.issuer,
-        root=own.trust.root,
-        epochs=host.epochs,
-    )
-    store_identity(home, own.keys, granted, 1_800_000_000.0)
+    home = issuer_home(FOLDER, world, host, 1_800_000_000.0, authority)
     home.write_config_template(config_template())
     storage = SqliteStorage(home.database_path)
     for table, rows in host.storage._written.items():

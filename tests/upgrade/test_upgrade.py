@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import trio
 
 from chaos.entropy import SeededEntropy
 from chaos.founding import enrol
@@ -87,17 +86,13 @@ def test_a_peer_starts_from_a_folder_above_its_generation_and_meets_a_new_host(
         before = old.storage.read(TABLE)[KEY]
         assert old.storage.read(FLOORS)
         world.hosts = [old, Host("10.0.0.2", identity, epochs, SimStorage(), TOY)]
-        async with trio.open_nursery() as nursery:
-            world.nursery = nursery
-            for host in world.hosts:
-                await world.start(host)
+        async with world.started():
             assert old.storage.read(TABLE)[KEY] > before
             await until(lambda: all(len(host.running.peers.up()) == 1 for host in world.hosts))
             await until(lambda: len(old.running.tenants.named(TENANT).members) == 3)  # type: ignore[union-attr]
             first = await world.ask(old, QUESTION)
             again = await world.ask(world.hosts[1], QUESTION)
             assert first.token_ids == again.token_ids
-            nursery.cancel_scope.cancel()
 
     run_simulation(1, main)
 
@@ -113,9 +108,8 @@ def test_recorded_gossip_is_read(version: str, tmp_path: Path) -> None:
         world, host = World(2), host_of(home)
         host.storage = SimStorage()
         world.hosts = [host]
-        async with trio.open_nursery() as nursery:
-            world.nursery = nursery
-            node = await world.start(host)
+        async with world.started():
+            node = host.running
             gossip = node.knowledge.gossip
             for data in recorded["messages"]:
                 gossip.on_message(sender, bytes.fromhex(data), node.ports.clock.now_s(), NOW_S + 30)
@@ -123,6 +117,5 @@ def test_recorded_gossip_is_read(version: str, tmp_path: Path) -> None:
             assert gossip.reader.unreadable == 0
             assert gossip.reader.tags_known(sender) > 0
             assert gossip.load_of(sender) is not None
-            nursery.cancel_scope.cancel()
 
     run_simulation(1, main)

@@ -190,10 +190,6 @@ class SimCluster:
         """The present identity of a node."""
         return self.hosts[name].identity.peer_id
 
-    def host_at(self, address: str) -> SimHost | None:
-        """The host with this IP address."""
-        return next((host for host in self.hosts.values() if host.address == address), None)
-
     def running(self) -> list[SimHost]:
         """Hosts whose node runs, in order (stopped ones included)."""
         return [host for host in self.hosts.values() if host.boot is not None]

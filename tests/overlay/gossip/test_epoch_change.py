@@ -13,7 +13,6 @@ from overlay.gossip.effects import Send
 from overlay.gossip.messages import Bundle, Frame, Repair, decode_frame, decode_message, encode
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
 from overlay.gossip.tenants import GRACE_S
-from security.authority import Authority
 from security.certificate import ISSUER_LIFETIME_S, RootKey
 from security.envelope import Opener
 from security.epoch import TenantEpoch, open_epoch
@@ -31,14 +30,6 @@ from tests.overlay.gossip.fabric import (
 )
 
 ALPHA = ("alpha",)
-
-
-def steward(fabric: Fabric) -> Authority:
-    return fabric.authority
-
-
-def alpha_id(fabric: Fabric) -> str:
-    return fabric.authority.tenant_id("alpha")
 
 
 def rotate(fabric: Fabric, *, hard: bool = False) -> bytes:
