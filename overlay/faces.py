@@ -24,7 +24,6 @@ from overlay.transport.enrolment import serve_enrolment
 from overlay.transport.link import establish
 from overlay.transport.local import listen_local
 from overlay.transport.stream import Stream
-from overlay.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +73,12 @@ class Faces:
         desk = node.desk
         if desk is None:
             return ()
-        shown = node.identity.credentials
-
-        def credentials() -> Credentials:
-            nonlocal shown
-            if shown.leaf != node.identity.leaf:
-                shown = node.identity.credentials
-            return shown
-
         asked = addresses_of(self._interfaces, self._config.enrol_port)
         bound = await nursery.start(
             lambda task_status: serve_enrolment(
                 asked,
                 desk.answer,
-                credentials=credentials,
+                credentials=lambda: node.identity.credentials,
                 task_status=task_status,
             )
         )

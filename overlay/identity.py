@@ -12,11 +12,11 @@ from overlay.gossip.tenants import place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.ports import Entropy
 from overlay.transport.tls import Credentials
-from security.authority import Grant
 from security.certificate import RENEWAL_GRACE_S, parse_leaf
 from security.enrolment import Admission
 from security.epoch import read_epoch
 from security.errors import IdentityMismatch
+from security.hosts import Grant
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import RevocationSet

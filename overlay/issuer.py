@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, OverlayError, RostersUnheard, StorageError
@@ -23,11 +22,10 @@ from overlay.revocation.subject import KnownIds
 from overlay.root import seal_apart
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import LEAF_LIFETIME_S, IssuerId, issue_leaf
+from security.certificate import LEAF_LIFETIME_S, IssuerId
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
-from security.hosts import with_host
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.ledger import IssuedToken, TokenRow
 from security.peer_id import PeerId
@@ -321,16 +319,14 @@ class IssuerDesk:
         revoked, issuer_id = self._revocations(), self._authority.issuer.issuer_id
         if revoked.revokes(self._identity.peer_id) or revoked.revokes(issuer_id):
             raise Revoked("this host or its issuer is revoked")
-        keys, authority, now_unix_s = self._identity.keys, self._authority, self._clock.unix_s()
-        leaf = issue_leaf(
-            authority.issuer,
+        keys = self._identity.keys
+        return self._authority.certify(
             keys.peer_id,
+            keys.sealing_public,
             self._entropy.secret,
-            now_unix_s,
+            self._clock.unix_s(),
             lifetime_s=self._leaf_s,
         )
-        hosts = with_host(authority.hosts, leaf, keys.sealing_public, now_unix_s)
-        return replace(authority, hosts=hosts), leaf
 
     async def admit(self, request: bytes, address: Address) -> bytes:  # noqa: ARG002 - for its log
         """Answers a host that wants to join; the ticket is burnt before the answer leaves."""

@@ -149,7 +149,8 @@ class Knowledge:
             now_s=ports.clock.now_s(),
         )
         for epoch in ports.storage.read(EPOCHS).values():
-            self.learn_epoch(epoch)
+            learned = self.gossip.learn_epoch(epoch, self._now_s(), self._now_unix_s())
+            self._do([effect for effect in learned if not isinstance(effect, Persist)])
 
     async def run(
         self,

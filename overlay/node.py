@@ -9,6 +9,7 @@ import trio
 
 from inference.request import Namespace
 from overlay.address import Address
+from overlay.certificate_watch import CertificateWatch
 from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
 from overlay.clones import PROTOCOL as CLONE_PROTOCOL
@@ -39,7 +40,6 @@ from overlay.revocation.messages import PROTOCOL as REVOCATION_PROTOCOL
 from overlay.router import Router
 from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
-from overlay.standing import Standing
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
@@ -111,7 +111,7 @@ class Node:
         self.router = self._make_router()
         self.desk = self._make_desk()
         self.renewer = self._make_renewer()
-        self.standing = self._make_standing()
+        self.certificates = self._make_certificate_watch()
         self.ingress = PeerIngress(
             me=self.peer_id,
             clock=ports.clock,
@@ -123,7 +123,7 @@ class Node:
             metrics=self.metrics,
             limits=config.ingress,
             quotas=self.quotas,
-            is_revoked=lambda id_: self.revocations.revokes(id_),
+            is_revoked=self.keeper.revokes,
         )
         self.forwards = self._make_forwards()
         self.renewals = RenewHandler(self.desk)
@@ -202,7 +202,7 @@ class Node:
             tenants=self.tenants,
             heard_of=lambda: self.knowledge.gossip.origins.floors,
             enrolled=lambda: () if self.desk is None else self.desk.enrolled(),
-            is_revoked=lambda id_: self.revocations.revokes(id_),
+            is_revoked=self.keeper.revokes,
             on_confirmed=lambda: self.knowledge.meet_all(),
         )
 
@@ -212,14 +212,14 @@ class Node:
             tenants=self.tenants,
             draining=lambda: self.draining,
             confirmed=self.confirmation.event.is_set,
-            is_revoked=lambda id_: self.revocations.revokes(id_),
+            is_revoked=self.keeper.revokes,
             expected_cached_tokens=self.router.expected_cached_tokens,
             expected_start_s=self.router.expected_start_s,
             serves=self.engine_tenants.serves,
         )
 
-    def _make_standing(self) -> Standing:
-        return Standing(
+    def _make_certificate_watch(self) -> CertificateWatch:
+        return CertificateWatch(
             peers=self.peers,
             clock=self.ports.clock,
             renewer=self.renewer,
@@ -304,7 +304,7 @@ class Node:
         self.keeper.learn(statements, issuers)
 
     def _on_revoked(self) -> None:
-        self.standing.judge_all()
+        self.certificates.judge_all()
         self.knowledge.on_revoked()
         if self.is_revoked:
             log.error(
@@ -317,7 +317,7 @@ class Node:
     def is_revoked(self) -> bool:
         """Whether this host itself, or its issuer, is revoked."""
         leaf, _ = self.identity.trust.leaf(self.identity.leaf)
-        return any(map(self.revocations.revokes, (self.peer_id, leaf.issuer_id)))
+        return any(map(self.keeper.revokes, (self.peer_id, leaf.issuer_id)))
 
     # -- connections
 
@@ -392,7 +392,7 @@ class Node:
             self.keeper.on_up(connection)
             self.knowledge.on_up(connection)
             self.renewer.on_up(connection)
-            self.standing.changed()
+            self.certificates.changed()
 
     def _on_down(self, peer_id: PeerId) -> None:
         self.router.on_down(peer_id)
@@ -442,7 +442,7 @@ class Node:
             await nursery.start(self.knowledge.run, self.addresses)
             await nursery.start(self.ports.discovery.run, self.peer_id, self.addresses, hints)
             nursery.start_soon(self._take_hints, found)
-            nursery.start_soon(self.standing.run)
+            nursery.start_soon(self.certificates.run)
             nursery.start_soon(self.confirmation.run)
             nursery.start_soon(self.clones.run)
             for face in faces:

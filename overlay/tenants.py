@@ -22,7 +22,6 @@ class TenantBook:
         self._on_tenants = on_tenants
         self._epochs: dict[TenantId, TenantEpoch] = {}
         self._chains: dict[tuple[TenantId, int, PrefixIdentity], BlockChain] = {}
-        self.changed = 0
 
     def learn(self, epoch: TenantEpoch) -> bool:
         """Takes an opened epoch in unless a newer one is known; True where it was taken."""
@@ -31,7 +30,6 @@ class TenantBook:
             return False
         self._epochs[epoch.tenant_id] = epoch
         self._chains = {k: v for k, v in self._chains.items() if k[0] != epoch.tenant_id}
-        self.changed += 1
         if known is None:
             self._on_tenants(tuple(self._epochs))
         return True
@@ -47,7 +45,6 @@ class TenantBook:
         """This host is on the tenant's roster no longer."""
         if self._epochs.pop(tenant, None) is not None:
             self._chains = {k: v for k, v in self._chains.items() if k[0] != tenant}
-            self.changed += 1
             self._on_tenants(tuple(self._epochs))
 
     def get(self, tenant: TenantId) -> TenantEpoch | None:

@@ -39,16 +39,22 @@ from security.errors import (
     UnknownHost,
     UnknownTenant,
 )
-from security.hosts import EnrolledHost, with_host
-from security.kept import KeptTenant, TicketRow
+from security.hosts import Admittance, EnrolledHost, Grant, with_host
 from security.keys import Secret
 from security.ledger import IssuedToken, Ledger, TokenRow, with_token
 from security.peer_id import PeerId
 from security.revocation import REVOKED_MAX, RevocationSet, make_revocation
-from security.roster import caught_up, first_content, rotated, with_member, without_member
+from security.roster import (
+    KeptTenant,
+    caught_up,
+    first_content,
+    rotated,
+    with_member,
+    without_member,
+)
 from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
 from security.tenant_keys import SECRET_BYTES
-from security.ticket import Ticket, check_ticket
+from security.ticket import Ticket, TicketRow, check_ticket
 from security.token import issue_token
 from security.trust import Trust
 
@@ -61,25 +67,6 @@ TICKET_KEPT_S = 30 * 86_400
 TOKEN_TTL_S_MAX = 10 * 365 * 86_400
 _ID_BYTES = 16
 _NEW_TICKET = "make a new one with 'rhizome invite' on the issuer's host"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What a host gets. ``epochs`` are the present EPOCH objects of its tenants, to be gossiped."""
-
-    peer_id: PeerId
-    leaf: bytes
-    issuer: bytes
-    root: bytes
-    epochs: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admittance:
-    """A redeemed ticket: ``answer`` goes to the joiner once the new state is stored."""
-
-    answer: bytes
-    grant: Grant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +253,9 @@ class Authority:
                 tenant_id, peer_id, sealing_public, secret
             )
             epochs.append(epoch_object)
-        leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
-        hosts = with_host(authority.hosts, leaf, sealing_public, now_unix_s)
+        authority, leaf = authority.certify(
+            peer_id, sealing_public, secret, now_unix_s, lifetime_s=lifetime_s
+        )
         grant = Grant(
             peer_id=peer_id,
             leaf=leaf,
@@ -275,7 +263,21 @@ class Authority:
             root=self.root.der,
             epochs=tuple(epochs),
         )
-        return replace(authority, hosts=hosts), grant
+        return authority, grant
+
+    def certify(
+        self,
+        peer_id: PeerId,
+        sealing_public: bytes,
+        secret: Secret,
+        now_unix_s: float,
+        *,
+        lifetime_s: float = LEAF_LIFETIME_S,
+    ) -> tuple[Authority, bytes]:
+        """Makes a host's certificate; its rosters stay as they are. Raises LimitExceeded."""
+        leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
+        hosts = with_host(self.hosts, leaf, sealing_public, now_unix_s)
+        return replace(self, hosts=hosts), leaf
 
     def renew(
         self,
@@ -303,9 +305,7 @@ class Authority:
             raise Revoked("the host or its issuer is revoked")
         if not host.may_renew(now_unix_s):
             raise Expired("the host's certificate ended more than 30 days ago")
-        leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
-        hosts = with_host(self.hosts, leaf, host.sealing_public, now_unix_s)
-        return replace(self, hosts=hosts), leaf
+        return self.certify(peer_id, host.sealing_public, secret, now_unix_s, lifetime_s=lifetime_s)
 
     def invite(
         self,

@@ -15,10 +15,11 @@ from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, 
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import LimitExceeded, MalformedObject, SecurityError
 from security.hosts import EnrolledHost
-from security.kept import KeptTenant, TicketRow
 from security.ledger import TokenRow
 from security.peer_id import PeerId, parse_peer_id
+from security.roster import KeptTenant
 from security.tenant import TenantId, TenantName
+from security.ticket import TicketRow
 from security.wire import decode
 
 VERSION = 1

@@ -1,4 +1,4 @@
-"""The hosts that an issuer has given certificates to, so that it can renew them."""
+"""The hosts that an issuer has given certificates to, and what each of them gets."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ class EnrolledHost:
         """Whether its last certificate is in force or ended not too long ago."""
         ended = self.leaf_ends_unix_s
         return ended is None or now_unix_s <= ended + RENEWAL_GRACE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a host gets. ``epochs`` are the present EPOCH objects of its tenants, to be gossiped."""
+
+    peer_id: PeerId
+    leaf: bytes
+    issuer: bytes
+    root: bytes
+    epochs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admittance:
+    """A redeemed ticket: ``answer`` goes to the joiner once the new state is stored."""
+
+    answer: bytes
+    grant: Grant
 
 
 def with_host(

@@ -13,23 +13,36 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from security.certificate import IssuerId
 from security.epoch import (
     EPOCH_NUMBER_MAX,
+    MEMBERS_MAX,
     EpochContent,
     EpochHeader,
     TenantEpoch,
     object_id_of,
 )
 from security.errors import LimitExceeded, NotAMember
-from security.kept import KeptTenant
 from security.keys import Secret, check_sealing_public
 from security.peer_id import PeerId
 from security.tenant import TenantId, TenantName
 from security.tenant_keys import SECRET_BYTES, TenantKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTenant:
+    """A tenant and the EPOCH object that its members have now, as its steward keeps them."""
+
+    content: EpochContent
+    epoch_object: bytes
+
+    def has_room(self, peer_id: PeerId) -> bool:
+        """Whether that host is on the roster, or can come on it."""
+        members = self.content.members
+        return peer_id in members or len(members) < MEMBERS_MAX
 
 
 def first_content(

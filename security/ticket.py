@@ -31,7 +31,8 @@ from security.errors import (
     SecurityError,
     UnsupportedVersion,
 )
-from security.tenant import NAME_PATTERN, TenantName
+from security.peer_id import PeerId
+from security.tenant import NAME_PATTERN, TenantId, TenantName
 from security.tenant_keys import derive
 
 PREFIX = "rhz"
@@ -154,6 +155,20 @@ def check_ticket(addresses: Sequence[str], tenants: Sequence[str]) -> None:
 def ticket_id_of(verifier: bytes) -> str:
     """The id of the ticket with this public key."""
     return hashlib.sha256(b"rhizome/ticket-id/v1\0" + verifier).digest()[:TICKET_ID_BYTES].hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRow:
+    """What is kept of a ticket: how to check it, not how to make it."""
+
+    verifier: bytes
+    tenants: tuple[TenantId, ...]
+    expires_unix_s: int
+    used_by: PeerId | None = None
+
+    @property
+    def ticket_id(self) -> str:
+        return ticket_id_of(self.verifier)
 
 
 def _unframe(text: str) -> bytes:

@@ -114,6 +114,7 @@ def make_node_config(
     home: Home, config: PeerConfig, identity: Identity, interfaces: list[Interface]
 ) -> NodeConfig:
     """What the node is told, from the settings."""
+    issues = home.read(HomeFile.AUTHORITY) is not None
     return NodeConfig(
         identity=identity,
         epochs=tuple(home.read_epochs().values()),
@@ -131,12 +132,12 @@ def make_node_config(
         isolation=None if config.engine.is_remote else config.isolation,
         allow_variants=config.allow_variants,
         drain_s=config.drain_s,
-        issuer=home if home.read(HomeFile.AUTHORITY) is not None else None,
+        issuer=home if issues else None,
         leaf_s=config.leaf_s,
         enrolment=read_enrolment(home),
         keep=partial(store_renewed, home),
         # Only the host that founded an overlay can be its only one.
-        expects_others=home.read(HomeFile.AUTHORITY) is None or bool(config.bootstrap),
+        expects_others=not issues or bool(config.bootstrap),
     )
 
 

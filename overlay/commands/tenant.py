@@ -7,7 +7,7 @@ import trio
 
 from overlay.commands.options import existing_home, home_option, json_option, print_json
 from overlay.control.client import call
-from overlay.control.tenants import (
+from overlay.control.tenant_messages import (
     AddMember,
     CreateTenant,
     ListTenants,

@@ -28,10 +28,10 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.control.revoking import revocations_of, revoke, tokens_of
-from overlay.control.rosters import reply_to
 from overlay.control.tenant_view import narrow_explain, narrow_status
+from overlay.control.tenants import reply_to
 from overlay.decisions import Explained, Outcome
-from overlay.errors import OverlayError, ProtocolError, Unavailable
+from overlay.errors import ConfigError, OverlayError, ProtocolError, Unavailable
 from overlay.issuer import IssuerDesk
 from overlay.node import Node
 from overlay.route import Route
@@ -118,6 +118,11 @@ class ControlHandler:
         secret = self._node.ports.entropy.secret
         return Steward(desk=self._desk, keys=self._node.identity.keys, secret=secret)
 
+    def _need_desk(self) -> IssuerDesk:
+        if self._desk is None:
+            raise ConfigError(NOT_AN_ISSUER)
+        return self._desk
+
     def _tenant(self, name: str) -> TenantEpoch | None:
         """The tenant that a command is about; None for all of them."""
         return self._node.principals.tenant_named(name) if name else None
@@ -133,9 +138,7 @@ class ControlHandler:
         return found
 
     def _invite(self, command: Invite) -> Reply:
-        if self._desk is None:
-            return ControlRefusal(message=NOT_AN_ISSUER)
-        ticket = self._desk.invite(command.tenants, self._enrolment, command.expires_s)
+        ticket = self._need_desk().invite(command.tenants, self._enrolment, command.expires_s)
         return InviteReply(
             ticket=ticket.to_text(),
             tenants=list(ticket.tenants),
@@ -144,12 +147,11 @@ class ControlHandler:
         )
 
     def _create_token(self, command: CreateToken) -> Reply:
-        if self._desk is None:
-            return ControlRefusal(message=NOT_AN_ISSUER)
+        desk = self._need_desk()
         if not self._http:
             return ControlRefusal(message="this peer serves no HTTP: start it with --http")
-        tenant = command.tenant or self._desk.usual_tenant()
-        token = self._desk.create_token(tenant, command.name, command.expires_s, command.scopes)
+        tenant = command.tenant or desk.usual_tenant()
+        token = desk.create_token(tenant, command.name, command.expires_s, command.scopes)
         return TokenReply(
             base_url=self._http[0] + "/v1",
             api_key=token.text,
@@ -161,14 +163,10 @@ class ControlHandler:
         )
 
     def _revoke(self, command: Revoke) -> Reply:
-        if self._desk is None:
-            return ControlRefusal(message=NOT_AN_ISSUER)
-        return revoke(self._node, self._desk, command)
+        return revoke(self._node, self._need_desk(), command)
 
     def _tokens(self) -> Reply:
-        if self._desk is None:
-            return ControlRefusal(message=NOT_AN_ISSUER)
-        return tokens_of(self._node, self._desk)
+        return tokens_of(self._node, self._need_desk())
 
 
 def status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None = None) -> StatusReply:

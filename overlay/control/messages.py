@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from overlay.control.tenants import TenantCommand, TenantReply, TenantsReply
+from overlay.control.tenant_messages import TenantCommand, TenantReply, TenantsReply
 from overlay.revocation.subject import TEXT_CHARS_MAX, SubjectKind
 from overlay.wire import read
 

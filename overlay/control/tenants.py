@@ -1,85 +1,66 @@
-"""Commands about tenants and their rosters, and the replies."""
+"""Answers the commands about tenants: what the owner may see, and what the steward does."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from overlay.control.tenant_messages import (
+    AddMember,
+    CreateTenant,
+    ListTenants,
+    RemoveMember,
+    RotateTenant,
+    TenantCommand,
+    TenantReply,
+    TenantsReply,
+)
+from overlay.errors import ConfigError
+from overlay.node import Node
+from overlay.steward import Steward
+from security.epoch import EpochContent, TenantEpoch
 
-import msgspec
-from msgspec import Meta
-
-Name = Annotated[str, Meta(max_length=256)]
-
-
-class CreateTenant(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-    tag="tenant-create",
-):
-    """A new tenant; ``empty``: without this host. ``public``: every host becomes a member."""
-
-    name: Name
-    public: bool = False
-    empty: bool = False
+NOT_THE_STEWARD = (
+    "only the issuer's host keeps rosters: run it where 'rhizome init' was run "
+    "('rhizome tenant list' works here)"
+)
 
 
-class AddMember(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tenant-add"
-):
-    """A host that was enrolled becomes a member."""
+def reply_to(
+    command: TenantCommand, node: Node, steward: Steward | None
+) -> TenantReply | TenantsReply:
+    """Does what a command says.
 
-    tenant: Name
-    peer: Name
-
-
-class RemoveMember(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tenant-remove"
-):
-    """A member is one no longer, and the tenant's epoch is a new one."""
-
-    tenant: Name
-    peer: Name
-
-
-class RotateTenant(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-    tag="tenant-rotate",
-):
-    """A new epoch; ``hard``: what is cached for the tenant is void too."""
-
-    tenant: Name
-    hard: bool = False
+    Raises:
+        ConfigError: Not on the issuer's host, or what ``Steward`` says.
+        SecurityError, StorageError: As ``Steward``.
+    """
+    if isinstance(command, ListTenants):
+        kept = [] if steward is None else steward.kept()
+        told = {content.tenant_id: told_of(content, node, kept=True) for content in kept}
+        for epoch in node.tenants:
+            told.setdefault(epoch.tenant_id, told_of(epoch, node, kept=False))
+        return TenantsReply(tenants=sorted(told.values(), key=lambda one: one.name))
+    if steward is None:
+        raise ConfigError(NOT_THE_STEWARD)
+    match command:
+        case CreateTenant():
+            content = steward.create(command.name, public=command.public, empty=command.empty)
+        case AddMember():
+            content = steward.add(command.tenant, command.peer)
+        case RemoveMember():
+            content = steward.remove(command.tenant, command.peer)
+        case RotateTenant():
+            content = steward.rotate(command.tenant, hard=command.hard)
+    return told_of(content, node, kept=True)
 
 
-class ListTenants(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tenant-list"
-):
-    """This host's tenants, and on the issuer's host all that it keeps."""
-
-
-TenantCommand = CreateTenant | AddMember | RemoveMember | RotateTenant | ListTenants
-
-
-class TenantReply(msgspec.Struct, frozen=True, kw_only=True, tag="tenant"):
-    """One tenant. ``kept``: this host's issuer is its steward. ``member``: this host belongs."""
-
-    name: str
-    tenant_id: str
-    epoch: int
-    version: int
-    public: bool
-    kept: bool
-    member: bool
-    members: list[str]
-
-
-class TenantsReply(msgspec.Struct, frozen=True, kw_only=True, tag="tenants"):
-    """Tenants by name."""
-
-    tenants: list[TenantReply]
+def told_of(tenant: EpochContent | TenantEpoch, node: Node, *, kept: bool) -> TenantReply:
+    """A tenant as this host's owner is told of it: no key is in it."""
+    return TenantReply(
+        name=tenant.name,
+        tenant_id=tenant.tenant_id,
+        epoch=tenant.epoch,
+        version=tenant.version,
+        public=tenant.public,
+        kept=kept,
+        member=node.peer_id in tenant.members,
+        members=sorted(tenant.members),
+    )

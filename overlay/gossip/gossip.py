@@ -271,11 +271,12 @@ class Gossip:
             others = self._some_of(others)
         told = encode(Repair(epochs=[data], records=[], heads=[], frames=[])) if others else b""
         effects += [Send(peer_id, told) for peer_id in others]
-        self.reader.sync(self.epochs, self.origins)
         if taken.epoch is not None:
             effects.append(EpochLearned(taken.epoch))
         if taken.lost is not None:
             effects.append(EpochLost(taken.lost))
+        if taken.epoch is not None or taken.lost is not None:
+            self.reader.sync(self.epochs, self.origins)
         return effects
 
     def on_message(

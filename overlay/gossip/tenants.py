@@ -147,7 +147,7 @@ class Epochs:
 
     def lacks(self, theirs: list[KnownEpoch]) -> bool:
         """Whether somebody who knows ``theirs`` has an object that is newer or new."""
-        have = _numbers(self.known())
+        have = {place: (h.epoch, h.version) for place, (h, _) in self._carried.items()}
         return any(numbers > have.get(place, (0, 0)) for place, numbers in _numbers(theirs).items())
 
     def hear(self, theirs: list[KnownEpoch]) -> None:

@@ -97,6 +97,10 @@ class RevocationKeeper:
         """What is revoked."""
         return self.exchange.known
 
+    def revokes(self, id_: str) -> bool:
+        """Whether a peer, token, ticket or issuer of this id is revoked."""
+        return self.exchange.known.revokes(id_)
+
     async def run(
         self, peers: Peers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

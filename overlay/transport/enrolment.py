@@ -98,7 +98,7 @@ async def serve_enrolment(
 
     def present_context() -> ssl.SSLContext:
         nonlocal shown, context
-        if (now := credentials()) is not shown:
+        if (now := credentials()) != shown:
             shown, context = now, accepting_context(now, JOIN_ALPN, mutual=False)
         return context
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from chaos.world import Host, World
 from overlay.home import Home, HomeFile
 from overlay.identity import store_identity
-from security.authority import Authority, Grant
+from security.authority import Authority
 from security.authority_state import authority_to_bytes
+from security.hosts import Grant
 
 
 def issuer_home(

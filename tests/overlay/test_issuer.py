@@ -202,7 +202,7 @@ def test_a_public_tenant_that_is_full_keeps_nobody_from_joining(
     steward.create("open", public=True, empty=False)
     assert issuing.admitted(issuing.desk.invite(["a"], [HERE], 60)) == ["a", "open"]
     assert not caplog.records
-    for place in ("security.kept", "security.epoch"):
+    for place in ("security.roster", "security.epoch"):
         monkeypatch.setattr(f"{place}.MEMBERS_MAX", 2)
     issuing.epochs.clear()
     steward.create("room", public=False, empty=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from security.authority import Admittance, Authority
+from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.enrolment import (
     ANSWER_BYTES_MAX,
@@ -36,6 +36,7 @@ from security.errors import (
     UntrustedIssuer,
     WrongOverlay,
 )
+from security.hosts import Admittance
 from security.keys import HostKeys
 from security.revocation import RevocationSet, make_revocation, open_revocation
 from security.signed import Kind, sign_as_peer, verify_peer

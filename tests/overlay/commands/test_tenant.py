@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from overlay.control.rosters import NOT_THE_STEWARD
+from overlay.control.tenants import NOT_THE_STEWARD
 from tests.overlay.commands.terminal import PeerProcess, rhizome, running_peer, until
 
 STRANGER = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"

@@ -21,7 +21,7 @@ END_SLACK_S = 0.05
 """Past a certificate's last second, when the connections that stand on it are judged."""
 
 
-class Standing:
+class CertificateWatch:
     """Judges open connections again: at the end of a certificate, and every minute.
 
     In place of a certificate that has ended while the connection was open, the peer may have shown
