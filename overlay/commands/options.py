@@ -34,6 +34,16 @@ def json_option(command: F) -> F:
     )(command)
 
 
+def reason_option(command: F) -> F:
+    """Adds ``--reason`` of a revocation; the command gets ``reason: str``."""
+    return click.option(
+        "--reason",
+        default="",
+        metavar="TEXT",
+        help="For people; every peer of the overlay can read it.",
+    )(command)
+
+
 def tenant_option(text: str) -> Callable[[F], F]:
     """Adds ``--tenant``; the command gets ``tenant: str``, empty where none was named."""
     return click.option("--tenant", default="", metavar="NAME", help=text)

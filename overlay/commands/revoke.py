@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 import click
 import trio
 
-from overlay.commands.options import existing_home, home_option, json_option, print_json
+from overlay.commands.options import (
+    existing_home,
+    home_option,
+    json_option,
+    print_json,
+    reason_option,
+)
 from overlay.control.client import call
 from overlay.control.messages import ListRevocations, RevocationsReply, Revoke, RevokeReply
 from overlay.revocation.subject import SubjectKind
@@ -22,12 +28,7 @@ from overlay.revocation.subject import SubjectKind
     type=click.Choice([kind.value for kind in SubjectKind]),
     help="What SUBJECT is, where this host does not know it.",
 )
-@click.option(
-    "--reason",
-    default="",
-    metavar="TEXT",
-    help="For people; every peer of the overlay can read it.",
-)
+@reason_option
 @click.option("--yes", is_flag=True, help="Also this host itself, or an issuer.")
 @home_option
 @json_option

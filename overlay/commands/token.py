@@ -13,6 +13,7 @@ from overlay.commands.options import (
     home_option,
     json_option,
     print_json,
+    reason_option,
     tenant_option,
 )
 from overlay.commands.revoke import revoke as revoke_subject
@@ -109,12 +110,7 @@ def list_(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
 
 @command.command("revoke")
 @click.argument("token")
-@click.option(
-    "--reason",
-    default="",
-    metavar="TEXT",
-    help="For people; every peer of the overlay can read it.",
-)
+@reason_option
 @home_option
 @json_option
 def revoke(token: str, reason: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's

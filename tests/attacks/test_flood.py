@@ -169,13 +169,21 @@ async def test_rapid_reset() -> None:
         await victim.settle()
 
 
-@pytest.mark.parametrize("kind", ["ping", "unknown stream", "refused stream"])
+UNREAD = "the far side asks and does not read the answers"
+ENDS = {"ping": UNREAD, "refused stream": UNREAD, "end of nothing": "an END frame inside a message"}
+"""Why the connection ends, by what is asked; the last breaks a rule at once."""
+
+
+@pytest.mark.parametrize("kind", ENDS)
 @simulated
 async def test_questions_whose_answers_are_not_read(kind: str) -> None:
     """Answers that nobody takes are bounded; then the connection ends."""
     async with honest_overlay() as victim:
         own, host = host_of(victim), victim.honest[0]
         async with victim.unharmed(by=own.peer_id), own.raw(host) as channel:
+            await until(lambda: own.peer_id in host.running.peers.up())
+            connection = host.running.peers.connection(own.peer_id)
+            assert connection is not None
             with suppress(*ENDED), trio.move_on_after(30):
                 for number in range(1, 200_000, 1000):
                     many = range(number, number + 1000)
@@ -187,6 +195,7 @@ async def test_questions_whose_answers_are_not_read(kind: str) -> None:
                         data = frame.encode(frame.END, 0, 1) * 1000
                     await channel.send_all(data)
             await until(lambda: own.peer_id not in host.running.peers.up())
+            assert connection.closed == ENDS[kind]
 
 
 @simulated
