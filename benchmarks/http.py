@@ -27,7 +27,7 @@ from inference.request import FinishReason
 from overlay.http.app import make_app
 from overlay.http.connection import App, Message
 from overlay.http.server import serve_http
-from overlay.quotas import Allowance, QuotaLimits, Quotas
+from overlay.quotas import Quota, QuotaLimits, Quotas
 from overlay.request import (
     AnswerEvent,
     Delta,
@@ -127,7 +127,7 @@ class InstantFront:
         return None
 
 
-PLENTY = Allowance(requests_per_min=10**9, prompt_tokens_per_min=10**12, concurrent=10**6)
+PLENTY = Quota(requests_per_min=10**9, prompt_tokens_per_min=10**12, concurrent=10**6)
 APPS: dict[str, Callable[[], App]] = {
     "empty": lambda: empty,
     "openai": lambda: make_app(InstantFront(QuotaLimits())),

@@ -49,7 +49,7 @@ BUSY_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
+class Quota:
     """What one token, or one tenant, may use. 0 stands for no limit."""
 
     requests_per_min: float = 0.0
@@ -61,8 +61,8 @@ class Allowance:
 class QuotaLimits:
     """What every token and every tenant may use at one peer."""
 
-    token: Allowance = Allowance()
-    tenant: Allowance = Allowance()
+    token: Quota = Quota()
+    tenant: Quota = Quota()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +101,10 @@ class Account:
 
     __slots__ = ("_concurrent", "prompt_tokens", "requests", "running")
 
-    def __init__(self, allowance: Allowance) -> None:
-        self.requests = Meter(allowance.requests_per_min)
-        self.prompt_tokens = Meter(allowance.prompt_tokens_per_min)
-        self._concurrent = allowance.concurrent
+    def __init__(self, quota: Quota) -> None:
+        self.requests = Meter(quota.requests_per_min)
+        self.prompt_tokens = Meter(quota.prompt_tokens_per_min)
+        self._concurrent = quota.concurrent
         self.running = 0
 
     def is_fresh(self, now_s: float) -> bool:

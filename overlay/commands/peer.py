@@ -34,7 +34,7 @@ from overlay.logs import configure_logging
 from overlay.node import NodeConfig, run
 from overlay.parent import watch_parent
 from overlay.ports import Engine, Ports
-from overlay.quotas import Allowance, QuotaLimits
+from overlay.quotas import Quota, QuotaLimits
 from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import TlsEnrolment
@@ -144,12 +144,12 @@ def make_node_config(
 def quota_limits(config: PeerConfig) -> QuotaLimits:
     """What one token and one tenant may use here, from the settings."""
     return QuotaLimits(
-        token=Allowance(
+        token=Quota(
             requests_per_min=config.token_requests_per_min,
             prompt_tokens_per_min=config.token_prompt_tokens_per_min,
             concurrent=config.token_concurrent,
         ),
-        tenant=Allowance(
+        tenant=Quota(
             requests_per_min=config.tenant_requests_per_min,
             prompt_tokens_per_min=config.tenant_prompt_tokens_per_min,
             concurrent=config.tenant_concurrent,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chaos.entropy import SeededEntropy
 from overlay.client.messages import PROTOCOL, Ask, Refusal, Reply, decode_reply, encode
-from overlay.quotas import Allowance, QuotaLimits, Quotas
+from overlay.quotas import Quota, QuotaLimits, Quotas
 from overlay.request import Scope
 from overlay.transport.connection import Connection
 from security.certificate import IssuerKey
@@ -244,7 +244,7 @@ async def test_a_token_that_asks_without_end() -> None:
     """It has its rate and no more; the other tokens, of its own tenant too, are served on."""
     async with faced_overlay() as face, face.victim.unharmed():
         node = face.victim.nodes[0]
-        limits = QuotaLimits(token=Allowance(requests_per_min=12.0))
+        limits = QuotaLimits(token=Quota(requests_per_min=12.0))
         node.quotas = Quotas(limits, node.ports.clock, serves=lambda _: True)
         greedy, modest = face.token(), face.token(name="another")
         answers = [await face.chat(greedy) for _ in range(8)]

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from overlay.errors import RequestError
 from overlay.principals import OWNER
-from overlay.quotas import BURST_S, TENANTS_MAX, TOKENS_MAX, Allowance, QuotaLimits, Quotas
+from overlay.quotas import BURST_S, TENANTS_MAX, TOKENS_MAX, Quota, QuotaLimits, Quotas
 from overlay.request import Principal, Scope
 from security.tenant import TenantId
 
@@ -73,8 +73,8 @@ class Desk:
         return True
 
 
-def of_token(**allowance: float) -> QuotaLimits:
-    return QuotaLimits(token=Allowance(**allowance))  # type: ignore[arg-type]  # by name
+def of_token(**quota: float) -> QuotaLimits:
+    return QuotaLimits(token=Quota(**quota))  # type: ignore[arg-type]  # by name
 
 
 def test_requests_over_the_rate_are_refused_until_the_time_that_is_told() -> None:
@@ -114,14 +114,14 @@ def test_requests_at_once_are_bounded_and_come_back_whatever_ended_them() -> Non
 
 
 def test_a_tenants_tokens_share_its_limit_and_other_tenants_have_their_own() -> None:
-    desk = Desk(QuotaLimits(tenant=Allowance(concurrent=2)))
+    desk = Desk(QuotaLimits(tenant=Quota(concurrent=2)))
     assert [desk.begins(who(f"t{number}")) for number in range(3)] == [True, True, False]
     assert desk.begins(who("t0", "b"))
     assert desk.quotas.refused == {"tenant_concurrent": 1}
 
 
 def test_a_refusal_counts_nowhere() -> None:
-    desk = Desk(QuotaLimits(token=Allowance(concurrent=1), tenant=Allowance(requests_per_min=60)))
+    desk = Desk(QuotaLimits(token=Quota(concurrent=1), tenant=Quota(requests_per_min=60)))
     assert desk.begins(who())
     assert not any(desk.begins(who()) for _ in range(50))
     others = sum(desk.asks(who(f"t{number}")) for number in range(50))

@@ -36,7 +36,7 @@ from overlay.identity import load_identity
 from overlay.issuer import found_overlay
 from overlay.node import NodeConfig, run
 from overlay.ports import SecureChannel
-from overlay.quotas import Allowance, QuotaLimits
+from overlay.quotas import Quota, QuotaLimits
 from overlay.request import Delta, Finished, Scope, Started
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.connection import Connection, Handler
@@ -137,7 +137,7 @@ def test_a_client_over_its_limits_is_told_when_to_try_again() -> None:
         async with client_of(world, host, token_of(world)) as client:
             assert await client.chat(CHAT, max_tokens=2).text()
 
-    few = QuotaLimits(token=Allowance(prompt_tokens_per_min=600))
+    few = QuotaLimits(token=Quota(prompt_tokens_per_min=600))
     scenario(body, quotas=few)
 
 

@@ -16,7 +16,7 @@ from inference.request import ChatPrompt, TextPrompt
 from overlay.errors import RequestError
 from overlay.http.app import make_app
 from overlay.http.limits import HttpLimits
-from overlay.quotas import Allowance, QuotaLimits
+from overlay.quotas import Quota, QuotaLimits
 from overlay.request import Delta
 from tests.overlay.http.fronts import (
     FINISHED,
@@ -528,7 +528,7 @@ class TestOtherPaths:
 
 class TestLimits:
     async def test_a_request_over_the_limit_is_429_and_its_body_is_not_looked_at(self) -> None:
-        front = MadeUpFront(quotas=QuotaLimits(token=Allowance(requests_per_min=6)))
+        front = MadeUpFront(quotas=QuotaLimits(token=Quota(requests_per_min=6)))
         async with connected(make_app(front)) as client:
             assert [(await client.ask(asking(CHAT))).status for _ in range(2)] == [200, 200]
             for body in (CHAT, b"{" * 1000):
@@ -545,7 +545,7 @@ class TestLimits:
         self, stream: bool, autojump_clock: MockClock
     ) -> None:
         ingress = ScriptedIngress((STARTED, 5.0, *said("a")[1:]))
-        front = MadeUpFront(ingress=ingress, quotas=QuotaLimits(token=Allowance(concurrent=1)))
+        front = MadeUpFront(ingress=ingress, quotas=QuotaLimits(token=Quota(concurrent=1)))
         app = make_app(front)
         async with connected(app) as first, connected(app) as second:
             await first.send(asking({**CHAT, "stream": stream}))
