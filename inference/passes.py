@@ -18,8 +18,8 @@ from typing import Protocol
 
 import torch
 
-from inference.broken import kind_and_place
 from inference.errors import EngineFailed
+from inference.failure import kind_and_place
 from inference.hardware import is_device_fault, is_out_of_memory
 from inference.step import Rows
 

@@ -23,10 +23,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from inference.broken import kind_and_place
 from inference.core import EngineCore, StepResult
 from inference.errors import EngineFailed, InferenceError, InvalidRequest
 from inference.events import CacheEvent, Cleared
+from inference.failure import kind_and_place
 from inference.request import (
     Capabilities,
     EngineLoad,
