@@ -27,6 +27,7 @@ from inference.fairness import ANSWER_WEIGHT, FairQueue, has_room
 from inference.generation import LOOKAHEAD_TOKENS, Generation
 from inference.request import Namespace
 from inference.step import CHUNK_TOKENS, Rows
+from inference.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,7 @@ class ContinuousBatch:
         self._context_tokens = context_tokens
         self._reuse = reuse
         self._queue: FairQueue[Generation] = FairQueue()
-        self._turns: dict[Namespace, int] = {}
-        self._steps = 0
+        self._turns = Turns()
         self.running: list[Generation] = []
         self.preempted: list[Generation] = []
         self.preemptions = 0
@@ -202,12 +202,8 @@ class ContinuousBatch:
         return plan
 
     def _chunks(self) -> list[tuple[Generation, Rows]]:
-        self._steps += 1
         waiting = [each for each in self.running if not each.decoding]
-        namespaces = {each.namespace for each in waiting}
-        self._turns = {each: turn for each, turn in self._turns.items() if each in namespaces}
-        # Sorting is stable: within a tenant they stay in the order in which they started.
-        waiting.sort(key=lambda each: self._turns.get(each.namespace, 0))
+        self._turns.order(waiting, lambda each: each.namespace)
         chunks: list[tuple[Generation, Rows]] = []
         left = CHUNK_TOKENS
         for generation in waiting:
@@ -216,7 +212,7 @@ class ContinuousBatch:
                 break
             left -= len(rows.token_ids)
             chunks.append((generation, rows))
-            self._turns[generation.namespace] = self._steps
+            self._turns.served(generation.namespace)
         return chunks
 
     def _start(self, generation: Generation) -> bool:

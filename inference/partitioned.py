@@ -26,6 +26,7 @@ from inference.generation import Generation
 from inference.partitions import Partitions
 from inference.request import Namespace
 from inference.step import CHUNK_TOKENS, Rows
+from inference.turns import Turns
 
 
 class PartitionedBatch:
@@ -56,8 +57,7 @@ class PartitionedBatch:
         self._tenants = cache.tenants
         self._queues: dict[Namespace, deque[Generation]] = {}
         self._runs: list[ColdRun] = []
-        self._turns: dict[Namespace, int] = {}
-        self._steps = 0
+        self._turns = Turns()
 
     @property
     def running(self) -> list[Generation]:
@@ -188,11 +188,7 @@ class PartitionedBatch:
         return plan
 
     def _chunks(self, waiting: list[ColdRun]) -> Iterator[tuple[Generation, Rows]]:
-        self._steps += 1
-        namespaces = {run.generation.namespace for run in waiting}
-        self._turns = {each: turn for each, turn in self._turns.items() if each in namespaces}
-        # Sorting is stable: within a tenant they stay in the order in which they started.
-        waiting.sort(key=lambda run: self._turns.get(run.generation.namespace, 0))
+        self._turns.order(waiting, lambda run: run.generation.namespace)
         left = CHUNK_TOKENS
         for run in waiting:
             left -= run.chunk()
@@ -200,7 +196,7 @@ class PartitionedBatch:
                 return
             for rows in run.next_chunk(self._part_of(run), reuse=self._reuse):
                 yield run.generation, rows
-            self._turns[run.generation.namespace] = self._steps
+            self._turns.served(run.generation.namespace)
 
     def _part_of(self, run: ColdRun) -> PrefixCache:
         return self._cache.part(run.generation.namespace)
