@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from typing import NewType, Protocol
 
 from inference.request import FinishReason, Prompt
+from overlay.ports import Entropy
 from security.peer_id import PeerId
 from security.tenant import TenantId
 
 RequestId = NewType("RequestId", str)
-"""32 hex digits, drawn by the ingress; also the idempotency id of a forward."""
+"""32 hex digits, drawn by the face that takes the request; also the idempotency id of a forward."""
+
+
+def new_request_id(entropy: Entropy) -> RequestId:
+    """A new request's id."""
+    return RequestId(entropy.secret(16).hex())
 
 
 class Scope(enum.Enum):

@@ -21,6 +21,7 @@ from overlay.request import (
     Scope,
     Started,
     Submission,
+    new_request_id,
 )
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
@@ -50,7 +51,7 @@ class ClientHandler:
     async def __call__(self, connection: Connection, stream: Stream) -> None:  # noqa: ARG002 - a handler
         """Answers one ask; the client's reset cancels it wherever it runs."""
         ask = decode_ask(stream.body)
-        request_id = RequestId(self._entropy.secret(16).hex())
+        request_id = new_request_id(self._entropy)
         try:
             if self._draining():
                 raise draining()

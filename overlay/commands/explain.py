@@ -16,6 +16,7 @@ from overlay.commands.options import (
 )
 from overlay.control.client import call
 from overlay.control.messages import CandidateReply, Explain, ExplainReply, RouteReply
+from overlay.http.openai import request_id_of
 
 COLUMNS = (
     "",
@@ -48,9 +49,7 @@ def command(request_id: str, tenant: str, home: str | None, as_json: bool) -> No
     \b
     Example: rhizome explain 5f0c6a7d2e3b4c1d8e9fa0b1c2d3e4f5
     """  # noqa: D301 - click's mark
-    # The id in an answer's body is the request's with OpenAI's prefix.
-    bare = request_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
-    wanted = Explain(request_id=bare, tenant=tenant)
+    wanted = Explain(request_id=request_id_of(request_id), tenant=tenant)
     reply = trio.run(call, existing_home(home), wanted, ExplainReply)
     if as_json:
         print_json(reply)

@@ -18,7 +18,7 @@ from starlette.types import Scope as AsgiScope
 from overlay.body import parse_chat, parse_completion
 from overlay.errors import RequestError
 from overlay.http.front import Front
-from overlay.http.openai import Json, Shape, error_of, model_of, models_of
+from overlay.http.openai import Json, Shape, error_of, model_of, models_of, request_id_of
 from overlay.http.refusal import CHAT_PATH, COMPLETION_PATH, REQUEST_ID
 from overlay.logs import about_request
 from overlay.principals import need
@@ -31,6 +31,7 @@ from overlay.request import (
     Scope,
     Started,
     Submission,
+    new_request_id,
 )
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class _Face:
         """Draws the request's id, and turns refusals and failures into OpenAI's form."""
 
         async def serve(request: Request) -> Response:
-            request_id = self._new_id()
+            request_id = new_request_id(self._front.entropy)
             try:
                 response = await endpoint(request, request_id)
             except RequestError as error:
@@ -107,11 +108,8 @@ class _Face:
             code, message = "not_found", f"{request.method} {path} is not served here: {SERVED}"
         response = refusal(RequestError(message, code=code, status=error.status_code))
         response.headers.update(error.headers or {})
-        response.headers[REQUEST_ID] = self._new_id()
+        response.headers[REQUEST_ID] = new_request_id(self._front.entropy)
         return response
-
-    def _new_id(self) -> RequestId:
-        return RequestId(self._front.entropy.secret(16).hex())
 
     # -- endpoints
 
@@ -148,7 +146,7 @@ class _Face:
 
     async def explain(self, request: Request, request_id: RequestId) -> Response:  # noqa: ARG002 - an endpoint
         viewer = self._principal(request, Scope.STATUS, Scope.ADMIN)
-        named = request.path_params.get("id", "").removeprefix("chatcmpl-").removeprefix("cmpl-")
+        named = request_id_of(request.path_params.get("id", ""))
         found = self._front.explain(viewer, named)
         if found is None:
             raise RequestError(

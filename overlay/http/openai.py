@@ -15,6 +15,16 @@ Json = dict[str, Any]
 """JSON objects hold values of every type."""
 
 
+ANSWER_PREFIX = "cmpl-"
+CHAT_PREFIX = "chatcmpl-"
+"""The id in an answer's body is the request's behind one of these."""
+
+
+def request_id_of(answer_id: str) -> str:
+    """The request's id in the id that a client was shown, with OpenAI's prefix or without."""
+    return answer_id.removeprefix(CHAT_PREFIX).removeprefix(ANSWER_PREFIX)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """One answer's constant parts. ``created_unix_s`` is whole seconds.
@@ -30,7 +40,7 @@ class Shape:
 
     @property
     def _id(self) -> str:
-        return ("chatcmpl-" if self.chat else "cmpl-") + self.request_id
+        return (CHAT_PREFIX if self.chat else ANSWER_PREFIX) + self.request_id
 
     def whole(self, text: str, finished: Finished) -> Json:
         """The answer in one piece."""

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from overlay.errors import RequestError
 from overlay.http.openai import error_of
 from overlay.ports import Clock, Entropy
-from overlay.request import RequestId
+from overlay.request import RequestId, new_request_id
 
 REQUEST_ID = "x-request-id"
 
@@ -36,7 +36,7 @@ class Stamp:
 
     def request_id(self) -> RequestId:
         """A new request's id."""
-        return RequestId(self._entropy.secret(16).hex())
+        return new_request_id(self._entropy)
 
 
 class Refused(Exception):
