@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: ``30s``, ``500ms``, ``1GiB``.
+"""Durations, sizes and moments as people write them: ``30s``, ``500ms``, ``1GiB``.
 
 A bare number is refused except 0: ``drain = 30`` leaves the reader guessing, ``30s`` does not.
 """
@@ -6,6 +6,7 @@ A bare number is refused except 0: ``drain = 30`` leaves the reader guessing, ``
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from fractions import Fraction
 
 from overlay.errors import ConfigError
@@ -74,6 +75,11 @@ def show_size(size_bytes: int) -> str:
         if size_bytes >= BYTES_PER[unit] and size_bytes % BYTES_PER[unit] == 0:
             return f"{size_bytes // BYTES_PER[unit]}{unit}"
     return f"{size_bytes}B"
+
+
+def show_time(unix_s: float) -> str:
+    """A moment as people read it, to the minute: ``2026-03-01 09:30 UTC``."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _split(text: str, expected: str) -> tuple[str, str]:

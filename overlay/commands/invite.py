@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 import trio
 
@@ -16,6 +14,7 @@ from overlay.commands.options import (
 )
 from overlay.control.client import call
 from overlay.control.messages import Invite, InviteReply
+from overlay.units import show_time
 
 
 @click.command("invite")
@@ -46,10 +45,9 @@ def command(tenants: tuple[str, ...], expires: str, home: str | None, as_json: b
     if as_json:
         print_json(reply)
         return
-    until = datetime.fromtimestamp(reply.expires_unix_s, UTC)
     click.echo(reply.ticket)
     click.echo(
-        f"# good for one host until {until:%Y-%m-%d %H:%M} UTC, "
+        f"# good for one host until {show_time(reply.expires_unix_s)}, "
         f"tenants: {', '.join(reply.tenants)}\n"
         "# on the other host: rhizome join TICKET && rhizome peer\n"
         f"# withdraw it with: rhizome revoke {reply.ticket_id}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 import trio
 
@@ -17,6 +15,7 @@ from overlay.commands.options import (
 from overlay.control.client import call
 from overlay.control.messages import ListRevocations, RevocationsReply, Revoke, RevokeReply
 from overlay.revocation.subject import SubjectKind
+from overlay.units import show_time
 
 
 @click.command("revoke")
@@ -67,8 +66,7 @@ def show(reply: RevocationsReply, as_json: bool) -> None:  # noqa: FBT001 - of o
         print_json(reply)
         return
     for each in reply.revocations:
-        since = datetime.fromtimestamp(each.since_unix_s, UTC)
-        click.echo(f"{since:%Y-%m-%d %H:%M}  {each.id}  {each.reason}".rstrip())
+        click.echo(f"{show_time(each.since_unix_s)}  {each.id}  {each.reason}".rstrip())
     if reply.total > len(reply.revocations):
         click.echo(f"and {reply.total - len(reply.revocations)} more", err=True)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 import trio
 
@@ -22,6 +20,7 @@ from overlay.control.client import call
 from overlay.control.messages import CreateToken, ListTokens, TokenReply, TokensReply, TokenStatus
 from overlay.request import Scope
 from overlay.revocation.subject import SubjectKind
+from overlay.units import show_time
 
 COLUMNS = ("id", "tenant", "name", "made", "good until")
 
@@ -78,12 +77,11 @@ def create(
     if as_json:
         print_json(reply)
         return
-    until = datetime.fromtimestamp(reply.expires_unix_s, UTC)
     click.echo(f"base URL  {reply.base_url}")
     click.echo(f"API key   {reply.api_key}")
     click.echo(
-        f"# tenant {reply.tenant}, good until {until:%Y-%m-%d}, for {', '.join(reply.scopes)}; "
-        "it is not shown again\n"
+        f"# tenant {reply.tenant}, good until {show_time(reply.expires_unix_s)}, "
+        f"for {', '.join(reply.scopes)}; it is not shown again\n"
         f"# withdraw it with: rhizome token revoke {reply.token_id}",
         err=True,
     )
@@ -124,7 +122,5 @@ def revoke(token: str, reason: str, home: str | None, as_json: bool) -> None:  #
 
 
 def _cells(token: TokenStatus) -> tuple[str, ...]:
-    made = datetime.fromtimestamp(token.issued_unix_s, UTC)
-    until = datetime.fromtimestamp(token.expires_unix_s, UTC)
-    good = "revoked" if token.revoked else f"{until:%Y-%m-%d %H:%M}"
-    return token.token_id, token.tenant, token.name, f"{made:%Y-%m-%d %H:%M}", good
+    good = "revoked" if token.revoked else show_time(token.expires_unix_s)
+    return token.token_id, token.tenant, token.name, show_time(token.issued_unix_s), good

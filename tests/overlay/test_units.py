@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.errors import ConfigError
-from overlay.units import parse_duration, parse_size, show_duration, show_size
+from overlay.units import parse_duration, parse_size, show_duration, show_size, show_time
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,7 @@ def test_shown_values_are_short() -> None:
         "1h",
     ]
     assert [show_size(b) for b in (1 << 30, 3 << 20, 1000)] == ["1GiB", "3MiB", "1000B"]
+
+
+def test_a_moment_is_shown_to_the_minute_and_not_in_this_hosts_zone() -> None:
+    assert show_time(1_772_357_459.9) == "2026-03-01 09:30 UTC"
