@@ -17,7 +17,7 @@ from overlay.audit.statistics import Separation, separation
 from overlay.choices import Isolation
 from overlay.client import PeerClient
 from overlay.demo.cluster import Cluster, running_cluster
-from overlay.demo.run import torch_writes_to
+from overlay.demo.run import ENGINE_FLAGS, Say, torch_writes_to
 from overlay.errors import PeerGone
 from overlay.request import Delta, Finished
 
@@ -28,11 +28,6 @@ SAMPLES_SHOWN_PART = 4
 
 WITHIN_MIN = 0.9
 ACROSS_RANGE = (0.40, 0.60)
-
-ENGINE_FLAGS = ("--threads", "1", "--dtype", "float32", "--device", "cpu")
-
-Say = Callable[[str, int, int], None]
-"""What is under way, how many samples are done, out of how many."""
 
 Found = Callable[[str, Separation], None]
 """What an attack has found, as soon as it has."""
