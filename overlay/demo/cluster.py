@@ -92,9 +92,14 @@ class Cluster:
             await self.ready(peer)
         await self.met()
 
-    async def start_peer(self, peer: PeerProcess, *flags: str) -> None:
-        """Starts one process; its log goes beside its state folder."""
-        words = ("-m", "overlay", "peer", "--home", str(peer.home), "--with-parent", *ON_LOOPBACK)
+    async def start_peer(
+        self, peer: PeerProcess, *flags: str, program: Sequence[str] = ("-m", "overlay")
+    ) -> None:
+        """Starts one process; its log goes beside its state folder.
+
+        ``program`` stands for ``rhizome``: what the interpreter runs.
+        """
+        words = (*program, "peer", "--home", str(peer.home), "--with-parent", *ON_LOOPBACK)
         with peer.log.open("ab") as log:
             peer.process = await trio.lowlevel.open_process(
                 [sys.executable, *words, *flags],

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import trio
 from overlay.client import PeerClient
 from overlay.control.client import call
 from overlay.control.messages import CreateToken, Invite, InviteReply, TokenReply
-from overlay.demo.cluster import ON_LOOPBACK, Cluster, PeerProcess, running_cluster
+from overlay.demo.cluster import Cluster, PeerProcess, running_cluster
 from overlay.errors import OverlayError, RequestError
 from overlay.home import Home
 from tests.overlay.http.world import Answer, Client, Hung
@@ -80,21 +78,6 @@ class Asker:
             *headers,
         ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-async def start_breaking(peer: PeerProcess) -> None:
-    """As ``Cluster.start_peer``, with an engine that breaks when it is told to."""
-    script = str(Path(breaking_peer.__file__))
-    words = ("peer", "--home", str(peer.home), "--with-parent", *ON_LOOPBACK, *TOY, "--log", "json")
-    with peer.log.open("ab") as log:
-        peer.process = await trio.lowlevel.open_process(
-            [sys.executable, script, *words],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    peer.pids.append(peer.process.pid)
 
 
 async def token_for(issuer: PeerProcess, tenant: str) -> str:
@@ -242,7 +225,7 @@ async def test_no_secret_of_a_tenant_leaves_it(
         anna, bert, cleo = cluster.peers
         await cluster.start_peer(anna, "--engine", "none", *PATIENT)
         await cluster.ready(anna)
-        await start_breaking(bert)
+        await cluster.start_peer(bert, *TOY, "--log", "json", program=[breaking_peer.__file__])
         await cluster.start_peer(cleo, *TOY)
         for peer in (bert, cleo):
             await cluster.ready(peer)
