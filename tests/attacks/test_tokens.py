@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import jwt
 import msgspec
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -156,18 +155,18 @@ async def test_tokens_that_no_issuer_has_made() -> None:
                 assert (await face.chat(forger.good)).status == 200
 
 
-@pytest.mark.parametrize("name", FORGED)
 @simulated
-async def test_a_forged_token_on_the_overlay_port(name: str) -> None:
-    """The same tokens in a client's ask."""
+async def test_a_forged_token_on_the_overlay_port() -> None:
+    """The same tokens, each in a client's ask beside the good one."""
     async with honest_overlay() as victim:
         forger = TokenForger(Face(victim, 0))
         stranger = Stranger(victim)
         async with victim.unharmed(), stranger.connected(victim.honest[0]) as connection:
-            refused = await ask(connection, FORGED[name](forger))
-            assert isinstance(refused, Refusal)
-            assert (refused.status, refused.code) == (401, "invalid_api_key")
-            assert not isinstance(await ask(connection, forger.good), Refusal)
+            for make in FORGED.values():
+                refused = await ask(connection, make(forger))
+                assert isinstance(refused, Refusal)
+                assert (refused.status, refused.code) == (401, "invalid_api_key")
+                assert not isinstance(await ask(connection, forger.good), Refusal)
 
 
 async def ask(connection: Connection, credential: str) -> Reply:
@@ -198,16 +197,16 @@ async def test_a_revoked_token() -> None:
             await is_401(face, token)
 
 
-@pytest.mark.parametrize("field", ["tenant", "tenant_id", "user", "cache_salt", "namespace"])
-async def test_another_tenant_in_the_body(field: str) -> None:
+async def test_another_tenant_in_the_body() -> None:
     """The tenant is the token's, whatever the body says; most bodies that say so are refused."""
     async with faced_overlay() as face:
         victim = face.victim
         async with victim.unharmed():
-            for name in (ALPHA, victim.tenant(ALPHA)):
-                answer = await face.chat(face.token(), **{field: name})
-                assert answer.status in {200, 400}
-                assert name.encode() not in answer.body
+            for field in ("tenant", "tenant_id", "user", "cache_salt", "namespace"):
+                for name in (ALPHA, victim.tenant(ALPHA)):
+                    answer = await face.chat(face.token(), **{field: name})
+                    assert answer.status in {200, 400}
+                    assert name.encode() not in answer.body
 
 
 async def test_a_token_that_may_not_infer() -> None:
