@@ -1,11 +1,11 @@
-"""Runs the attacks on real peers of this host, one after the other, and judges them."""
+"""Runs the attacks on real peers of this host, and judges them."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,9 @@ from overlay.demo.cluster import Cluster, running_cluster
 from overlay.demo.run import ENGINE_FLAGS, Say, torch_writes_to
 from overlay.errors import PeerGone
 from overlay.request import Delta, Finished
+
+HOSTS = ("audited", "audited-beside")
+"""Two, one for each core: the attacks of one would take three quarters of an hour."""
 
 SAMPLES = 400
 SAMPLES_QUICK = 60
@@ -77,28 +80,65 @@ class SideChannels:
 
 
 async def run_side_channels(*, seed: int, samples: int, say: Say, found: Found) -> SideChannels:
-    """Runs every attack; peers and their files are gone afterwards.
+    """Runs every attack, on two hosts beside each other; they and their files are gone afterwards.
 
     Raises:
-        OverlayError: When a peer cannot be started or ends, or a request fails.
+        OverlayError: When a peer cannot be started or ends, or a request fails; perhaps in a group.
     """
     began_s = trio.current_time()
     folder = Path(tempfile.mkdtemp(prefix="rhizome-audit-"))
     try:
         with torch_writes_to(folder):
-            async with running_cluster(folder, ("audited",), (VICTIM, ATTACKER)) as cluster:
-                say("a host is set up", 0, 1)
-                await cluster.create(*ENGINE_FLAGS)
-                audit = Audit(cluster, seed=seed, samples=samples, say=say, found=found)
-                result = await audit.run()
+            say("hosts are set up", 0, 1)
+            async with AsyncExitStack() as stack:
+                audits = []
+                for name in HOSTS:
+                    cluster = await stack.enter_async_context(
+                        running_cluster(folder, (name,), (VICTIM, ATTACKER))
+                    )
+                    await cluster.create(*ENGINE_FLAGS)
+                    audits.append(Audit(cluster, seed=seed, samples=samples, say=say, found=found))
+                say("hosts are set up", 1, 1)
+                result = await run_beside(*audits, seed=seed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     result.took_s = trio.current_time() - began_s
     return result
 
 
+async def run_beside(first: Audit, second: Audit, *, seed: int) -> SideChannels:
+    """Shares the attacks out between two hosts, so that both take about as long."""
+    shared, strict = Isolation.SHARED, Isolation.STRICT
+    load: dict[Isolation, Separation] = {}
+    eviction: dict[Isolation, tuple[Separation, tuple[int, int]]] = {}
+    guesses: list[Separation] = []
+
+    async def one_share() -> None:
+        load[strict] = await first.load(strict)
+        guesses.extend(await first.guesses())
+
+    async def other_share() -> None:
+        load[shared] = await second.load(shared)
+        for isolation in (strict, shared):
+            eviction[isolation] = await second.eviction(isolation)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one_share)
+        nursery.start_soon(other_share)
+    return SideChannels(
+        seed=seed,
+        within=guesses[0],
+        across=guesses[1],
+        eviction=eviction[strict][0],
+        eviction_shared=eviction[shared][0],
+        load_shared=load[shared],
+        load_strict=load[strict],
+        cached={isolation.value: cached for isolation, (_, cached) in eviction.items()},
+    )
+
+
 class Audit:
-    """The attacks in turn, each on a peer that was started for it."""
+    """The attacks on one host, each on a peer that was started for it."""
 
     def __init__(
         self, cluster: Cluster, *, seed: int, samples: int, say: Say, found: Found
@@ -109,32 +149,30 @@ class Audit:
         self._say = say
         self._found = found
 
-    async def run(self) -> SideChannels:
-        shared, strict = Isolation.SHARED, Isolation.STRICT
-        load = {}
-        for isolation in (strict, shared):
-            async with self._attacker("load", isolation, self._samples) as attacker:
-                measured = await attacker.load(self._samples)
-            load[isolation] = self._separation(f"load, {isolation.value}", measured)
-        eviction, cached = {}, {}
-        few = max(1, self._samples // SAMPLES_SHOWN_PART)
-        for isolation, samples in ((strict, self._samples), (shared, few)):
-            flags = ("--kv-cache", EVICTION_CACHE[isolation.value])
-            async with self._attacker("eviction", isolation, samples, *flags) as attacker:
-                measured = await attacker.eviction(samples)
-            eviction[isolation] = self._separation(f"eviction, {isolation.value}", measured)
-            cached[isolation.value] = (measured.cached_below, measured.cached_above)
-        async with self._attacker("guesses", shared, self._samples) as attacker:
+    async def load(self, isolation: Isolation) -> Separation:
+        """Whether the victim's request beside the attacker's was in the victim's cache."""
+        async with self._attacker("load", isolation, self._samples) as attacker:
+            measured = await attacker.load(self._samples)
+        return self._separation(f"load, {isolation.value}", measured)
+
+    async def eviction(self, isolation: Isolation) -> tuple[Separation, tuple[int, int]]:
+        """Whether the victim sent something new; and tokens that were cached in the two cases."""
+        samples = self._samples
+        if isolation is Isolation.SHARED:
+            samples = max(1, samples // SAMPLES_SHOWN_PART)
+        flags = ("--kv-cache", EVICTION_CACHE[isolation.value])
+        async with self._attacker("eviction", isolation, samples, *flags) as attacker:
+            measured = await attacker.eviction(samples)
+        found = self._separation(f"eviction, {isolation.value}", measured)
+        return found, (measured.cached_below, measured.cached_above)
+
+    async def guesses(self) -> tuple[Separation, Separation]:
+        """Whether a prompt was sent: asked as the tenant that sent it, and as another one."""
+        async with self._attacker("guesses", Isolation.SHARED, self._samples) as attacker:
             within, across = await attacker.guesses(self._samples)
-        return SideChannels(
-            seed=self._seed,
-            within=self._separation("guesses, own tenant", within),
-            across=self._separation("guesses, other tenant", across),
-            eviction=eviction[strict],
-            eviction_shared=eviction[shared],
-            load_shared=load[shared],
-            load_strict=load[strict],
-            cached=cached,
+        return (
+            self._separation("guesses, own tenant", within),
+            self._separation("guesses, other tenant", across),
         )
 
     @asynccontextmanager
@@ -150,7 +188,7 @@ class Audit:
             done += 1
             self._say(what, done, 2 * samples)
 
-        self._say(f"{what}: starting a peer", 0, 2 * samples)
+        self._say(what, 0, 2 * samples)
         peer = self._cluster.peers[0]
         await self._cluster.start("--isolation", isolation.value, *ENGINE_FLAGS, *flags)
         try:

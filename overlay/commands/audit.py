@@ -9,7 +9,14 @@ from pathlib import Path
 import click
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from overlay.audit.report import interval, show
 from overlay.audit.run import SAMPLES, SAMPLES_QUICK, SideChannels, run_side_channels
@@ -75,10 +82,12 @@ def watched_run(seed: int, samples: int) -> SideChannels:
     console.print(f"seed {seed}")
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(TextColumn("{task.description:<42}"), *columns, console=console) as progress:
-        task = progress.add_task("starting", total=None)
+        bars: dict[str, TaskID] = {}
 
         def say(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
 
         def found(what: str, separation: Separation) -> None:
             console.print(f"{what}: AUC {separation.auc:.3f}, {interval(separation)}")

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import trio
 
-from overlay.audit.run import SideChannels, asked
+from overlay.audit.run import SideChannels, asked, run_beside
 from overlay.audit.statistics import Separation
+from overlay.choices import Isolation
 from overlay.errors import PeerGone
 from overlay.request import Delta, Finished, Started, Usage
 from tests.overlay.peers_world import simulate
@@ -48,6 +49,61 @@ def test_only_an_attack_that_works_where_it_should_and_nowhere_else_is_a_pass() 
 def test_an_interval_that_leaves_the_range_is_a_failure(name: str, low: float, high: float) -> None:
     leak = Separation(auc=(low + high) / 2, low=low, high=high, samples=400)
     assert len(replace(HELD, **{name: leak}).failures()) == 1
+
+
+WORDS = (
+    *("load shared", "load strict", "eviction shared", "eviction strict"),
+    *("own tenant", "other tenant"),
+)
+
+
+def auc_of(what: str) -> float:
+    return (WORDS.index(what) + 1) / 10
+
+
+class Host:
+    """Attacked without a peer: each attack has an AUC of its own."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name = name
+        self.done = done
+
+    async def _found(self, what: str) -> Separation:
+        await trio.sleep(1)
+        self.done.append(f"{self.name} {what}")
+        return replace(SOUND, auc=auc_of(what))
+
+    async def load(self, isolation: Isolation) -> Separation:
+        return await self._found(f"load {isolation.value}")
+
+    async def eviction(self, isolation: Isolation) -> tuple[Separation, tuple[int, int]]:
+        return await self._found(f"eviction {isolation.value}"), (
+            list(Isolation).index(isolation),
+            0,
+        )
+
+    async def guesses(self) -> tuple[Separation, Separation]:
+        return await self._found("own tenant"), await self._found("other tenant")
+
+
+def test_two_hosts_share_the_attacks_and_run_beside_each_other() -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        began_s = trio.current_time()
+        hosts = [Host(name, done) for name in "ab"]
+        found = await run_beside(*hosts, seed=7)  # type: ignore[arg-type]
+        assert trio.current_time() - began_s == pytest.approx(3)
+        told = (found.load_shared, found.load_strict, found.eviction_shared, found.eviction)
+        assert [each.auc for each in (*told, found.within, found.across)] == [*map(auc_of, WORDS)]
+        assert found.cached == {each.value: (at, 0) for at, each in enumerate(Isolation)}
+        assert found.seed == 7
+
+    simulate(1, main)
+    assert sorted(done) == [
+        *("a load strict", "a other tenant", "a own tenant"),
+        *("b eviction shared", "b eviction strict", "b load shared"),
+    ]
 
 
 class Client:
