@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from chaos.entropy import SeededEntropy
 from overlay.identity import Identity
 from security.authority import Authority
-from security.certificate import LEAF_LIFETIME_S
+from security.certificate import LEAF_LIFETIME_S, RootKey, make_issuer
 from security.keys import HostKeys
 
 MakeEntropy = Callable[[str], SeededEntropy]
@@ -58,3 +59,14 @@ def enrol(
     )
     identity = Identity(keys=keys, leaf=grant.leaf, issuer=grant.issuer, trust=authority.trust)
     return authority, identity
+
+
+def another_issuer(authority: Authority, *, entropy: SeededEntropy, now_unix_s: float) -> Authority:
+    """A second issuer under the same root, which keeps nothing yet and does not hold the root."""
+    root = authority.root
+    assert isinstance(root, RootKey)
+    issuer = make_issuer(root, entropy.secret, now_unix_s)
+    made = Authority(
+        root=root, issuer=issuer, tenants=MappingProxyType({}), tickets=MappingProxyType({})
+    )
+    return made.without_root()

@@ -15,7 +15,7 @@ import trio
 
 from chaos.clock import SIMULATION_EPOCH_UNIX_S, VirtualClock
 from chaos.entropy import SeededEntropy
-from chaos.founding import found
+from chaos.founding import another_issuer, enrol, found
 from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.remote_toy import core_of
@@ -139,6 +139,30 @@ class World:
         """Makes this the issuer's host, from its next start on."""
         assert self.authority is not None
         host.files = MemoryFiles(self.authority)
+
+    def another_issuer(self, name: str) -> Authority:
+        """A second issuer under the overlay's root; ``name`` tells its keys from others'."""
+        assert self.authority is not None
+        return another_issuer(
+            self.authority,
+            entropy=self.entropy(f"issuer {name}"),
+            now_unix_s=VirtualClock().unix_s(),
+        )
+
+    def enrol_again(
+        self, host: Host, authority: Authority, tenants: Sequence[str] = ()
+    ) -> Authority:
+        """Makes a host one that another issuer enrolled, as it is before it has met anybody."""
+        authority, host.identity = enrol(
+            authority,
+            tenants,
+            keys=host.identity.keys,
+            entropy=self.entropy(f"enrol {host.name}"),
+            now_unix_s=VirtualClock().unix_s(),
+            leaf_s=self.leaf_s,
+        )
+        host.epochs = authority.epochs
+        return authority
 
     def _enrolment(self) -> tuple[Address, ...]:
         return tuple(Address(host.name, ENROL_PORT) for host in self.hosts if host.files)

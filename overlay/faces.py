@@ -90,7 +90,7 @@ class Faces:
             connection = await establish(
                 channel,
                 ours=node.hello(),
-                judge=node.judge,
+                judge=node.admission.judge,
                 expected=None,
                 clock=node.ports.clock,
                 entropy=node.ports.entropy,

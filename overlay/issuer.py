@@ -42,6 +42,7 @@ from security.roster import is_behind
 from security.signed import Kind, claims_kind
 from security.tenant import TenantId
 from security.ticket import ADDRESSES_MAX, Ticket
+from security.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class IssuerDesk:
 
     ``on_epoch`` is told of each new EPOCH object, ``on_revoked`` of statements that this issuer has
     signed, and of its certificate; ``revocations`` are those that the peer knows, ``epochs`` the
-    EPOCH objects, ``heard`` whether others had their say on these. ``addresses`` are those of its
+    EPOCH objects, ``heard`` whether others had their say on these. ``trust`` is what that peer
+    believes now. ``addresses`` are those of its
     enrolment listener, once that listens.
     """
 
@@ -111,11 +113,13 @@ class IssuerDesk:
         leaf_s: float = LEAF_LIFETIME_S,
         epochs: Callable[[], Epochs | None] = lambda: None,
         heard: Callable[[], bool] = lambda: True,
+        trust: Callable[[], Trust] | None = None,
     ) -> None:
         self._home = home
         self._epochs = epochs
         self._heard = heard
         self._identity = identity
+        self._trust = trust or (lambda: self._identity.trust)
         self._clock = clock
         self._entropy = entropy
         self._on_epoch = on_epoch
@@ -227,7 +231,7 @@ class IssuerDesk:
         authority = self._authority
         joined = {row.used_by for row in authority.tickets.values() if row.used_by is not None}
         return KnownIds(
-            trust=self._identity.trust,
+            trust=self._trust(),
             peers={*peers, *joined, self._identity.peer_id},
             tokens={row.token_id: row.name for row in self.tokens()},
             tickets=authority.tickets.keys(),

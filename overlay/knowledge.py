@@ -40,7 +40,9 @@ from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection
 from overlay.transport.frame import GoawayCode
 from overlay.transport.stream import Stream
+from overlay.trust.keeper import TrustKeeper
 from security.epoch import TenantEpoch
+from security.errors import LimitExceeded
 from security.peer_id import PeerId
 from security.record import ADDRESSES_MAX, MODELS_MAX, Record
 from security.revocation import RevocationSet
@@ -110,6 +112,7 @@ class Knowledge:
         ports: Ports,
         peers: Peers,
         tenants: TenantBook,
+        trust: TrustKeeper,
         revocations: Callable[[], RevocationSet],
         settings: GossipConfig,
         zone: str | None,
@@ -121,6 +124,7 @@ class Knowledge:
         self._ports = ports
         self._peers = peers
         self._tenants = tenants
+        self._trust = trust
         self._zone = zone
         self._on_load = on_load
         self._confirmed = confirmed
@@ -145,6 +149,7 @@ class Knowledge:
             rng=ports.entropy.rng,
             floors=ports.storage.read(FLOORS),
             proofs=ports.storage.read(PROOFS),
+            trust=lambda: trust.now,
             revocations=revocations,
             now_s=ports.clock.now_s(),
         )
@@ -410,6 +415,7 @@ class Knowledge:
             log.warning("not stored, and tried again later: %s", error)
 
     def _on_record(self, record: Record) -> None:
+        self._learn_issuer(record)
         self._note_passed(self.models(record.peer_id))
         self._models[record.peer_id] = models_of(record)
         self._warn_of_others(record.peer_id)
@@ -421,6 +427,12 @@ class Knowledge:
                 log.debug("a record of %s has an address that is none", record.peer_id)
         hint = PeerHint(peer_id=record.peer_id, addresses=tuple(addresses))
         self._peers.hint(hint, vouched=True)
+
+    def _learn_issuer(self, record: Record) -> None:
+        try:
+            self._trust.learn(issuers=[record.issuer_der])
+        except LimitExceeded as error:
+            log.warning("the issuer of %s is not remembered: %s", record.peer_id, error)
 
     def posture(self) -> list[tuple[str, str]]:
         """Peers that have something else under the name of a model of this host."""

@@ -9,6 +9,7 @@ import trio
 
 from inference.request import Namespace
 from overlay.address import Address
+from overlay.admission import Admission
 from overlay.certificate_watch import CertificateWatch
 from overlay.client.handler import ClientHandler
 from overlay.client.messages import PROTOCOL as CLIENT_PROTOCOL
@@ -16,7 +17,6 @@ from overlay.clones import PROTOCOL as CLONE_PROTOCOL
 from overlay.clones import CloneWatch
 from overlay.confirmation import Confirmation
 from overlay.decisions import DecisionLog
-from overlay.errors import Unavailable
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.gauges import show_gauges
 from overlay.generation import next_generation
@@ -29,7 +29,7 @@ from overlay.knowledge import Knowledge
 from overlay.metrics import Metrics
 from overlay.node_config import NodeConfig
 from overlay.peers import Peers
-from overlay.ports import PeerHint, Ports, SecureChannel
+from overlay.ports import PeerHint, Ports
 from overlay.principals import Principals
 from overlay.quotas import Quotas
 from overlay.renewer import PROTOCOL as RENEW_PROTOCOL
@@ -43,20 +43,18 @@ from overlay.serve import ForwardHandler
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
-from overlay.transport.link import establish
 from overlay.transport.stream import Stream
+from overlay.trust.keeper import TrustKeeper
+from overlay.trust.messages import PROTOCOL as TRUST_PROTOCOL
 from security.certificate import parse_leaf
-from security.judge import judge_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
 
 log = logging.getLogger(__name__)
 
 HINTS_MAX = 64
-CLOCKS_APART_S = 60.0
 DRAIN_POLL_S = 0.05
 BOOT_SALT_BYTES = 16
-ENDED = "this host's certificate has ended: peers wait for its renewal"
 
 
 class Node:
@@ -69,6 +67,7 @@ class Node:
         self.peer_id: PeerId = config.identity.peer_id
         self.generation = self._next_generation()
         self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
+        self.trust = TrustKeeper(trust=config.identity.trust, ports=ports)
         self.keeper = self._make_keeper()
         self.clones = self._make_clones()
         self.addresses: tuple[Address, ...] = ()
@@ -81,7 +80,7 @@ class Node:
         self.metrics = Metrics()
         self.decisions = DecisionLog()
         self.principals = Principals(
-            lambda: self.identity.trust, self.tenants, ports.clock, lambda: self.revocations
+            lambda: self.trust.now, self.tenants, ports.clock, lambda: self.revocations
         )
         self.quotas = Quotas(config.quotas, ports.clock, serves=self.tenants.__contains__)
         self.engine_tenants = EngineTenants(
@@ -92,6 +91,7 @@ class Node:
             isolation=config.isolation,
         )
         self.confirmation = self._make_confirmation()
+        self.admission = self._make_admission()
         self.peers = self._make_peers()
         self.knowledge = Knowledge(
             identity=config.identity,
@@ -100,6 +100,7 @@ class Node:
             ports=ports,
             peers=self.peers,
             tenants=self.tenants,
+            trust=self.trust,
             revocations=lambda: self.revocations,
             settings=config.gossip,
             zone=config.zone,
@@ -137,6 +138,7 @@ class Node:
             GOSSIP_PROTOCOL: lambda connection, stream: self.knowledge(connection, stream),
             RENEW_PROTOCOL: lambda connection, stream: self.renewals(connection, stream),
             REVOCATION_PROTOCOL: self.keeper,
+            TRUST_PROTOCOL: self.trust,
             CLONE_PROTOCOL: self.clones,
         }
 
@@ -148,8 +150,8 @@ class Node:
             transport=self.ports.transport,
             clock=self.ports.clock,
             entropy=self.ports.entropy,
-            establish=self._establish,
-            admit=self._admit,
+            establish=self.admission.establish,
+            admit=self.admission.admit,
             handlers=handlers,
             client_handlers={CLIENT_PROTOCOL: serve_client},
             on_up=self._on_up,
@@ -176,9 +178,20 @@ class Node:
             allow_variants=config.allow_variants,
         )
 
+    def _make_admission(self) -> Admission:
+        return Admission(
+            trust=self.trust,
+            revocations=lambda: self.revocations,
+            ended=lambda: self.renewer.ended,
+            hello=self.hello,
+            clock=self.ports.clock,
+            entropy=self.ports.entropy,
+            limits=self.config.limits,
+        )
+
     def _make_keeper(self) -> RevocationKeeper:
         return RevocationKeeper(
-            trust=self.identity.trust,
+            trust=self.trust,
             ports=self.ports,
             on_learned=self._on_revoked,
             on_merged=lambda peer_id: self.confirmation.on_merged(peer_id),
@@ -187,7 +200,7 @@ class Node:
     def _make_clones(self) -> CloneWatch:
         return CloneWatch(
             me=self.peer_id,
-            trust=lambda: self.identity.trust,
+            trust=lambda: self.trust.now,
             boot_salt=self.boot_salt,
             clock=self.ports.clock,
             generation=lambda: self.generation,
@@ -223,7 +236,7 @@ class Node:
             peers=self.peers,
             clock=self.ports.clock,
             renewer=self.renewer,
-            judge=self.judge,
+            judge=self.admission.judge,
             leaf_of=self.knowledge.gossip.leaf_of,
         )
 
@@ -241,6 +254,7 @@ class Node:
             leaf_s=self.config.leaf_s,
             epochs=lambda: self.knowledge.gossip.epochs,
             heard=lambda: self.confirmation.was_alone or self.knowledge.gossip.epochs.heard,
+            trust=lambda: self.trust.now,
         )
 
     def _make_renewer(self) -> Renewer:
@@ -252,6 +266,7 @@ class Node:
             enrolment=self.ports.enrolment,
             desk=self.desk,
             peers=self.peers,
+            trust=lambda: self.trust.now,
             keep=self.config.keep,
             adopt=self._adopt,
         )
@@ -316,7 +331,7 @@ class Node:
     @property
     def is_revoked(self) -> bool:
         """Whether this host itself, or its issuer, is revoked."""
-        leaf, _ = self.identity.trust.leaf(self.identity.leaf)
+        leaf = parse_leaf(self.identity.leaf)
         return any(map(self.keeper.revokes, (self.peer_id, leaf.issuer_id)))
 
     # -- connections
@@ -326,7 +341,7 @@ class Node:
         return Hello(
             features=0 if self.desk is None else FEATURE_ISSUES,
             role=Role.PEER,
-            overlay_id=self.identity.trust.overlay_id,
+            overlay_id=self.trust.now.overlay_id,
             peer_id=self.peer_id,
             generation=self.generation,
             boot_salt=self.boot_salt,
@@ -336,52 +351,10 @@ class Node:
             zone=self.config.zone,
         )
 
-    async def _establish(self, channel: SecureChannel, expected: PeerId | None) -> Connection:
-        if channel.leaf is not None and self.renewer.ended:
-            await channel.channel.aclose()
-            raise Unavailable(ENDED)
-        connection = await establish(
-            channel,
-            ours=self.hello(),
-            judge=self.judge,
-            expected=expected,
-            clock=self.ports.clock,
-            entropy=self.ports.entropy,
-            limits=self.config.limits,
-        )
-        ahead_s = connection.remote.clock_ahead_s
-        if abs(ahead_s) > CLOCKS_APART_S:
-            log.warning(
-                "the clock of %s is %.0f s %s ours: set one of them",
-                connection.remote.peer_id or connection.remote.address,
-                abs(ahead_s),
-                "ahead of" if ahead_s > 0 else "behind",
-            )
-        return connection
-
-    def _admit(self, connection: Connection) -> None:
-        """Judges a peer again when its HELLO has come, which it may have held back."""
-        leaf = connection.remote.leaf
-        if leaf is not None:
-            if self.renewer.ended:
-                raise Unavailable(ENDED)
-            self.judge(leaf)
-
-    def judge(self, der: bytes, expected: PeerId | None = None) -> PeerId:
-        """Decides about a peer's leaf; raises a SecurityError that says why not."""
-        leaf, _ = self.identity.trust.leaf(der)
-        return judge_leaf(
-            leaf,
-            now_unix_s=self.ports.clock.unix_s(),
-            revocations=self.revocations,
-            overlay_id=self.identity.trust.overlay_id,
-            expected=expected,
-            key=None,
-        )
-
     def _adopt(self, identity: Identity) -> None:
         """This host has another certificate: new handshakes and a new record show it."""
         self.identity = identity
+        self.trust.learn(issuers=[identity.issuer])
         self.ports.transport.show(identity.leaf, identity.issuer)
         self.knowledge.gossip.adopt(identity)
 
@@ -389,6 +362,7 @@ class Node:
         peer_id = connection.remote.peer_id
         if peer_id is not None:
             self.router.on_up(peer_id, connection.remote.hello.generation)
+            self.trust.on_up(connection)
             self.keeper.on_up(connection)
             self.knowledge.on_up(connection)
             self.renewer.on_up(connection)
@@ -435,6 +409,7 @@ class Node:
             self.addresses = self.config.advertise(
                 await nursery.start(self.peers.run, self.config.listen)
             )
+            await nursery.start(self.trust.run, self.peers)
             await nursery.start(self.keeper.run, self.peers)
             if self.desk is not None:
                 self.desk.say_again()

@@ -34,6 +34,7 @@ from security.renewal import (
     open_renewal,
     refuse_renewal_as,
 )
+from security.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Renewer:
         enrolment: Enrolment | None,
         desk: IssuerDesk | None,
         peers: Peers,
+        trust: Callable[[], Trust],
         keep: Keep,
         adopt: Callable[[Identity], None],
     ) -> None:
@@ -68,6 +70,7 @@ class Renewer:
         self._enrolment = enrolment
         self._desk = desk
         self._peers = peers
+        self._trust = trust
         self._keep = keep
         self._adopt = adopt
         self._wake = trio.Event()
@@ -116,7 +119,7 @@ class Renewer:
         causes: list[str] = []
         for way in self._ways():
             try:
-                self._take(open_renewal(await way(), self._identity.trust, self.plan.leaf))
+                self._take(open_renewal(await way(), self._trust(), self.plan.leaf))
             except (SecurityError, OverlayError) as error:
                 causes.append(str(error))
             else:

@@ -16,6 +16,7 @@ from security.certificate import (
     OverlayId,
     overlay_id_of,
     parse_issuer,
+    parse_leaf,
     verify_issued,
 )
 from security.errors import LimitExceeded, UntrustedIssuer
@@ -46,18 +47,16 @@ class Trust:
         return trust
 
     def with_issuer(self, der: bytes) -> Trust:
-        """This trust and one more issuer.
+        """This trust and one more issuer, or a newer certificate of one that is known.
 
         Raises:
             MalformedCertificate: when it is no issuer's certificate.
             UntrustedIssuer: when our root did not sign it.
             LimitExceeded: when too many are known.
         """
-        if any(der == known.der for known in self.issuers.values()):
+        issuer = self._newest(der)
+        if self.issuers.get(issuer.issuer_id) is issuer:
             return self
-        issuer = parse_issuer(der, self.root)
-        if issuer.issuer_id not in self.issuers and len(self.issuers) >= ISSUERS_MAX:
-            raise LimitExceeded(f"more than {ISSUERS_MAX} issuers")
         issuers = {**self.issuers, issuer.issuer_id: issuer}
         return replace(self, issuers=MappingProxyType(issuers))
 
@@ -82,15 +81,27 @@ class Trust:
         Raises:
             MalformedCertificate, IdentityMismatch, WrongOverlay: as ``verify_issued``.
             UntrustedIssuer: when nobody under our root issued it.
+            LimitExceeded: when its issuer is new and too many are known.
         """
-        known = next((i for i in self.issuers.values() if i.der == issuer_der), None)
-        if issuer_der is not None and known is None:
-            known = parse_issuer(issuer_der, self.root)
+        if issuer_der is None:
+            issuer = self.issuer(parse_leaf(der).issuer_id)
+        else:
+            issuer = self._newest(issuer_der)
+        return verify_issued(der, issuer), issuer
+
+    def _newest(self, der: bytes) -> Issuer:
+        """The issuer that a certificate is of, with the one of its certificates that ends last."""
+        known = next((one for one in self.issuers.values() if one.der == der), None)
         if known is not None:
-            return verify_issued(der, known), known
-        for issuer in self.issuers.values():
-            try:
-                return verify_issued(der, issuer), issuer
-            except UntrustedIssuer:
-                continue
-        raise UntrustedIssuer("no issuer that is known here issued that certificate")
+            return known
+        shown = parse_issuer(der, self.root)
+        known = self.issuers.get(shown.issuer_id)
+        if known is not None:
+            return max(known, shown, key=_end_of)
+        if len(self.issuers) >= ISSUERS_MAX:
+            raise LimitExceeded(f"more than {ISSUERS_MAX} issuers")
+        return shown
+
+
+def _end_of(issuer: Issuer) -> tuple[int, int, bytes]:
+    return issuer.not_after_unix_s, issuer.not_before_unix_s, issuer.der

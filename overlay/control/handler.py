@@ -182,7 +182,7 @@ def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) ->
     capabilities, load = engine.capabilities(), engine.load()
     return StatusReply(
         peer_id=node.peer_id,
-        overlay_id=node.identity.trust.overlay_id,
+        overlay_id=node.trust.now.overlay_id,
         generation=node.generation,
         addresses=[str(address) for address in node.addresses],
         http=list(http),

@@ -51,6 +51,7 @@ from overlay.identity import Identity
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.trust import Trust
 
 ASK_AGAIN_S = 0.5
 """A peer that tells of more than is here is asked at most so often."""
@@ -98,6 +99,7 @@ class Gossip:
         rng: random.Random,
         floors: Mapping[bytes, bytes],
         proofs: Mapping[bytes, bytes] = MappingProxyType({}),
+        trust: Callable[[], Trust],
         revocations: Callable[[], RevocationSet],
         now_s: float,
     ) -> None:
@@ -107,10 +109,11 @@ class Gossip:
         self._revocations = revocations
         self.forest = BlockForest()
         self.reader = Reader(floors)
-        self.epochs = Epochs(trust=identity.trust, keys=identity.keys)
+        self.epochs = Epochs(trust=trust, keys=identity.keys)
         self.origins = Origins(
             me=self._me,
-            trust=identity.trust,
+            trust=trust,
+            overlay_id=identity.trust.overlay_id,
             floors=self.reader.generation_floors(),
             is_ours=self.epochs.names,
             quarantine=Quarantine(proofs),
@@ -131,12 +134,8 @@ class Gossip:
         self.publisher.describe(addresses, zone, models)
 
     def adopt(self, identity: Identity) -> None:
-        """This host has another certificate; a new record goes out with it.
-
-        Its issuer may have another one, too: without that, what others sign would end with the old.
-        """
+        """This host has another certificate; a new record goes out with it."""
         self.publisher.adopt(identity.leaf, identity.issuer)
-        self.epochs.trust = self.origins.trust = identity.trust
 
     def leaf_of(self, peer_id: PeerId) -> bytes | None:
         """The certificate in a peer's newest record."""

@@ -47,12 +47,13 @@ class TakenFrame:
 class Origins:
     """Records, heads and frames of the other peers.
 
-    ``floors`` are generations known once; ``is_ours`` says whether a peer is a member of a tenant
-    of this host.
+    ``trust`` is what is believed now, ``floors`` are generations known once; ``is_ours`` says
+    whether a peer is a member of a tenant of this host.
     """
 
     me: PeerId
-    trust: Trust
+    trust: Callable[[], Trust]
+    overlay_id: OverlayId
     floors: Mapping[PeerId, int]
     is_ours: Callable[[PeerId], bool]
     quarantine: Quarantine
@@ -66,14 +67,10 @@ class Origins:
     _moved: dict[PeerId, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.graves = Graves(self.trust.overlay_id)
+        self.graves = Graves(self.overlay_id)
 
     def __iter__(self) -> Iterator[tuple[PeerId, Origin]]:
         return iter(sorted(self.known.items()))
-
-    @property
-    def overlay_id(self) -> OverlayId:
-        return self.trust.overlay_id
 
     def known_of(self, peer_id: PeerId) -> Known | None:
         """How far an origin is known here, or was before it fell silent."""
@@ -140,7 +137,7 @@ class Origins:
         if any(data == origin.record_bytes for origin in self.known.values()):
             return None
         try:
-            record = open_record(data, self.trust, now_unix_s, revocations).value
+            record = open_record(data, self.trust(), now_unix_s, revocations).value
         except SecurityError:
             self.counters.refused += 1
             return None

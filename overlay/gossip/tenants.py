@@ -8,7 +8,7 @@ After a hard rotation the old blocks are void, and there is no such time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from overlay.gossip.messages import KnownEpoch
@@ -41,11 +41,12 @@ class TakenEpoch:
 class Epochs:
     """The newest EPOCH object of every tenant, read or unread.
 
-    ``mine`` are this host's tenants, ``before`` what their epochs were until a short time ago.
-    ``heard`` is set once somebody has told which ones it knows, and what it knew more is here.
+    ``trust`` is what is believed now; ``mine`` are this host's tenants, ``before`` what their
+    epochs were until a short time ago. ``heard`` is set once somebody has told which ones it knows,
+    and what it knew more is here.
     """
 
-    trust: Trust
+    trust: Callable[[], Trust]
     keys: HostKeys
     mine: dict[TenantId, TenantEpoch] = field(default_factory=dict)
     before: dict[TenantId, TenantEpoch] = field(default_factory=dict)
@@ -65,14 +66,14 @@ class Epochs:
         if any(data == carried for _, carried in self._carried.values()):
             return None
         try:
-            header = read_epoch(data, self.trust, now_unix_s, revocations).value
+            header = read_epoch(data, self.trust(), now_unix_s, revocations).value
             place = place_of(header)
             before = self._carried.get(place)
             if before is not None and not header.supersedes(before[0]):
                 return None
             if before is None and len(self._carried) >= EPOCHS_MAX:
                 return None
-            opened = open_epoch(data, self.trust, self.keys, now_unix_s, revocations)
+            opened = open_epoch(data, self.trust(), self.keys, now_unix_s, revocations)
         except SecurityError:
             return None
         self._carried[place] = (header, data)

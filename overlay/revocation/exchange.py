@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from overlay.errors import ProtocolError
 from overlay.revocation.messages import (
@@ -44,6 +45,19 @@ DROPPED_MAX = 16_384
 """Dropped statements that are remembered, so that nobody sends them again."""
 
 Rows = dict[bytes, bytes | None]
+
+
+class Believed(Protocol):
+    """Whom this host believes: more as it learns."""
+
+    @property
+    def now(self) -> Trust:
+        """What is believed at present."""
+        ...
+
+    def learn(self, *, issuers: Sequence[bytes]) -> object:
+        """Believes these issuers too. Raises SecurityError when one is not our root's."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +102,8 @@ class Exchange:
     ``dropped`` counts the statements that found no room, by signer.
     """
 
-    def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
-        """Begins with what is stored.
+    def __init__(self, trust: Believed, stored: Mapping[bytes, bytes]) -> None:
+        """Begins with what is stored; ``trust`` is what this host believes, and learns.
 
         Raises:
             SecurityError: When a stored row is damaged, or of another overlay.
@@ -101,11 +115,10 @@ class Exchange:
         self._signed: Counter[str] = Counter()
         self._dropped: set[bytes] = set()
         self.dropped: Counter[str] = Counter()
-        for key, row in stored.items():
-            if key[:1] == _ISSUER:
-                self._trust = self._trust.with_issuer(row)
+        trust.learn(issuers=[row for key, row in stored.items() if key[:1] == _ISSUER])
+        self._dropped_under = trust.now
         statements = [row for key, row in stored.items() if key[:1] == _STATEMENT]
-        fresh = [open_revocation(each, self._trust) for each in statements]
+        fresh = [open_revocation(each, self._trust.now) for each in statements]
         self.accept(self._with(fresh), None)
 
     # -- growing
@@ -128,20 +141,21 @@ class Exchange:
         try:
             self._meet(issuers)
             unknown = [each for each in unknown if mark_of(each) not in self._dropped]
-            return [open_revocation(each, self._trust) for each in unknown]
+            return [open_revocation(each, self._trust.now) for each in unknown]
         except SecurityError as error:
             raise ProtocolError(f"a revocation that is none: {type(error).__name__}") from None
 
     def _meet(self, issuers: Sequence[bytes]) -> None:
-        before = self._trust
-        for der in issuers:
-            self._trust = self._trust.with_issuer(der)
-        if self._trust is not before:
+        self._trust.learn(issuers=issuers)
+        if self._trust.now is not self._dropped_under:
             self._dropped.clear()  # some may be against the new one
+            self._dropped_under = self._trust.now
 
     def room(self) -> Room:
         """For statements that are not known here."""
-        issuers: set[str] = {each for each in self._trust.issuers if not self.known.revokes(each)}
+        issuers: set[str] = {
+            each for each in self._trust.now.issuers if not self.known.revokes(each)
+        }
         return Room(Counter(self._signed), issuers)
 
     def drop(self, statement: Verified[Revocation]) -> None:
@@ -170,7 +184,7 @@ class Exchange:
         merged = self.known.merge(RevocationSet.of(fresh))
         rows: Rows = {}
         for each in fresh:
-            issuer = self._trust.issuer(IssuerId(each.signer))
+            issuer = self._trust.now.issuer(IssuerId(each.signer))
             rows[_ISSUER + bytes.fromhex(issuer.issuer_id)] = issuer.der
             rows[_STATEMENT + hash_of(each.data)] = each.data
         return Prepared(tuple(fresh), merged, rows)
@@ -249,7 +263,7 @@ class Exchange:
 
     def _issuers_of(self, statements: Sequence[Verified[Revocation]]) -> list[bytes]:
         ids = sorted({IssuerId(each.signer) for each in statements})
-        return [self._trust.issuer(issuer_id).der for issuer_id in ids]
+        return [self._trust.now.issuer(issuer_id).der for issuer_id in ids]
 
     def statements(self) -> list[Verified[Revocation]]:
         """All of them, in the order in which they were learned."""

@@ -36,11 +36,11 @@ from overlay.revocation.messages import (
 )
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
+from overlay.trust.keeper import TrustKeeper
 from security.errors import LimitExceeded, SecurityError
 from security.peer_id import PeerId
 from security.revocation import REVOKED_MAX, STATEMENTS_MAX, Revocation, RevocationSet
 from security.signed import Verified
-from security.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RevocationKeeper:
     def __init__(
         self,
         *,
-        trust: Trust,
+        trust: TrustKeeper,
         ports: Ports,
         on_learned: Callable[[], None],
         on_merged: Callable[[PeerId], None],

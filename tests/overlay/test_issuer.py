@@ -444,7 +444,7 @@ def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows
     steward = Steward(desk=issuing.desk, keys=identity.keys, secret=ENTROPY.secret)
     for _ in range(3):
         steward.rotate("a", hard=False)
-    epochs = Epochs(trust=identity.trust, keys=identity.keys)
+    epochs = Epochs(trust=lambda: identity.trust, keys=identity.keys)
     for data in issuing.epochs:
         epochs.take(data, 0.0, issuing.clock.unix_s(), RevocationSet())
     issuing.home.write(HomeFile.AUTHORITY, copy)
@@ -484,7 +484,7 @@ def test_tickets_of_an_old_copy_are_void_once_it_is_found_to_be_one(issuing: Iss
     issuing.admitted(first)
     copy = issuing.home.need(HomeFile.AUTHORITY)
     issuing.admitted(second, host=2)
-    epochs = Epochs(trust=identity.trust, keys=identity.keys)
+    epochs = Epochs(trust=lambda: identity.trust, keys=identity.keys)
     for data in issuing.epochs:
         epochs.take(data, 0.0, issuing.clock.unix_s(), RevocationSet())
     issuing.home.write(HomeFile.AUTHORITY, copy)

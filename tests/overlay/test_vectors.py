@@ -38,6 +38,8 @@ from overlay.transport import enrolment, frame
 from overlay.transport.hello import Hello, Role, client_hello, decode_hello, encode_hello
 from overlay.transport.limits import Limits, Windows
 from overlay.transport.mux import Mux
+from overlay.trust import messages as trust
+from overlay.trust.book import mark_of
 from security.enrolment import make_admission, open_admission, refuse_join
 from security.envelope import Opener, Sealer
 from security.errors import TicketUsed
@@ -470,6 +472,22 @@ REVOCATIONS = {
     )
 }
 
+TRUST = {
+    "trust_question": Case(
+        trust.Question(
+            v=1,
+            marks=mark_of(OVERLAY.issuer.der),
+            issuers=[OVERLAY.issuer.der],
+            roots=[],
+        ),
+        trust.encode,
+        trust.decode_question,
+    ),
+    "trust_lacking": Case(
+        trust.Lacking(issuers=[OVERLAY.issuer.der], roots=[]), trust.encode, trust.decode_lacking
+    ),
+}
+
 
 def read_txt(data: bytes) -> dict[bytes, bytes]:
     """The strings of a TXT record: a length byte and ``key=value`` each."""
@@ -517,7 +535,7 @@ AROUND = {
     ),
 }
 
-CASES = {**FRAMES, **FORWARDS, **GOSSIP, **REVOCATIONS, **CLIENTS, **AROUND}
+CASES = {**FRAMES, **FORWARDS, **GOSSIP, **REVOCATIONS, **TRUST, **CLIENTS, **AROUND}
 
 READ_AS = {
     "record_model_line": Advertised(

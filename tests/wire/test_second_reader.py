@@ -208,6 +208,7 @@ MESSAGES = {
     },
     "gossip_": {"bundle", "heads", "repair"},
     "revocations_": {"compare", "tell", "part", "taken"},
+    "trust_": {"question", "lacking"},
 }
 
 

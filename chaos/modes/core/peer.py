@@ -91,6 +91,7 @@ class CorePeer:
             rng=entropy.rng,
             floors=disk.read(FLOORS),
             proofs=disk.read(PROOFS),
+            trust=lambda: identity.trust,
             revocations=lambda: self.revocations,
             now_s=clock.now_s(),
         )

@@ -75,7 +75,7 @@ async def client_of(world: World, host: Host, token: str) -> AsyncIterator[PeerC
         ours=client_hello(
             overlay_id=host.identity.trust.overlay_id, windows=limits.windows, unix_s=0
         ),
-        judge=node.judge,
+        judge=node.admission.judge,
         expected=host.identity.peer_id,
         clock=node.ports.clock,
         entropy=world.entropy("client"),
@@ -352,7 +352,7 @@ async def serving(host: Host, home: Home, handler: Handler) -> AsyncIterator[Non
         connection = await establish(
             channel,
             ours=host.running.hello(),
-            judge=host.running.judge,
+            judge=host.running.admission.judge,
             expected=None,
             clock=host.running.ports.clock,
             entropy=host.running.ports.entropy,

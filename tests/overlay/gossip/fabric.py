@@ -185,6 +185,7 @@ class Fabric:
             rng=random.Random(self.rng.random()),
             floors=dict(host.rows.get(FLOORS, {})),
             proofs=dict(host.rows.get(PROOFS, {})),
+            trust=lambda: host.identity.trust,
             revocations=lambda: NOTHING,
             now_s=self.now_s,
         )

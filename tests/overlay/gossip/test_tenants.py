@@ -16,7 +16,7 @@ def test_a_second_issuer_cannot_shadow_the_name_of_another_ones_tenant() -> None
     world = member()
     usurper = make_issuer(world.authority.root, seeded(9), NOW_S)
     trust = world.authority.trust.with_issuer(usurper.der)
-    honest, shadowed = (Epochs(trust=trust, keys=world.keys) for _ in range(2))
+    honest, shadowed = (Epochs(trust=lambda: trust, keys=world.keys) for _ in range(2))
     forged = of_the_same_name(usurper, world.epoch_object, trust)
     for epochs in (honest, shadowed):
         assert epochs.take(world.epoch_object, 0.0, NOW_S, NOTHING) == TakenEpoch(
@@ -26,7 +26,7 @@ def test_a_second_issuer_cannot_shadow_the_name_of_another_ones_tenant() -> None
     assert taken is not None
     assert taken.header.object_id == world.tenant.header.object_id
     assert shadowed.mine == honest.mine
-    newcomer = Epochs(trust=trust, keys=world.keys)
+    newcomer = Epochs(trust=lambda: trust, keys=world.keys)
     newcomer.take(forged, 0.0, NOW_S, NOTHING)
     assert honest.newer_than(newcomer.known()) == [world.epoch_object]
     assert newcomer.lacks(honest.known())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from overlay.revocation.exchange import Exchange, Rows
 from overlay.revocation.messages import Compare, Tell
+from overlay.trust.book import TrustBook
 from security.certificate import IssuerKey, make_issuer
 from security.peer_id import PeerId
 from security.revocation import make_revocation
@@ -44,7 +45,7 @@ class Host:
 
     def start(self) -> None:
         """A start: everything but the disk is gone."""
-        self.exchange = Exchange(OVERLAY.trust, self.rows)
+        self.exchange = Exchange(TrustBook(OVERLAY.trust, {}), self.rows)
 
     def learn(
         self, statements: list[bytes], issuers: list[bytes], source: PeerId | None = None

@@ -8,6 +8,7 @@ from overlay.errors import ProtocolError
 from overlay.revocation import exchange as module
 from overlay.revocation.exchange import Exchange
 from overlay.revocation.messages import MARK_BYTES, PART_STATEMENTS, VERSION, Compare, encode
+from overlay.trust.book import TrustBook
 from security.certificate import make_issuer
 from security.errors import LimitExceeded, SecurityError
 from security.revocation import RevocationSet, make_revocation
@@ -207,7 +208,7 @@ def test_a_damaged_row_is_an_error_and_not_a_smaller_set(damage: bytes) -> None:
     a.revoke("x")
     key = next(key for key in a.rows if key[:1] == b"s")
     with pytest.raises(SecurityError):
-        Exchange(OVERLAY.trust, {**a.rows, key: damage})
+        Exchange(TrustBook(OVERLAY.trust, {}), {**a.rows, key: damage})
 
 
 def test_issuers_beyond_what_trust_holds_are_refused() -> None:

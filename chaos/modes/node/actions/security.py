@@ -148,17 +148,19 @@ class _Revoked:
     def _tell(self, host: SimHost, node: Node) -> None:
         if host.name == self._name:
             return
-        judge = node.judge
+        judge = node.admission.judge
 
-        def watched(der: bytes, expected: PeerId | None = None) -> PeerId:
+        def watched(
+            der: bytes, expected: PeerId | None = None, issuer_der: bytes | None = None
+        ) -> PeerId:
             try:
-                return judge(der, expected)
+                return judge(der, expected, issuer_der)
             except SecurityError:
                 if der in self._leaves:
                     self._turned_away()
                 raise
 
-        node.judge = watched  # type: ignore[method-assign]  # the tap
+        node.admission.judge = watched  # type: ignore[method-assign]  # the tap
         if self._issuer is not None:
             self._note_when_told(host.name, node)
         if self._is_told(host):

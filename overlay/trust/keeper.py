@@ -1,0 +1,192 @@
+"""Drives what a host believes: its table, its streams, and one task for each peer that is up.
+
+The core is sans-IO (``book.py``). A peer that comes up is asked at once, and again now and then;
+what is new here is told it at once. All this goes on before this host is confirmed, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from overlay.errors import (
+    OverlayError,
+    Overloaded,
+    PeerGone,
+    ProtocolError,
+    StorageError,
+    StreamReset,
+)
+from overlay.gossip.antientropy import Allowance
+from overlay.peers import Peers
+from overlay.ports import Ports
+from overlay.transport.connection import Connection
+from overlay.transport.frame import ResetCode
+from overlay.transport.stream import Stream
+from overlay.trust.book import TABLE, Rows, TrustBook, mark_of, marks_in
+from overlay.trust.messages import (
+    PROTOCOL,
+    Lacking,
+    Question,
+    decode_lacking,
+    decode_question,
+    encode,
+)
+from security.errors import SecurityError
+from security.peer_id import PeerId
+from security.trust import Trust
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+"""For one call."""
+
+COMPARE_EVERY_S = 30.0
+"""What has not come by any other way comes by this."""
+
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 30.0
+
+
+class TrustKeeper:
+    """What one peer believes, stores, tells and hears of issuers."""
+
+    def __init__(self, *, trust: Trust, ports: Ports) -> None:
+        """Begins with the trust of the home folder and what is stored.
+
+        Raises:
+            StorageError: When that cannot be read.
+        """
+        self._ports = ports
+        self.book = TrustBook(trust, ports.storage.read(TABLE))
+        if self.book.unbelieved:
+            log.warning("%d stored issuers are not our root's: passed over", self.book.unbelieved)
+        self._unstored: Rows = {}
+        self._allowance = Allowance()
+        self._grown = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._knows: dict[Connection, set[bytes]] = {}
+        self.refused = 0
+
+    @property
+    def now(self) -> Trust:
+        """What is believed at present."""
+        return self.book.now
+
+    def learn(self, *, issuers: Sequence[bytes] = (), roots: Sequence[bytes] = ()) -> None:
+        """Believes, stores and tells more, where it is new.
+
+        Raises:
+            SecurityError: As ``TrustBook.learn``; what came before is believed.
+        """
+        before = self.now
+        try:
+            self._store(self.book.learn(issuers=issuers, roots=roots))
+        finally:
+            if self.now is not before:
+                self._grown.set()
+                self._grown = trio.Event()
+
+    def _store(self, rows: Rows) -> None:
+        """What cannot be stored is believed all the same: after a start others tell it."""
+        self._unstored = {**self._unstored, **rows}
+        if not self._unstored:
+            return
+        try:
+            self._ports.storage.write(TABLE, self._unstored, durable=True)
+            self._unstored = {}
+        except StorageError as error:
+            log.warning("issuers are believed and not stored, which is tried again: %s", error)
+
+    async def run(
+        self, peers: Peers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Asks and tells peers until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            # A peer that was faster than this task was passed over when it came up.
+            for peer_id in peers.up():
+                connection = peers.connection(peer_id)
+                if connection is not None and connection.runs:
+                    self.on_up(connection)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def on_up(self, connection: Connection) -> None:
+        """A peer is up: it is asked, and told of what is new from now on."""
+        peer_id = connection.remote.peer_id
+        if peer_id is None or self._nursery is None or connection in self._knows:
+            return
+        # What is known here already it asks for itself.
+        self._knows[connection] = self.book.marks()
+        self._nursery.start_soon(self._accompany, connection, peer_id)
+
+    async def _accompany(self, connection: Connection, peer_id: PeerId) -> None:
+        pause_s = RETRY_FIRST_S
+        try:
+            while connection.closed is None:
+                try:
+                    await self._ask(connection)
+                    pause_s = RETRY_FIRST_S
+                    await self._something_new(self._knows[connection])
+                except PeerGone:
+                    return
+                except StreamReset as error:
+                    if error.code == ResetCode.UNSUPPORTED:
+                        return  # it is of the version before, which knows one issuer
+                    await trio.sleep(pause_s)
+                    pause_s = min(RETRY_MAX_S, pause_s * 2)
+                except (OverlayError, SecurityError) as error:
+                    log.warning("the issuers that %s knows are not: %s", peer_id, error)
+                    await trio.sleep(pause_s)
+                    pause_s = min(RETRY_MAX_S, pause_s * 2)
+        finally:
+            del self._knows[connection]
+            self._allowance.forget(peer_id)
+
+    async def _something_new(self, known: set[bytes]) -> None:
+        """Waits until there is something that a peer does not know, or it is time to ask again."""
+        with trio.move_on_after(COMPARE_EVERY_S):
+            while self.book.marks() <= known:
+                await self._grown.wait()
+            return
+        self._store({})
+
+    async def _ask(self, connection: Connection) -> None:
+        """One question, with the news; its answer is believed."""
+        question = self.book.question(self._knows[connection])
+        data = await connection.call(PROTOCOL, encode(question), timeout_s=TIMEOUT_S)
+        if connection.closed is not None:
+            raise PeerGone(connection.closed)  # dropped while this waited
+        self._knows[connection] |= marks_in(question)
+        self._take(connection, decode_lacking(data))
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:
+        """Answers one question of a peer."""
+        peer_id = connection.remote.peer_id
+        if peer_id is None:
+            raise ProtocolError("a client exchanges no issuers")
+        question = decode_question(stream.body)
+        if connection.closed is not None:
+            raise PeerGone(connection.closed)
+        now_s = self._ports.clock.now_s()
+        if not self._allowance.is_left(peer_id, now_s):
+            raise Overloaded("a peer asks for issuers without end")
+        self._allowance.spend(peer_id, len(stream.body), now_s)
+        try:
+            self._take(connection, question)
+        except SecurityError as error:
+            self.refused += 1
+            raise ProtocolError(f"an issuer that is none: {type(error).__name__}") from None
+        answer = encode(self.book.answer(question))
+        self._allowance.spend(peer_id, len(answer), now_s)
+        await stream.send(answer)
+        await stream.finish()
+
+    def _take(self, connection: Connection, told: Question | Lacking) -> None:
+        """Believes what a peer has shown, which it need not be told again."""
+        if connection in self._knows:
+            self._knows[connection] |= {mark_of(each) for each in (*told.issuers, *told.roots)}
+        self.learn(issuers=told.issuers, roots=told.roots)
