@@ -218,6 +218,7 @@ class PeerClient:
             ConfigError: When the arguments do not fit together.
             HomeError: When no peer runs on this host.
             OSError: When the address cannot be reached.
+            OverlayError: When the peer does not take the connection; PeerGone where it ends.
             security.errors.SecurityError: When the peer there is not of this overlay.
         """
         if address is None:

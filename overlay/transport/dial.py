@@ -7,8 +7,10 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from overlay.address import Address
-from overlay.errors import ConfigError, Deadline, HomeError
+from overlay.errors import ConfigError, Deadline, HomeError, PeerGone
 from overlay.home import Home
 from overlay.ports import Clock, SecureChannel
 from overlay.system import SystemClock, SystemEntropy
@@ -54,12 +56,16 @@ async def dial_peer(address: str | Address, *, ca: str | Path | None) -> Connect
     Raises:
         ConfigError: When the address or ``ca`` cannot be read.
         SecurityError: When the peer is not of that overlay.
-        OSError, trio.BrokenResourceError, OverlayError: When there is no connection to be had.
+        OSError, OverlayError: When there is no connection to be had; PeerGone where it broke, as
+            that of a peer which ends just now.
     """
     where = Address.parse(address) if isinstance(address, str) else address
     root, overlay_id = _read_root(ca)
     clock = SystemClock()
-    channel = await dial_client(where, root)
+    try:
+        channel = await dial_client(where, root)
+    except trio.BrokenResourceError as error:
+        raise PeerGone(f"no connection to the peer at {where}: {error}") from error
     return await _establish(channel, overlay_id, clock, _judge_of(overlay_id, clock))
 
 

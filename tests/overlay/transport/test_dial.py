@@ -5,13 +5,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from overlay.address import Address
-from overlay.errors import ConfigError, StreamReset
+from overlay.errors import ConfigError, PeerGone, StreamReset
 from overlay.ports import SecureChannel
 from overlay.transport.connection import Connection, Stream
 from overlay.transport.dial import dial_peer
@@ -88,6 +89,18 @@ async def test_a_peer_of_another_overlay_is_refused(tmp_path: Path) -> None:
     async with peer(Overlay(1)) as address:
         with pytest.raises(UntrustedIssuer):
             await dial_peer(address, ca=root_file(Overlay(2), tmp_path))
+
+
+async def test_a_peer_that_ends_within_the_handshake_is_gone(tmp_path: Path) -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+        address = Address(*listener.socket.getsockname())
+        with pytest.raises(PeerGone, match="no connection to the peer at 127"):
+            await dial_peer(address, ca=root_file(Overlay(), tmp_path))
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_missing_or_foreign_root_file_is_a_clear_error(tmp_path: Path) -> None:
