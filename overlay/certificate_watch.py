@@ -37,12 +37,14 @@ class CertificateWatch:
         renewer: Renewer,
         judge: Callable[[bytes], PeerId],
         leaf_of: Callable[[PeerId], bytes | None],
+        last_words: Callable[[bytes], tuple[str, bytes] | None],
     ) -> None:
         self._peers = peers
         self._clock = clock
         self._renewer = renewer
         self._judge = judge
         self._leaf_of = leaf_of
+        self._last_words = last_words
         self._changed = trio.Event()
 
     def changed(self) -> None:
@@ -51,7 +53,7 @@ class CertificateWatch:
 
     def judge_all(self) -> None:
         """Ends the connections that are to be believed no more."""
-        self._peers.judge_again(self.judge)
+        self._peers.judge_again(self.judge, self._last_words)
         if self._renewer.ended:
             self._peers.drop_all("this host's certificate has ended")
 

@@ -10,6 +10,7 @@ OverlayError
 |   `-- RequestError     a client's request is refused; carries code, HTTP status and param
 `-- Unavailable          nobody's fault
     |-- PeerGone         the connection ended while something was under way
+    |   `-- NotAdmitted  the far side refuses us; carries its word for why
     |-- StreamReset      the far side reset the stream; carries its code
     |-- Deadline         it took longer than was allowed
     |-- Overloaded       a queue or quota of ours is full
@@ -88,6 +89,14 @@ class Unavailable(OverlayError):
 
 class PeerGone(Unavailable):
     """The connection ended while something was under way."""
+
+
+class NotAdmitted(PeerGone):
+    """The far side refuses us before its HELLO; ``reason`` is its word for why, unsigned."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the far side refuses us: {reason}")
+        self.reason = reason
 
 
 class StreamReset(Unavailable):

@@ -238,6 +238,7 @@ class Node:
             renewer=self.renewer,
             judge=self.admission.judge,
             leaf_of=self.knowledge.gossip.leaf_of,
+            last_words=self.keeper.against,
         )
 
     def _make_desk(self) -> IssuerDesk | None:

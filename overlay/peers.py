@@ -15,8 +15,9 @@ import trio
 
 from overlay import clones
 from overlay.address import Address
-from overlay.errors import OverlayError
+from overlay.errors import NotAdmitted, OverlayError
 from overlay.ports import Clock, Entropy, PeerHint, SecureChannel, Transport
+from overlay.refusals import Refusals
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.frame import GoawayCode
 from security.errors import SecurityError
@@ -110,6 +111,7 @@ class Peers:
         self._up: dict[PeerId, Up] = {}
         self._known: dict[PeerId, Known] = {}
         self._dialling: set[Address] = set()
+        self.refusals = Refusals()
         self._nursery: trio.Nursery | None = None
         self.failed_dials = 0
         self._sent_before = 0
@@ -181,8 +183,15 @@ class Peers:
         self._known.pop(min(goes)[-1]).dialling.cancel()
         return True
 
-    def judge_again(self, judge: Callable[[bytes], object]) -> None:
-        """Ends every connection whose leaf no longer passes ``judge``."""
+    def judge_again(
+        self,
+        judge: Callable[[bytes], object],
+        last_words: Callable[[bytes], tuple[str, bytes] | None],
+    ) -> None:
+        """Ends every connection whose leaf no longer passes ``judge``.
+
+        ``last_words`` are a protocol and a message that who had that leaf is shown.
+        """
         for peer_id, up in list(self._up.items()):
             leaf = up.connection.remote.leaf
             try:
@@ -190,7 +199,7 @@ class Peers:
                     judge(leaf)
             except SecurityError as error:
                 log.warning("peer %s is no longer admitted: %s", peer_id, type(error).__name__)
-                up.connection.drop("not admitted")
+                up.connection.drop("not admitted", last_words(leaf) if leaf else None)
 
     def drop_all(self, reason: str) -> None:
         """Ends every connection; peers that can be reached are dialled again."""
@@ -236,6 +245,7 @@ class Peers:
             self._on_down(peer_id)
             self._sent_before += sent(before.connection)
             self._end(before.connection, DUPLICATE)
+        self.refusals.taken_in(peer_id)
         log.info("peer %s is up at %s", peer_id, connection.remote.address)
         up_s = self._clock.now_s()
         try:
@@ -334,6 +344,8 @@ class Peers:
                 connection = await self._establish(channel, peer_id)
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, OverlayError) as error:
             self.failed_dials += 1
+            if isinstance(error, NotAdmitted) and peer_id is not None:
+                self.refusals.refused(peer_id, error)
             log.debug("no connection to %s: %s", address, type(error).__name__)
         except SecurityError as error:
             self.failed_dials += 1

@@ -205,7 +205,7 @@ def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) ->
             if tenant is None or peer_id in tenant.members
         ],
         dtypes={model.name: model.output.dtype for model in capabilities.models},
-        posture=node.engine_posture(),
+        posture=[*node.peers.refusals.posture(), *node.engine_posture()],
         variants={model.name: advertised(model).weights for model in capabilities.models},
         confirmed=node.confirmation.event.is_set(),
         waits_for=waits_for(node),

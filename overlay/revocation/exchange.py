@@ -261,6 +261,15 @@ class Exchange:
         issuers, data = self._issuers_of(told), [each.data for each in told]
         return Tell(v=VERSION, issuers=issuers, statements=data), until
 
+    def against(self, *ids: str) -> Tell | None:
+        """What revokes any of some ids, for whom that concerns; None where nothing does."""
+        found = [each.statement for each in self._news if each.statement.value.id in ids]
+        told = found[:PART_STATEMENTS]
+        if not told:
+            return None
+        data = [each.data for each in told]
+        return Tell(v=VERSION, issuers=self._issuers_of(told), statements=data)
+
     def _issuers_of(self, statements: Sequence[Verified[Revocation]]) -> list[bytes]:
         ids = sorted({IssuerId(each.signer) for each in statements})
         return [self._trust.now.issuer(issuer_id).der for issuer_id in ids]

@@ -37,6 +37,7 @@ from overlay.revocation.messages import (
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
 from overlay.trust.keeper import TrustKeeper
+from security.certificate import parse_leaf
 from security.errors import LimitExceeded, SecurityError
 from security.peer_id import PeerId
 from security.revocation import REVOKED_MAX, STATEMENTS_MAX, Revocation, RevocationSet
@@ -100,6 +101,12 @@ class RevocationKeeper:
     def revokes(self, id_: str) -> bool:
         """Whether a peer, token, ticket or issuer of this id is revoked."""
         return self.exchange.known.revokes(id_)
+
+    def against(self, der: bytes) -> tuple[str, bytes] | None:
+        """What the owner of a leaf is told whose connection ends for it: that it is revoked."""
+        leaf = parse_leaf(der)
+        told = self.exchange.against(leaf.peer_id, leaf.issuer_id)
+        return None if told is None else (PROTOCOL, encode(told))
 
     async def run(
         self, peers: Peers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

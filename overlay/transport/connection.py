@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -40,6 +40,7 @@ from overlay.transport.events import (
     WentAway,
 )
 from overlay.transport.frame import DEADLINE_MS_MAX, PROTOCOL_BYTES_MAX, GoawayCode, ResetCode
+from overlay.transport.goodbye import say_goodbye
 from overlay.transport.limits import Limits
 from overlay.transport.liveness import Idleness, Liveness
 from overlay.transport.mux import IDS_USED_UP, Mux
@@ -72,7 +73,6 @@ class ConnectionStatistics:
 
 Handler = Callable[["Connection", Stream], Awaitable[None]]
 """Serves one stream. Returning finishes it; raising resets it; the far side's reset cancels it."""
-
 
 NO_HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType({})
 
@@ -134,6 +134,7 @@ class Connection:
         self._far_is_gone = False
         self._code: int = GoawayCode.DONE
         self._closing: str | None = None
+        self._last = b""
         self._farewell: str | None = None
         self.closed: str | None = None
         self._bytes_sent = self._bytes_received = 0
@@ -467,8 +468,12 @@ class Connection:
         log.error("handler of %s failed", stream.protocol, exc_info=error)
         return ResetCode.INTERNAL
 
-    def drop(self, reason: str) -> None:
-        """Ends it at once: nothing is taken in any more, not even what has come and waits."""
+    def drop(self, reason: str, last: tuple[str, bytes] | None = None) -> None:
+        """Ends it at once: nothing is taken in any more, not even what has come and waits.
+
+        ``last`` is a protocol and a message that the far side is shown, where it still can be.
+        """
+        self._last = b"" if last is None else self._mux.last_words(*last)
         self._close(reason)
 
     def _close(self, reason: str) -> None:
@@ -488,11 +493,8 @@ class Connection:
         self._close(self._closing or reason)
         with trio.move_on_after(self._limits.close_s):
             if not self._writing and not self._far_is_gone:
-                # Only this: resets of the handlers that we have just cancelled would tell the far
-                # side's callers of the streams instead of the connection.
-                goodbye = self._mux.farewell(self._code, self.closed or reason)
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                    await self._channel.send_all(goodbye)
+                goodbye = self._last + self._mux.farewell(self._code, self.closed or reason)
+                await say_goodbye(self._channel, goodbye, heard=bool(self._last))
         with trio.move_on_after(self._limits.close_s):
             await self._channel.aclose()
         self._ended.set()

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from overlay.errors import Deadline, OverlayError, PeerGone, ProtocolError
+from overlay.errors import Deadline, NotAdmitted, OverlayError, PeerGone, ProtocolError
 from overlay.ports import ByteChannel, Clock, Entropy, SecureChannel
 from overlay.transport import frame
 from overlay.transport.connection import Connection
@@ -71,7 +71,8 @@ async def establish(
         SecurityError: When the far side's leaf is refused.
         ProtocolError: When it breaks the rules of HELLO, or is of another overlay.
         VersionMismatch: When there is no common version.
-        PeerGone: When the channel breaks, or the far side refuses us; the message says why.
+        PeerGone: When the channel breaks.
+        NotAdmitted: When the far side refuses us; it says why.
         Deadline: When its HELLO does not come in time.
     """
     if channel.leaf is None and allowed is None and ours.role is Role.PEER:
@@ -126,9 +127,7 @@ async def _receive_hello(channel: ByteChannel) -> tuple[Hello, bytes]:
             if len(data) >= end:
                 payload = data[frame.HEADER_BYTES : end]
                 if kind == frame.GOAWAY:
-                    raise PeerGone(
-                        f"the far side refuses us: {frame.decode_goaway(payload).reason}"
-                    )
+                    raise NotAdmitted(frame.decode_goaway(payload).reason)
                 return decode_hello(payload), data[end:]
         more = await channel.receive_some()
         if not more:

@@ -224,6 +224,11 @@ class Mux:
         """The frame that says goodbye, for when nothing else is to be sent any more."""
         return frame.encode_goaway(code, self._last_theirs, reason)
 
+    def last_words(self, protocol: str, body: bytes) -> bytes:
+        """A stream with one message, for when nothing else is to be sent any more."""
+        payload = frame.encode_opening(protocol, 0) + body
+        return frame.encode(frame.OPEN, frame.FIN | frame.OPENER, self._next_id, payload)
+
     # -- bytes out and in
 
     def data_to_send(self, size_bytes: int) -> bytes:

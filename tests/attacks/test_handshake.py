@@ -16,10 +16,11 @@ from chaos.world import Host, until
 from overlay.address import Address
 from overlay.errors import OverlayError
 from overlay.ports import PeerHint, SecureChannel
+from overlay.transport import frame
 from overlay.transport.hello import encode_hello
 from overlay.transport.tls import CLIENT_ALPN, PEER_ALPN, TlsChannel, dialling_context
 from security.certificate import IssuerKey, dns_name_of, issue_leaf
-from security.errors import SecurityError
+from security.errors import Revoked, SecurityError
 from tests.attacks.adversary import (
     DAY_S,
     KeyHolder,
@@ -219,6 +220,29 @@ async def test_another_peer_than_the_one_that_was_dialled() -> None:
             a.peers.hint(PeerHint(peer_id=insider.peer_id, addresses=(at,)))
             await until(lambda: came, step_s=0.01)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_host_is_told_falsely_that_it_is_revoked() -> None:
+    """By an insider that it dials: that is a line for its owner, and nothing else."""
+    async with real_overlay() as victim:
+        insider, a = host_of(victim), victim.nodes[0]
+
+        async def refuse(channel: SecureChannel) -> None:
+            word = frame.encode_goaway(frame.GoawayCode.REFUSED, 0, Revoked.__name__)
+            await channel.channel.send_all(word)
+            await channel.channel.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            (at,) = await nursery.start(insider.transport.listen, [HERE], refuse)
+            async with victim.unharmed(by=insider.peer_id):
+                a.peers.hint(PeerHint(peer_id=insider.peer_id, addresses=(at,)))
+                await until(lambda: bool(a.peers.refusals.posture()), step_s=0.01)
+                assert insider.peer_id[-8:] in a.peers.refusals.posture()[0][1]
+                assert not a.is_revoked
+            nursery.cancel_scope.cancel()
+        # The control: an issuer's statement is believed.
+        a.revoke(victim.world.revocation(a.peer_id))
+        assert a.is_revoked
 
 
 def client_context(insider: KeyHolder, *alpn: str) -> ssl.SSLContext:

@@ -94,8 +94,9 @@ async def test_five_peers_enforce_what_one_is_told_and_lose_nothing(tmp_path: Pa
             ENFORCED_S,
         )
         with trio.fail_after(ENFORCED_S):
-            while (await bad.status()).peers:
+            while (status := await bad.status()).peers or not status.revoked:
                 await trio.sleep(0.05)
+        assert "revoked: no other peer takes it in" in (await command(bad, "status")).decode()
         assert [len((await peer.status()).peers) for peer in good] == [3] * 4
 
         await command(issuer, "token", "revoke", token.token_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -10,7 +11,10 @@ import trio
 
 from chaos.world import Host, World, until, world_of
 from inference.toy import ToyConfig
-from overlay.errors import OverlayError, RequestError, StreamReset
+from overlay.control.handler import status_of
+from overlay.errors import NotAdmitted, OverlayError, RequestError, StreamReset
+from overlay.ports import PeerHint
+from overlay.refusals import Refusals
 from overlay.request import AnswerEvent, Delta
 from overlay.revocation.exchange import TABLE
 from overlay.revocation.keeper import COMPARE_EVERY_S
@@ -26,8 +30,10 @@ from overlay.revocation.messages import (
 from overlay.transport.frame import ResetCode
 from security.certificate import make_issuer
 from security.errors import LimitExceeded
+from security.keys import HostKeys
 from security.revocation import make_revocation
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, nothing_runs, simulate
+from tests.security.world import seeded
 
 NOW_UNIX_S = 1_800_000_000.0
 ENFORCED_S = 5.0
@@ -359,3 +365,87 @@ def test_metrics_count_statements() -> None:
             assert "0a" * 16 not in text
 
     simulate(82, main)
+
+
+def test_who_is_cut_off_is_shown_the_statement_that_revokes_it_and_keeps_it() -> None:
+    async def main() -> None:
+        async with world_of(72, [FAST] * 3) as world:
+            await everybody_ready(world)
+            issuer, bad, other = world.hosts
+            statements = world.revocation(bad.identity.peer_id)
+            issuer.running.revoke(statements)
+            await until(lambda: bad.running.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
+            assert bad.running.revocations.statements == frozenset(statements)
+            await until(lambda: not bad.running.peers.up(), timeout_s=ENFORCED_S)
+            await world.restart(bad)
+            assert bad.running.is_revoked
+            assert has_put_out(issuer, bad)
+            assert has_put_out(other, bad)
+
+    simulate(72, main)
+
+
+def test_nothing_of_who_is_cut_off_is_taken_in_while_it_is_shown_why() -> None:
+    """It says on, as fast as it can, that somebody else is revoked."""
+
+    async def main() -> None:
+        async with world_of(73, [FAST] * 3) as world:
+            await everybody_ready(world)
+            issuer, bad, other = world.hosts
+            mine = bad.running.peers.connection(issuer.identity.peer_id)
+            assert mine is not None
+            statement, late = world.revocation(bad.identity.peer_id, other.identity.peer_id)
+
+            async def say_on() -> None:
+                while mine.closed is None:
+                    message = Tell(v=VERSION, issuers=[], statements=[late])
+                    with suppress(OverlayError):
+                        await mine.call(PROTOCOL, encode(message), timeout_s=1)
+                    await trio.sleep(0.001)
+
+            async with trio.open_nursery() as nursery:
+                issuer.running.revoke([statement])
+                nursery.start_soon(say_on)
+            await until(lambda: bad.running.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
+            await trio.sleep(5)
+            assert issuer.running.revocations.statements == {statement}
+
+    simulate(73, main)
+
+
+def test_a_host_that_was_away_is_refused_and_tells_its_owner_whose_word_that_is() -> None:
+    async def main() -> None:
+        async with world_of(74, [FAST] * 3) as world:
+            await everybody_ready(world)
+            issuer, bad, other = world.hosts
+            world.kill(bad)
+            await until(lambda: bad.node is None)
+            issuer.running.revoke(world.revocation(bad.identity.peer_id))
+            await until(lambda: other.running.revocations.revokes(bad.identity.peer_id))
+            node = await world.start(bad)
+            for host in (issuer, other):  # nobody tells it where they are
+                hint = PeerHint(peer_id=host.identity.peer_id, addresses=host.running.addresses)
+                node.peers.hint(hint)
+            await until(lambda: bool(node.peers.refusals.posture()))
+            ((name, words),) = node.peers.refusals.posture()
+            assert name == "refused"
+            assert "so they say, and nothing that an issuer has signed" in words
+            assert not node.is_revoked
+            status = status_of(node, ())
+            assert (name, words) in status.posture
+            assert not status.revoked
+
+    simulate(74, main)
+
+
+def test_what_a_peer_says_of_being_revoked_counts_until_it_takes_the_host_in() -> None:
+    refusals, peer_ids = Refusals(), [HostKeys.generate(seeded(n)).peer_id for n in range(5)]
+    for peer_id in peer_ids:
+        refusals.refused(peer_id, NotAdmitted("Expired"))
+    assert refusals.posture() == []
+    for peer_id in peer_ids:
+        refusals.refused(peer_id, NotAdmitted("Revoked"))
+    assert "and 2 more" in refusals.posture()[0][1]
+    for peer_id in peer_ids:
+        refusals.taken_in(peer_id)
+    assert refusals.posture() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 import trio
@@ -444,6 +445,45 @@ async def test_a_handler_may_close_the_connection_it_serves(
             await both.left.call("/close", b"", timeout_s=30)
         await trio.testing.wait_all_tasks_blocked()
         assert both.right.closed == "enough"
+
+
+async def test_who_is_dropped_is_shown_the_last_words_and_is_not_heard_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    shown = []
+
+    async def show(connection: Connection, stream: Stream) -> None:
+        shown.append(stream.body)
+        for number in range(100):
+            with suppress(OverlayError):
+                await connection.call("/hear", bytes([number]), timeout_s=1)
+
+    async with pair({"/show": show}) as both:
+        await trio.testing.wait_all_tasks_blocked()
+        both.left.drop("not admitted", ("/show", b"why"))
+        assert both.left.closed == "not admitted"
+        await trio.sleep(3)
+        assert shown == [b"why"]
+        seen = both.left.statistics()
+        assert (seen.streams_accepted, seen.streams_refused) == (0, 0)
+        assert both.right.closed == "the far side said goodbye: not admitted"
+
+
+async def test_who_is_dropped_and_reads_nothing_is_waited_for_half_a_second(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with pair() as both:
+
+        async def reads_nothing() -> bytes:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        both.left._channel.receive_some = reads_nothing  # type: ignore[method-assign]  # a far side that hangs
+        await trio.testing.wait_all_tasks_blocked()
+        both.right.drop("not admitted", ("/show", b"why"))
+        began_s = trio.current_time()
+        await both.right._ended.wait()
+        assert trio.current_time() - began_s <= 2 * Limits().close_s
 
 
 async def test_a_connection_whose_stream_ids_are_used_up_ends_when_its_streams_have(

@@ -196,7 +196,9 @@ def test_hosts_of_a_revoked_issuer_are_put_out_and_the_others_go_on() -> None:
             with pytest.raises(Revoked):
                 a.running.admission.judge(c.identity.leaf)
             assert await world.ask(b, QUESTION)
-            assert c.running.peers.up() == [d.identity.peer_id]
+            # Those two are shown why as they are cut off, and believe each other no more.
+            await until(lambda: c.running.is_revoked and d.running.is_revoked)
+            await until(lambda: not c.running.peers.up() and not d.running.peers.up())
 
     simulate(409, main)
 
