@@ -15,7 +15,7 @@ help:
 	@echo "make attacks     adversaries with and without keys against whole peers (part of make test)"
 	@echo "make fuzz        coverage-guided inputs for every reader of bytes, 10 s each (7 minutes); SECONDS=60"
 	@echo "make chaos-smoke every simulated fault once, and every failure that was ever mended"
-	@echo "make chaos-sweep five minutes of fresh random seeds; SEEDS=0:500 for the same ones again,"
+	@echo "make chaos-sweep six minutes of fresh random seeds; SEEDS=0:500 for the same ones again,"
 	@echo "                 SWARM=swarm-20 for clusters of about 20 nodes in place of 5"
 	@echo "make chaos-mutants proves that every checker finds the bug that is planted for it"
 	@echo "make chaos-live  five real processes, killed, paused, cut off, out of disk (4 minutes)"
@@ -76,6 +76,7 @@ SWARM ?= swarm
 SEEDS ?= $(SEED_BASE):$(shell echo $$(( $(SEED_BASE) + 1000000 )))
 chaos-sweep: $(STAMP)
 	$(BIN)/rhizome chaos sweep $(SWARM) --seeds $(SEEDS) --mode core --for 5min --jobs 2 --twice-every 100
+	$(BIN)/rhizome chaos sweep trust-swarm --seeds $(SEEDS) --mode node --for 1min --jobs 2
 
 chaos-mutants: $(STAMP)
 	$(BIN)/python -m chaos.mutants

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from chaos.cuts import CUTTING
-from chaos.faults import link, metadata, process, topology, worker
+from chaos.faults import link, metadata, process, security, topology, worker
 from chaos.history import Event, What
-from chaos.scenario.schedule import Schedule
+from chaos.scenario.schedule import PlannedFault, Schedule
 
 APART = (
     *CUTTING,
@@ -32,6 +32,7 @@ GONE = (
     process.RestartWiped,
     process.RestartRolledBack,
     process.RestartNewIdentity,
+    security.ClonedHost,
     worker.EngineCrash,
     worker.EvictionStorm,
     worker.OomAtStep,
@@ -40,8 +41,11 @@ GONE = (
 )
 """Faults whose nodes lose their caches, or stop serving from them."""
 
-AT_END = (metadata.EventGap,)
+AT_END = (metadata.EventGap, security.RestoredCopy, security.ClonedHost)
 """Faults whose nodes lose their caches when they end."""
+
+VOID = (security.TenantRotatedHard,)
+"""Faults after which nobody uses what it has cached."""
 
 
 def cold_times(schedule: Schedule, events: Iterable[Event]) -> Mapping[str, Sequence[float]]:
@@ -53,15 +57,19 @@ def cold_times(schedule: Schedule, events: Iterable[Event]) -> Mapping[str, Sequ
         fault = planned.get(event.subject)
         if fault is None:
             continue
-        when = What.FAULT_END if isinstance(fault.fault, AT_END) else What.FAULT_BEGIN
-        if event.what is not when:
-            continue
-        if isinstance(fault.fault, APART):
-            hurt = set(fault.nodes)
-        elif isinstance(fault.fault, GONE + AT_END):
-            hurt = set(names) - set(fault.nodes)
-        else:
-            continue
-        for name in sorted(hurt):
+        for name in sorted(_hurt(fault, event.what, names)):
             found.setdefault(name, []).append(event.at_s)
     return found
+
+
+def _hurt(planned: PlannedFault, what: What, names: Sequence[str]) -> set[str]:
+    """Whose twins begin cold when a fault begins or ends."""
+    at_begin, at_end = what is What.FAULT_BEGIN, what is What.FAULT_END
+    fault = planned.fault
+    if isinstance(fault, VOID) and at_begin:
+        return set(names)
+    if isinstance(fault, APART) and at_begin:
+        return set(planned.nodes)
+    if (isinstance(fault, GONE) and at_begin) or (isinstance(fault, AT_END) and at_end):
+        return set(names) - set(planned.nodes)
+    return set()

@@ -70,7 +70,7 @@ class What(enum.Enum):
     """subject node: key (hex digest of the sealing key), counter."""
     REVOKED = "revoked"
     """subject node that is revoked: identity (left out: every one), at (the node that knows of it
-    from now on; left out: all others)."""
+    from now on; left out: all others), by (the node that it was first said at)."""
 
     NODE_UP = "node_up"
     """subject node: generation, why."""

@@ -6,6 +6,8 @@ on the overlay's port.
 
 from __future__ import annotations
 
+from copy import copy
+
 import trio
 
 from chaos.network import SimTransport
@@ -28,6 +30,12 @@ class MemoryFiles:
     def __init__(self, authority: Authority) -> None:
         self._files = {HomeFile.AUTHORITY: authority_to_bytes(authority)}
         self.epochs: dict[str, bytes] = {}
+
+    def copy(self) -> MemoryFiles:
+        """Files of their own with the same content."""
+        made = copy(self)
+        made._files, made.epochs = dict(self._files), dict(self.epochs)
+        return made
 
     def read(self, file: HomeFile) -> bytes | None:
         return self._files.get(file)

@@ -60,9 +60,11 @@ SCENARIOS = (
     "remote-event-gap",
     "remote-lying-reports",
     "remote-server-restart",
+    "restored-issuer",
+    "revocations",
     "revoked-in-partition",
 )
-"""Files that are run too: each takes two seconds at most."""
+"""Files that are run too: each takes a few seconds at most."""
 
 FIVE_NODES = ("ring_majorities",)
 """On three nodes each sees all others, as two are a majority."""

@@ -81,6 +81,19 @@ class SimStorage:
         """Power is lost: only what was written durably, or before a durable write, is left."""
         self._written = {name: dict(rows) for name, rows in self._durable.items()}
 
+    def copy(self) -> SimStorage:
+        """A disk of its own that holds what this one does now."""
+        made = SimStorage(self._now_s)
+        made._written = {name: dict(rows) for name, rows in self._written.items()}
+        made._durable = {name: dict(rows) for name, rows in self._written.items()}
+        return made
+
+    def put_back(self, copy: SimStorage) -> None:
+        """Everything is as it is in a copy, and nothing is known of before."""
+        self._written = {name: dict(rows) for name, rows in copy._written.items()}
+        self._durable = {name: dict(rows) for name, rows in copy._written.items()}
+        self._past.clear()
+
     def wipe(self) -> None:
         """Everything is gone."""
         self._written, self._durable = {}, {}

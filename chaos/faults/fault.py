@@ -113,6 +113,8 @@ class Fault:
     networks: ClassVar[frozenset[Network]] = EVERY_NETWORK
     """Of live mode, where it is one of ``modes``."""
     voids: ClassVar[tuple[Void, ...]] = ()
+    shows: ClassVar[tuple[str, ...]] = ()
+    """Marks that it writes and that stand for no void."""
     instant: ClassVar[bool] = False
     """Done at once: there is nothing to undo, and ``for_s`` has no meaning."""
     needs_remote: ClassVar[bool] = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from chaos.faults.fault import NODE_AND_LIVE, SIMULATED, Family, Fault, Void, Where, quantity
+from chaos.faults.process import DOWN
 from chaos.invariants.invariant import Id
 
 
@@ -36,6 +37,28 @@ class RevokedInPartition(SecurityFault):
 
     kind = "revoked_in_partition"
     voids = RevokedKeepsTalking.voids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedTwice(RevokedInPartition):
+    """As revoked_in_partition, and one of the half with the target revokes it too, in other words.
+
+    Both statements hold everywhere afterwards.
+    """
+
+    kind = "revoked_twice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevoked(SecurityFault):
+    """A client asks the target with a token of its own, which is revoked at another node.
+
+    From when the target knows of it no request of that client is taken.
+    """
+
+    kind = "token_revoked"
+    shows = ("token_refused",)
+    every_ms: float = quantity(1000, unit="ms", low=1, high=60_000, draw=(500, 4000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +111,42 @@ class MemberRemoved(SecurityFault):
     """The target is taken off the roster of one of its tenants, and taken in again at the end."""
 
     kind = "member_removed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClonedHost(SecurityFault):
+    """A copy of the target's folder runs beside it, elsewhere, until the end.
+
+    Of the two exactly one ends. If it is the target, it is started again when the copy is gone.
+    """
+
+    kind = "cloned_host"
+    voids = (*DOWN, Void(Id.PHANTOM, Where.TARGET, "clone_ended"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredCopy(SecurityFault):
+    """A backup of the target's folder is made, and put in its place at the end.
+
+    Tickets that an issuer's backup takes for unused are void then.
+    """
+
+    kind = "restored_copy"
+    voids = DOWN
+    shows = ("tickets_voided",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRotated(SecurityFault):
+    """A tenant of the target begins a new epoch: a new key, with the same members."""
+
+    kind = "tenant_rotated"
+    instant = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRotatedHard(SecurityFault):
+    """As tenant_rotated, with other names for blocks: nothing cached before is used again."""
+
+    kind = "tenant_rotated_hard"
+    instant = True

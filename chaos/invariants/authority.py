@@ -20,28 +20,32 @@ class _Revocations:
 
     def __init__(self) -> None:
         self._everywhere: dict[str, Fact] = {}
-        self.told: dict[tuple[str, str], Fact] = {}
-        """By the node that knows, and who is revoked."""
+        self._told: dict[tuple[str, str], Fact] = {}
+        self.said: dict[tuple[str, str], dict[str, Fact]] = {}
+        """By who is revoked and where that was first said: the nodes that know of it."""
 
     def add(self, fact: Fact) -> None:
         at = fact.event.data.get("at")
         if at is None:
             self._everywhere.setdefault(fact.event.subject, fact)
         else:
-            self.told.setdefault((str(at), fact.event.subject), fact)
+            who = fact.event.subject
+            self._told.setdefault((str(at), who), fact)
+            told = self.said.setdefault((who, str(fact.event.data.get("by"))), {})
+            told.setdefault(str(at), fact)
 
     def known_at(self, node: str, name: str) -> Fact | None:
         """Since when a node knows that somebody is revoked; None where it does not."""
-        return self._everywhere.get(name) or self.told.get((node, name))
+        return self._everywhere.get(name) or self._told.get((node, name))
 
     def is_revoked(self, name: str) -> bool:
         """Whether somebody is, for some node at least."""
-        return name in self._everywhere or any(name == who for _, who in self.told)
+        return name in self._everywhere or any(name == who for who, _ in self.said)
 
     @property
     def names(self) -> set[str]:
         """Everybody who is revoked."""
-        return {*self._everywhere, *(who for _, who in self.told)}
+        return {*self._everywhere, *(who for who, _ in self.said)}
 
 
 def check(run: Run) -> Finding:
@@ -105,10 +109,10 @@ def _check_told(run: Run, revoked: _Revocations, tally: Tally) -> None:
         if fact.at_s < until_s:
             up[fact.event.subject] = fact.event.what is What.NODE_UP
     core = run.schedule.core or run.schedule.cluster.names
-    for name in sorted({who for _, who in revoked.told}):
-        first = min((f for (_, who), f in revoked.told.items() if who == name), key=_index)
+    for (name, _), told in sorted(revoked.said.items()):
+        first = min(told.values(), key=_index)
         for node in (node for node in core if up.get(node) and node not in revoked.names):
-            known = revoked.told.get((node, name))
+            known = told.get(node)
             witness = Witness(
                 expected=f"{node} is told by {until_s:.2f} s that {name} is revoked",
                 found="it was not" if known is None else f"it was at {known.at_s:.2f} s",

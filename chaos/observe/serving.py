@@ -1,7 +1,7 @@
 """A tap on an engine port: SERVED for each request, with what its own tenant can have left there.
 
-The model knows nothing of hashes, keys or namespaces of the product: it keeps, for each tenant, the
-blocks of tokens that the tenant's own requests have brought to this engine.
+The model knows nothing of hashes or namespaces of the product: it keeps, for each tenant and chain
+key of it, the blocks of tokens that the tenant's own requests have brought to this engine.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class EngineTap:
         self._watching = watching
         self._node = node
         self._on_text = on_text
-        self._left: dict[str, LeftBehind] = {}
+        self._left: dict[tuple[str, bytes], LeftBehind] = {}
         self._requests = 0
         self._said_s = said_s
         # Not looked up at each call: a router asks for these at every request.
@@ -112,7 +112,9 @@ class EngineTap:
     async def _submitted(self, request: EngineRequest) -> AsyncIterator[TokenStream]:
         async with self.inner.submit(request) as stream:
             self._requests += 1
-            left = self._left.setdefault(str(request.namespace), LeftBehind())
+            # After a hard rotation of a tenant nothing that it has left before may be used.
+            whose = str(request.namespace), request.chain_key
+            left = self._left.setdefault(whose, LeftBehind())
             overheard = _Overheard(stream, self, request, left, self._requests)
             if self._said_s is None:
                 yield overheard

@@ -42,7 +42,8 @@ def validate(scenario: Scenario) -> None:
 def known_marks() -> tuple[str, ...]:
     """What a scenario can ask to be seen: what follows from events, and what voids ask for."""
     instead = {void.instead for fault in FAULTS for void in fault.voids}
-    return (*SEEN, *sorted(instead))
+    shown = {mark for fault in FAULTS for mark in fault.shows}
+    return (*SEEN, *sorted(instead | shown))
 
 
 def _cluster(scenario: Scenario) -> None:

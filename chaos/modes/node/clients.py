@@ -20,6 +20,7 @@ from chaos.pieces import piece_of, text_of_chunk
 from chaos.scenario.schedule import PlannedRequest
 from overlay.body import parse_chat
 from overlay.errors import RequestError
+from overlay.node import Node
 from overlay.request import (
     Delta,
     Finished,
@@ -31,6 +32,7 @@ from overlay.request import (
 )
 
 CLIENT_ID = "chaos"
+UNAUTHORIZED = "invalid_api_key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,18 @@ class Manner:
     twice: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a client shows, where it is more than a name.
+
+    ``on_taken`` is called with the node that takes it, ``on_refused`` where one does not.
+    """
+
+    text: str
+    on_taken: Callable[[Node], None]
+    on_refused: Callable[[], None]
+
+
 @dataclass(eq=False)
 class Open:
     """A request that has not ended."""
@@ -59,11 +73,16 @@ class Open:
 
 @dataclass(eq=False)
 class Clients:
-    """All clients of a cluster. ``manners`` are those in force, by ingress and then by fault."""
+    """All clients of a cluster.
+
+    ``manners`` are those in force, by ingress and then by fault; ``tokens`` are shown by the
+    requests of these ids.
+    """
 
     cluster: SimCluster
     nursery: trio.Nursery
     manners: dict[str, dict[str, Manner]] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
     open: dict[str, Open] = field(default_factory=dict)
     _product_ids: dict[str, tuple[RequestId, Boot]] = field(default_factory=dict)
 
@@ -143,17 +162,23 @@ class Clients:
         self.cluster.request_ids[product_id] = request.id
         submission = Submission(
             request_id=product_id,
-            principal=Principal(
-                tenant=self.cluster.authority.tenant_id(request.tenant),
-                token_id=CLIENT_ID,
-                scopes=frozenset({Scope.INFER}),
-            ),
+            principal=self._principal(boot.node, request),
             call=parse_chat(body_of(request, text)),
             deadline_s=trio.current_time() + request.timeout_s,
         )
         answer, scope = boot.face.submit(submission)
         self._product_ids[request.id] = (product_id, boot)
         return answer, scope
+
+    def _principal(self, node: Node, request: PlannedRequest) -> Principal:
+        """Who asks. Raises ``RequestError`` where the node does not take the token."""
+        token = self.tokens.get(request.id)
+        if token is None:
+            tenant = self.cluster.authority.tenant_id(request.tenant)
+            return Principal(tenant=tenant, token_id=CLIENT_ID, scopes=frozenset({Scope.INFER}))
+        principal = node.principals.of_token(token.text)
+        token.on_taken(node)
+        return principal
 
     async def _watch(
         self,
@@ -220,10 +245,13 @@ class Clients:
             self.cluster.broken.append(f"{request.ingress}: {request.id}: {event.error}")
             add(What.FAIL, request.id, code="broke", message=event.error, expected=False)
         elif isinstance(event, RequestError):
-            host = self.cluster.host(request.ingress)
+            host, token = self.cluster.host(request.ingress), self.tokens.get(request.id)
+            if token is not None and event.code == UNAUTHORIZED:
+                token.on_refused()
             outside = request.tenant not in host.tenants or request.tenant in host.left
             expected = (
                 event.code in AT_FAULT
+                or (token is not None and event.code == UNAUTHORIZED)
                 or (outside and event.code == "not_a_member")
                 or (slow and event.code == "deadline_exceeded")
             )

@@ -7,6 +7,7 @@ its node and engine are made anew by each start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import trio
 from chaos.clock import VirtualClock
 from chaos.engine import FaultyEngine
 from chaos.entropy import SeededEntropy
-from chaos.errors import innermost
+from chaos.errors import innermost, leaves
 from chaos.founding import enrol
 from chaos.history import History, What
 from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
@@ -33,6 +34,7 @@ from chaos.storage import Session, SimStorage
 from inference.core import EngineCore
 from inference.toy import ToyConfig
 from overlay.address import Address
+from overlay.clones import ClonedHost
 from overlay.errors import StorageError
 from overlay.identity import Identity
 from overlay.node import Node, NodeConfig
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
     from chaos.modes.node.clients import Clients
 
 PORT = 7401
+CLONED = "cloned host"
+"""Why a peer is down that has seen another process with its identity, and what holds it down."""
+
+TOLD_OF_S = 10.0
+"""For so long others may still tell a peer of a process that has been killed."""
+
 STOP_S = 10.0
 """For a peer whose tasks are cancelled to have unwound."""
 
@@ -69,7 +77,8 @@ class Boot:
 class SimHost:
     """One host. ``engine`` and ``node`` are those of the present boot, None while it is down.
 
-    ``tenants`` are names of those that it is a member of; ``down`` says why it does not run;
+    ``tenants`` are names of those that it is a member of; ``down`` says why it does not run, and
+    ``down_s`` since when;
     ``files`` are the issuer's, on its host where certificates are renewed;
     ``other`` is what its engine serves in place of its own model from the next boot on.
     ``left`` are those of its tenants on whose roster it is not at present.
@@ -93,6 +102,7 @@ class SimHost:
     starts: int = 0
     identities: int = 1
     down: str | None = "not started"
+    down_s: float = -math.inf
     left: set[str] = field(default_factory=set)
     holds: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
@@ -141,6 +151,7 @@ class SimCluster:
             has its new engine then, and ``host.node`` is the new node.
         identities: Node names of all peer ids that hosts have ever had.
         revoked: Names of nodes that a fault has revoked.
+        copies: Copies of hosts that a fault has started beside them; none is in ``hosts``.
         messages: What happens to gossip messages on their way.
         clients: Who sends requests, from the storm's begin on.
         sent: Every request that a client has sent.
@@ -162,6 +173,7 @@ class SimCluster:
     on_boot: list[OnBoot] = field(default_factory=list)
     identities: dict[PeerId, str] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
+    copies: list[SimHost] = field(default_factory=list)
     messages: MessageFaults = field(default_factory=MessageFaults)
     clients: Clients | None = None
     sent: dict[str, Sent] = field(default_factory=dict)
@@ -243,6 +255,10 @@ class SimCluster:
                 ended = "crashed"
         except Exception as error:  # noqa: BLE001 - a peer that breaks is what is looked for
             ended = f"error: {innermost(error)}"
+            if isinstance(next(leaves(error)), ClonedHost) and self._runs_elsewhere(host):
+                # Who keeps a peer running does not start this one again.
+                ended = CLONED
+                host.holds.add(CLONED)
         finally:
             host.start_ended(ready)
             boot.gone.set()
@@ -296,7 +312,7 @@ class SimCluster:
     def _gone(self, host: SimHost, boot: Boot, why: str) -> None:
         if host.boot is boot:
             host.boot = None
-            host.down = why
+            host.down, host.down_s = why, trio.current_time()
             self.history.add(What.NODE_DOWN, host.name, why=why)
 
     def kill(self, name: str, why: str) -> bool:
@@ -305,7 +321,10 @@ class SimCluster:
         Returns:
             Whether there was one.
         """
-        host = self.hosts[name]
+        return self.kill_host(self.hosts[name], why)
+
+    def kill_host(self, host: SimHost, why: str) -> bool:
+        """As :meth:`kill`, also for a copy of a host."""
         boot = host.boot
         if boot is None:
             return False
@@ -320,6 +339,27 @@ class SimCluster:
         boot.scope.cancel()
         self._gone(host, boot, why)
         return True
+
+    async def start_copy(self, copy: SimHost) -> bool:
+        """Boots a copy of a host at its own address. Returns whether it runs."""
+        self.copies.append(copy)
+        ready = copy.starting = trio.Event()
+        self.nursery.start_soon(self._run, copy, "copied", ready)
+        await ready.wait()
+        return copy.boot is not None
+
+    def _runs_elsewhere(self, host: SimHost) -> bool:
+        """Whether another process with a host's identity runs, or did until just now.
+
+        One that has ended as a clone itself does not count: exactly one of two ends.
+        """
+        since_s = trio.current_time() - TOLD_OF_S
+        return any(
+            other is not host
+            and other.identity.peer_id == host.identity.peer_id
+            and (other.boot is not None or (other.down != CLONED and other.down_s > since_s))
+            for other in (*self.hosts.values(), *self.copies)
+        )
 
     async def stop(self, name: str, why: str) -> bool:
         """The process ends by an error of its own: its sockets close in order.
@@ -453,4 +493,4 @@ class _Up:
         host.start_ended(self._ready)
 
 
-__all__ = ["PORT", "Boot", "OnBoot", "SimCluster", "SimHost", "WrapPorts"]
+__all__ = ["CLONED", "PORT", "Boot", "OnBoot", "SimCluster", "SimHost", "WrapPorts"]

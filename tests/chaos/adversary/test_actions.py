@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -22,9 +22,13 @@ from chaos.run import Run, marks
 from chaos.scenario.plan import plan
 from chaos.scenario.scenario import Cluster, FaultEntry, Scenario, Workload
 from overlay.ingress import PeerIngress
+from overlay.principals import Principals
+from overlay.request import Principal
 from overlay.revocation.exchange import Exchange
 from overlay.revocation.messages import Compare, Part
 from security.epoch import TenantEpoch
+from security.revocation import Revocation, RevocationSet
+from security.signed import Verified
 from security.tenant import TenantId
 
 SCENARIO = Scenario(
@@ -59,6 +63,12 @@ FAULTS: tuple[Fault, ...] = (
     security.Flood(connections_per_s=20),
     security.CrossTenantProbe(every_ms=300),
     security.MemberRemoved(),
+    security.RevokedTwice(),
+    security.TokenRevoked(),
+    security.ClonedHost(),
+    security.RestoredCopy(),
+    security.TenantRotated(),
+    security.TenantRotatedHard(),
 )
 """Those that no promise breaks under."""
 
@@ -175,6 +185,48 @@ def test_who_is_revoked_in_a_partition_is_turned_away_by_all_after_it() -> None:
     late = [e for e in of(run, What.ROUTED) if e.at_s > told[1].at_s and e.data["node"] == "n1"]
     ingresses = {event.subject: event.data["ingress"] for event in of(run, What.INVOKE)}
     assert {ingresses[event.subject] for event in late} <= {"n1"}
+
+
+def test_who_is_revoked_twice_is_revoked_in_both_ways_everywhere() -> None:
+    run = run_with(security.RevokedTwice())
+    told = [(event.data["by"], event.data["at"]) for event in of(run, What.REVOKED)]
+    assert sorted(told) == [("n2", "n2"), ("n2", "n3"), ("n3", "n2"), ("n3", "n3")]
+    assert finding(run, Id.AUTHORITY).status is Status.HELD
+
+
+def test_a_set_that_keeps_one_statement_of_each_id_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = Exchange.prepare
+
+    def one_each(self: Exchange, fresh: Sequence[Verified[Revocation]]) -> object:
+        return prepare(self, [each for each in fresh if not self.known.revokes(each.value.id)])
+
+    monkeypatch.setattr(Exchange, "prepare", one_each)
+    found = finding(run_with.__wrapped__(security.RevokedTwice()), Id.AUTHORITY)
+    assert found.status is Status.VIOLATED
+    assert {witness.node for witness in found.witnesses} == {"n2", "n3"}
+
+
+def test_a_token_that_is_revoked_brings_nothing_more() -> None:
+    run = run_with(security.TokenRevoked(every_ms=200))
+    assert "token_refused" in marks(run)
+    assert finding(run, Id.AUTHORITY).status is Status.HELD
+
+
+def test_a_token_that_is_taken_although_it_is_revoked_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_token = Principals.of_token
+
+    def blind(self: Principals, credential: str) -> Principal:
+        self._revocations = RevocationSet
+        return of_token(self, credential)
+
+    monkeypatch.setattr(Principals, "of_token", blind)
+    found = finding(run_with.__wrapped__(security.TokenRevoked(every_ms=200)), Id.AUTHORITY)
+    assert found.status is Status.VIOLATED
+    assert any("took a request" in witness.found for witness in found.witnesses)
 
 
 def test_a_peer_that_tells_nobody_what_is_revoked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ from chaos.faults.fault import Fault
 from chaos.modes.node.actions import (
     client,
     clock,
+    copies,
     disk,
     link,
     metadata,
     process,
     roster,
     security,
+    tokens,
     topology,
     worker,
 )
@@ -26,6 +28,8 @@ ACTIONS: dict[type[Fault], Action] = {
     **metadata.ACTIONS,
     **security.ACTIONS,
     **roster.ACTIONS,
+    **copies.ACTIONS,
+    **tokens.ACTIONS,
     **worker.ACTIONS,
     **client.ACTIONS,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -22,10 +22,13 @@ from overlay.node import Node
 from overlay.serve import ForwardHandler
 from overlay.transport.connection import Connection
 from overlay.transport.stream import Stream
+from security.authority import Authority
 from security.tenant import TenantId
 
 REMOVED = "member_removed"
 """A mark: a host has learnt that it is no member any more."""
+
+Secret = Callable[[int], bytes]
 
 LOOK_S = 0.25
 ON_ITS_WAY_S = 1.0
@@ -51,7 +54,7 @@ class _Removal:
             self.tenant_id, self.host.identity.peer_id, self._entropy("remove")
         )
         self.host.left.add(self.tenant)
-        self._tell(authority)
+        _tell(self.cluster, _steward(self.cluster, self.host), authority)
 
     def end(self) -> None:
         """It is taken in again; it counts as a member when it has learnt so."""
@@ -60,21 +63,11 @@ class _Removal:
         authority, _ = self.cluster.authority.add_member(
             self.tenant_id, keys.peer_id, keys.sealing_public, self._entropy("add")
         )
-        self._tell(authority)
+        _tell(self.cluster, _steward(self.cluster, self.host), authority)
         self.cluster.nursery.start_soon(self._until_member)
 
-    def _entropy(self, what: str) -> Any:  # a source of secrets
-        epoch = self.cluster.authority.tenants[self.tenant_id].content.epoch
-        return self.cluster.entropy(f"{what} {self.host.name} {self.tenant} {epoch}").secret
-
-    def _tell(self, authority: Any) -> None:  # an Authority
-        """The steward's host knows at once, and at every later start: it is on its disk."""
-        self.cluster.authority = authority
-        steward = _steward(self.cluster, self.host)
-        steward.epochs = authority.epochs
-        if steward.node is not None:
-            for data in authority.epochs:
-                steward.node.knowledge.learn_epoch(data)
+    def _entropy(self, what: str) -> Secret:
+        return _entropy(self.cluster, f"{what} {self.host.name}", self.tenant)
 
     async def _until_member(self) -> None:
         while self.host.node is None or self.host.node.tenants.get(self.tenant_id) is None:
@@ -136,9 +129,24 @@ def _present(host: SimHost) -> list[str]:
     return [tenant for tenant in host.tenants if tenant not in host.left]
 
 
-def _steward(cluster: SimCluster, besides: SimHost) -> SimHost:
+def _steward(cluster: SimCluster, besides: SimHost | None = None) -> SimHost:
     """The host on whose disk the issuer's state is: the first that is not the one removed."""
     return next(host for host in cluster.hosts.values() if host is not besides)
+
+
+def _entropy(cluster: SimCluster, what: str, tenant: str) -> Secret:
+    """Of its own for each change of a tenant."""
+    content = cluster.authority.tenants[cluster.authority.tenant_id(tenant)].content
+    return cluster.entropy(f"{what} {tenant} {content.epoch}").secret
+
+
+def _tell(cluster: SimCluster, steward: SimHost, authority: Authority) -> None:
+    """The steward's host knows at once, and at every later start: it is on its disk."""
+    cluster.authority = authority
+    steward.epochs = authority.epochs
+    if steward.node is not None:
+        for data in authority.epochs:
+            steward.node.knowledge.learn_epoch(data)
 
 
 @asynccontextmanager
@@ -172,4 +180,30 @@ async def _removed(
         removal.end()
 
 
-ACTIONS: dict[type[Fault], Action] = {security.MemberRemoved: _member_removed}
+def _rotating(*, hard: bool) -> Action:
+    """The last tenant of each target begins a new epoch, once where several have the same."""
+
+    @asynccontextmanager
+    async def action(
+        cluster: SimCluster, planned: PlannedFault, effects: Effects
+    ) -> AsyncIterator[None]:
+        hosts = [cluster.hosts[name] for name in planned.nodes]
+        tenants = dict.fromkeys(_present(host)[-1] for host in hosts if _present(host))
+        if not tenants:
+            raise Missed("of no tenant: " + ", ".join(planned.nodes))
+        for tenant in tenants:
+            secret = _entropy(cluster, planned.id, tenant)
+            tenant_id = cluster.authority.tenant_id(tenant)
+            authority, _ = cluster.authority.rotate(tenant_id, secret, hard=hard)
+            _tell(cluster, _steward(cluster), authority)
+            effects.add()
+        yield
+
+    return action
+
+
+ACTIONS: dict[type[Fault], Action] = {
+    security.MemberRemoved: _member_removed,
+    security.TenantRotated: _rotating(hard=False),
+    security.TenantRotatedHard: _rotating(hard=True),
+}

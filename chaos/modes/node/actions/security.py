@@ -64,14 +64,16 @@ async def _revoked_keeps_talking(
 async def _revoked_in_partition(
     cluster: SimCluster, planned: PlannedFault, effects: Effects
 ) -> AsyncIterator[None]:
-    """Revokes for good on one of two sides; the other one, and the targets, are told later."""
+    """Revokes for good on one of two sides, or on both; the others are told later."""
     others = [name for name in cluster.schedule.cluster.names if name not in planned.nodes]
     if len(others) < 2:
         raise Missed("there are no two others, one for each side")
     links = cut_links(planned, cluster.schedule.cluster.names)
     async with impaired(cluster, planned, links, Hold(effects.add)):
+        twice = isinstance(planned.fault, security.RevokedTwice)
         for name in planned.nodes:
-            _Revoked(cluster, planned, name, effects, issuer=others[0]).begin()
+            for issuer in (others[0], others[-1]) if twice else (others[0],):
+                _Revoked(cluster, planned, name, effects, issuer=issuer).begin()
         yield
 
 
@@ -127,8 +129,9 @@ class _Revoked:
         # Those that the host had before as well: what others carry of them is its news too.
         ids = [peer_id for peer_id, name in self._cluster.identities.items() if name == self._name]
         now_unix_s = host.clock.unix_s()
+        reason = f"revoked by a fault at {self._issuer or 'every host'}"
         statements = [
-            make_revocation(issuer, peer_id, now_unix_s, reason="revoked by a fault")
+            make_revocation(issuer, peer_id, now_unix_s, reason=reason)
             for peer_id in ids
             if not self._set.revokes(peer_id)
         ]
@@ -175,9 +178,10 @@ class _Revoked:
 
         def noted() -> None:
             before = at in self._told
-            if not before and self._set.ids & node.revocations.ids:
+            if not before and self._set.statements & node.revocations.statements:
                 self._told.add(at)
-                self._cluster.history.add(What.REVOKED, self._name, identity=identity, at=at)
+                told = {"identity": identity, "at": at, "by": self._issuer}
+                self._cluster.history.add(What.REVOKED, self._name, **told)
             learned()
 
         node.keeper._on_learned = noted
@@ -314,6 +318,7 @@ async def _cross_tenant_probe(
 ACTIONS: dict[type[Fault], Action] = {
     security.RevokedKeepsTalking: _revoked_keeps_talking,
     security.RevokedInPartition: _revoked_in_partition,
+    security.RevokedTwice: _revoked_in_partition,
     security.ForgedSignature: _forged_signature,
     security.GarbageBytes: _garbage_bytes,
     security.Slowloris: _slowloris,
