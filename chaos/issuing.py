@@ -27,8 +27,10 @@ ASK_S = 10.0
 class MemoryFiles:
     """``overlay.home.Files`` of a host that has no folder; what was written survives its peer."""
 
-    def __init__(self, authority: Authority) -> None:
-        self._files = {HomeFile.AUTHORITY: authority_to_bytes(authority)}
+    def __init__(self, authority: Authority | None = None) -> None:
+        self._files: dict[HomeFile, bytes] = {}
+        if authority is not None:
+            self._files[HomeFile.AUTHORITY] = authority_to_bytes(authority)
         self.epochs: dict[str, bytes] = {}
 
     def copy(self) -> MemoryFiles:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from overlay.address import Address, Endpoint, ip_host
 from overlay.choices import Device, DType, EngineKind, Isolation, LogFormat, LogLevel, PolicyName
 from overlay.errors import ConfigError
-from overlay.http.names import dns_name, host_name, origin
+from overlay.http.names import certificate_name, dns_name, origin
 from overlay.settings import (
     Kind,
     boolean,
@@ -121,11 +121,12 @@ class PeerConfig:
         optional_text("FILE"), None, section=_HTTP, text="Its private key (PEM).", shown="none"
     )
     http_names: tuple[str, ...] = setting(
-        texts("NAME", host_name, suffix="s"),
+        texts("NAME", certificate_name, suffix="s"),
         (),
         section=_HTTP,
         text="Names and addresses of a certificate that the overlay's issuer makes for the HTTP "
-        "API, on the issuer's host; clients trust it by `rhizome ca export`.",
+        "API: any on the issuer's host, on others those that `rhizome ca http-name` has granted; "
+        "clients trust it by `rhizome ca export`.",
         shown="none",
     )
     http_insecure: bool = setting(
@@ -439,8 +440,8 @@ class PeerConfig:
         in_clear = self.http_cert is None and not self.http_names
         if not self.http.is_loopback and in_clear and not self.http_insecure:
             raise ConfigError(
-                f"http: {self.http} is open to other hosts: give --http-cert and --http-key, on "
-                "the issuer's host --http-name, or --http-insecure to serve it in clear"
+                f"http: {self.http} is open to other hosts: give --http-cert and --http-key, "
+                "--http-name, or --http-insecure to serve it in clear"
             )
 
 

@@ -15,7 +15,8 @@ from overlay.control.handler import ControlHandler, status_of
 from overlay.control.messages import PROTOCOL as CONTROL_PROTOCOL
 from overlay.discovery.interfaces import Interface, addresses_of, beyond_link
 from overlay.home import Home
-from overlay.http.face import serve_http_face
+from overlay.http.face import granted_to, serve_http_face
+from overlay.http.granted import START_S
 from overlay.node import Node
 from overlay.ports import SecureChannel
 from overlay.posture import Openings, posture
@@ -43,6 +44,7 @@ class Faces:
         self._interfaces = interfaces
         self._stop = stop
         self._handlers: dict[str, Handler] = {}
+        self._http: tuple[str, ...] = ()
 
     async def serve(
         self, node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -51,22 +53,39 @@ class Faces:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_when_told, node)
             enrolment = await self._open_enrolment(node, nursery)
-            http = await nursery.start(
-                serve_http_face, node, self._config, self._interfaces, node.desk
+            await self._open_http(node, nursery)
+            handler = ControlHandler(
+                node, desk=node.desk, enrolment=enrolment, http=lambda: self._http
             )
-            handler = ControlHandler(node, desk=node.desk, enrolment=enrolment, http=http)
 
             async def ask(connection: Connection, stream: Stream) -> None:
                 await node.client_handler(node.principals.of_owner)(connection, stream)
 
             self._handlers = {CONTROL_PROTOCOL: handler, CLIENT_PROTOCOL: ask}
             await nursery.start(listen_local, self._home.control_path(), self._accept_for(node))
-            click.echo(self._posture(node, http, enrolment))
+            click.echo(self._posture(node, enrolment))
             task_status.started()
 
     async def _leave_when_told(self, node: Node) -> None:
         await self._stop.wait()
         node.leaving.set()
+
+    async def _open_http(self, node: Node, nursery: trio.Nursery) -> None:
+        """Opens the HTTP API; without it for now where its certificate is waited for."""
+        opened = trio.Event()
+        granted = granted_to(node, self._config, self._home)
+        if granted is not None:
+            node.notices.append(granted.posture)
+
+        async def serve() -> None:
+            self._http = await nursery.start(
+                serve_http_face, node, self._config, self._interfaces, node.desk, granted
+            )
+            opened.set()
+
+        nursery.start_soon(serve)
+        with trio.move_on_after(START_S):
+            await opened.wait()
 
     async def _open_enrolment(self, node: Node, nursery: trio.Nursery) -> tuple[Address, ...]:
         """Where tickets are redeemed and certificates renewed; nowhere on other hosts."""
@@ -101,12 +120,12 @@ class Faces:
 
         return accept
 
-    def _posture(self, node: Node, http: Sequence[str], enrolment: Sequence[Address]) -> str:
+    def _posture(self, node: Node, enrolment: Sequence[Address]) -> str:
         openings = Openings(
             interfaces=[interface.name for interface in self._interfaces],
-            http=http,
+            http=self._http,
             http_in_clear=self._config.http_insecure and not self._config.http.is_loopback,
             enrolment=enrolment,
             socket=self._home.control_path(),
         )
-        return posture(node, status_of(node, tuple(http)), self._config, openings)
+        return posture(node, status_of(node, self._http), self._config, openings)

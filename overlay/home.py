@@ -50,6 +50,7 @@ class HomeFile(enum.Enum):
     OVERLAY = "overlay.id"
     ENROLMENT = "enrolment"
     ROOT_KEY = "root.key"
+    HTTP = "http.pem"
 
 
 class Files(Protocol):

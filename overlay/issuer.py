@@ -27,6 +27,7 @@ from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
 from security.http_certificate import HttpCertificate, make_http_certificate
+from security.http_request import issue_http_certificate
 from security.ledger import IssuedToken, TokenRow
 from security.peer_id import PeerId
 from security.renewal import (
@@ -263,6 +264,23 @@ class IssuerDesk:
         """A certificate for this host's HTTP face. Raises SecurityError with what is wrong."""
         return make_http_certificate(
             self._authority.issuer, names, self._entropy.secret, self._clock.unix_s()
+        )
+
+    def certify_http(self, peer_id: PeerId, request: bytes) -> bytes:
+        """Answers a host that has proved its key: the certificate of its HTTP face.
+
+        Raises:
+            SecurityError: As ``issue_http_certificate``.
+        """
+        return issue_http_certificate(
+            self._authority.issuer,
+            self._authority.hosts,
+            peer_id,
+            request,
+            self._entropy.secret,
+            self._clock.unix_s(),
+            self._revocations(),
+            lifetime_s=self._leaf_s,
         )
 
     async def answer(self, request: bytes, address: Address) -> bytes:

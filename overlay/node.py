@@ -20,6 +20,8 @@ from overlay.decisions import DecisionLog
 from overlay.forward import PROTOCOL as FORWARD_PROTOCOL
 from overlay.gauges import show_gauges
 from overlay.generation import next_generation
+from overlay.http.issuing import PROTOCOL as HTTP_PROTOCOL
+from overlay.http.issuing import HttpIssuing
 from overlay.identity import Identity
 from overlay.ingress import PeerIngress
 from overlay.isolation import EngineTenants
@@ -128,6 +130,7 @@ class Node:
         )
         self.forwards = self._make_forwards()
         self.renewals = RenewHandler(self.desk)
+        self.notices: list[Callable[[], list[tuple[str, str]]]] = []
         show_gauges(self)
 
     # -- made of
@@ -140,6 +143,7 @@ class Node:
             REVOCATION_PROTOCOL: self.keeper,
             TRUST_PROTOCOL: self.trust,
             CLONE_PROTOCOL: self.clones,
+            HTTP_PROTOCOL: HttpIssuing(lambda: self.desk, self.ports.clock),
         }
 
         async def serve_client(connection: Connection, stream: Stream) -> None:
@@ -279,6 +283,7 @@ class Node:
             *self.ports.engine.posture(),
             *self.engine_tenants.posture(),
             *self.knowledge.posture(),
+            *(line for told in self.notices for line in told()),
         ]
 
     async def _serve_forward(self, connection: Connection, stream: Stream) -> None:

@@ -20,6 +20,7 @@ from overlay.ports import Clock, Entropy, PeerHint, SecureChannel, Transport
 from overlay.refusals import Refusals
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.frame import GoawayCode
+from overlay.transport.hello import FEATURE_ISSUES
 from security.errors import SecurityError
 from security.peer_id import PeerId
 
@@ -137,6 +138,11 @@ class Peers:
     def up(self) -> list[PeerId]:
         """Peers that are up, in a fixed order."""
         return sorted(self._up)
+
+    def issuers(self) -> list[Connection]:
+        """Connections to those peers that say that they have an issuer's desk."""
+        found = [self._up[peer_id].connection for peer_id in self.up()]
+        return [each for each in found if each.remote.hello.features & FEATURE_ISSUES]
 
     def sent_bytes(self) -> int:
         """Bytes written to peers so far, TLS records included."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from typing import Generic, Protocol, TypeVar
 
 from overlay.units import show_duration
-from security.certificate import Leaf
 
 LOOK_AGAIN_S = 60.0
 """The wall clock can be set, and a laptop can sleep: dates are compared again after so long."""
@@ -25,16 +25,32 @@ RETRY_FIRST_SHARE, RETRY_MAX_SHARE = 1 / 200, 1 / 20
 """Pauses are these, or these shares of a life where that is less."""
 
 
-class RenewalPlan:
+class Dated(Protocol):
+    """A certificate, as far as it matters here."""
+
+    @property
+    def issued_unix_s(self) -> int: ...
+
+    @property
+    def lifetime_s(self) -> int: ...
+
+    @property
+    def not_after_unix_s(self) -> int: ...
+
+
+D = TypeVar("D", bound=Dated)
+
+
+class RenewalPlan(Generic[D]):
     """For one certificate after the other. ``leaf`` is the present one."""
 
-    def __init__(self, leaf: Leaf, rng: random.Random) -> None:
+    def __init__(self, leaf: D, rng: random.Random) -> None:
         self._rng = rng
         self._begin(leaf)
         self.renewals = 0
         self.failures = 0
 
-    def _begin(self, leaf: Leaf) -> None:
+    def _begin(self, leaf: D) -> None:
         self.leaf = leaf
         share = 0.5 + JITTER * (self._rng.random() - 0.5)
         self.due_unix_s = leaf.issued_unix_s + share * leaf.lifetime_s
@@ -62,7 +78,7 @@ class RenewalPlan:
 
     # -- what came of it
 
-    def renewed(self, leaf: Leaf, now_s: float) -> None:
+    def renewed(self, leaf: D, now_s: float) -> None:
         """There is another certificate.
 
         The next one is not asked for at once, even where our clock is so wrong that it looks old.

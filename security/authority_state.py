@@ -15,6 +15,7 @@ from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, 
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import LimitExceeded, MalformedObject, SecurityError
 from security.hosts import EnrolledHost
+from security.http_names import granted_names
 from security.ledger import TokenRow
 from security.peer_id import PeerId, parse_peer_id
 from security.roster import KeptTenant
@@ -59,6 +60,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     peer_id: str
     sealing: Bytes32
     leaf_ends_unix_s: int | None = None
+    http_names: list[str] = []
 
 
 class TokenState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,6 +134,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                     peer_id=peer_id,
                     sealing=host.sealing_public,
                     leaf_ends_unix_s=host.leaf_ends_unix_s,
+                    http_names=list(host.http_names),
                 )
                 for peer_id, host in authority.hosts.items()
             ],
@@ -212,7 +215,9 @@ def _hosts(state: AuthorityState) -> dict[PeerId, EnrolledHost]:
     }
     listed = {
         parse_peer_id(host.peer_id): EnrolledHost(
-            sealing_public=host.sealing, leaf_ends_unix_s=host.leaf_ends_unix_s
+            sealing_public=host.sealing,
+            leaf_ends_unix_s=host.leaf_ends_unix_s,
+            http_names=granted_names(host.http_names),
         )
         for host in state.hosts
     }

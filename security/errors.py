@@ -6,6 +6,7 @@ SecurityError
 |   |-- MalformedCertificate  not a certificate of the shape this overlay issues
 |   |-- MalformedObject       not a signed or sealed object, or over its size
 |   |-- MalformedToken        not a client token
+|   |-- MalformedName         not a name that an HTTP face can have
 |   `-- MalformedTicket       not a ticket: cut off, mistyped, something else
 |-- UnsupportedVersion        a form of another version of the protocol
 |-- LimitExceeded             our caller asked for more than a format can hold
@@ -22,6 +23,7 @@ SecurityError
 |   |-- BadSeal               cannot be opened with these keys
 |   |-- HostUnknown           the issuer has not enrolled that host
 |   |-- StaleChallenge        a challenge that was used, is old, or is another issuer's
+|   |-- NameNotGranted        the issuer has not granted that HTTP name to that host
 |   |-- TicketUnknown         the issuer never made that ticket, or has forgotten it
 |   `-- TicketUsed            somebody has joined with that ticket
 |-- UnknownTenant             this authority keeps no such tenant
@@ -56,6 +58,10 @@ class MalformedObject(Malformed):
 
 class MalformedToken(Malformed):
     """Not a client token."""
+
+
+class MalformedName(Malformed):
+    """Not a name that an HTTP face can have."""
 
 
 class MalformedTicket(Malformed):
@@ -120,6 +126,14 @@ class HostUnknown(Refused):
 
 class StaleChallenge(Refused):
     """A challenge that was used, is too old, or was made by somebody else."""
+
+
+class NameNotGranted(Refused):
+    """The issuer has not granted HTTP names to that host: those in ``names``."""
+
+    def __init__(self, message: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 class TicketUnknown(Refused):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from security.certificate import RENEWAL_GRACE_S, parse_leaf
-from security.errors import LimitExceeded
+from security.errors import LimitExceeded, NameNotGranted, UnknownHost
+from security.http_names import granted_names, not_granted
 from security.peer_id import PeerId
 
 HOSTS_MAX = 16_384
@@ -15,10 +16,14 @@ HOSTS_MAX = 16_384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledHost:
-    """One of them. ``leaf_ends_unix_s`` is None where an older version did not write it down."""
+    """One of them. ``leaf_ends_unix_s`` is None where an older version did not write it down.
+
+    ``http_names`` are those that the certificate of its HTTP face may have, each as it is spelled.
+    """
 
     sealing_public: bytes
     leaf_ends_unix_s: int | None
+    http_names: tuple[str, ...] = ()
 
     def may_renew(self, now_unix_s: float) -> bool:
         """Whether its last certificate is in force or ended not too long ago."""
@@ -61,7 +66,34 @@ def with_host(
         kept = {id_: host for id_, host in kept.items() if host.may_renew(now_unix_s)}
         if len(kept) >= HOSTS_MAX:
             raise LimitExceeded(f"an issuer keeps at most {HOSTS_MAX} hosts")
+    before = kept.get(made.peer_id)
     kept[made.peer_id] = EnrolledHost(
-        sealing_public=sealing_public, leaf_ends_unix_s=made.not_after_unix_s
+        sealing_public=sealing_public,
+        leaf_ends_unix_s=made.not_after_unix_s,
+        http_names=() if before is None else before.http_names,
     )
     return MappingProxyType(kept)
+
+
+def with_http_names(
+    hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, names: Iterable[str], *, remove: bool
+) -> Mapping[PeerId, EnrolledHost]:
+    """These hosts, of which one may have more HTTP names, or fewer. Granted ones stay granted.
+
+    Raises:
+        UnknownHost: when no such host is enrolled.
+        NameNotGranted: when one that is to be removed was not granted.
+        MalformedName, LimitExceeded: as ``granted_names``.
+    """
+    host = hosts.get(peer_id)
+    if host is None:
+        raise UnknownHost("this issuer has enrolled no such host: let it join first")
+    given = granted_names(names)
+    if remove:
+        strange = not_granted(given, host.http_names)
+        if strange:
+            raise NameNotGranted(f"{', '.join(strange)}: not granted to that host", tuple(strange))
+        names_now = tuple(each for each in host.http_names if each not in given)
+    else:
+        names_now = granted_names([*host.http_names, *given])
+    return MappingProxyType({**hosts, peer_id: replace(host, http_names=names_now)})

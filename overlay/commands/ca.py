@@ -1,4 +1,4 @@
-"""``rhizome ca``: export here, the rest in ``ca_keys``."""
+"""``rhizome ca``: export here, the rest in ``ca_keys`` and ``http_name``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 import click
 
 from overlay.commands.ca_keys import issuer, root
+from overlay.commands.http_name import command as http_name
 from overlay.commands.options import existing_home, home_option
 from overlay.home import HomeFile
 
@@ -31,3 +32,4 @@ def export(home: str | None) -> None:
 
 command.add_command(root)
 command.add_command(issuer)
+command.add_command(http_name)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from overlay.address import Address
+from overlay.control.http_name_messages import ChangeHttpNames, ListHttpNames
+from overlay.control.http_names import http_names
 from overlay.control.messages import (
     CandidateReply,
     Command,
@@ -70,7 +74,7 @@ class ControlHandler:
         *,
         desk: IssuerDesk | None,
         enrolment: tuple[Address, ...],
-        http: tuple[str, ...],
+        http: Callable[[], tuple[str, ...]],
     ) -> None:
         self._node = node
         self._desk = desk
@@ -93,7 +97,7 @@ class ControlHandler:
         match command:
             case GetStatus():
                 tenant = self._tenant(command.tenant)
-                return status_of(self._node, self._http, tenant)
+                return status_of(self._node, self._http(), tenant)
             case Explain():
                 return self._explain(command)
             case Invite():
@@ -106,6 +110,8 @@ class ControlHandler:
                 return revocations_of(self._node)
             case ListTokens():
                 return self._tokens()
+            case ChangeHttpNames() | ListHttpNames():
+                return http_names(command, self._need_desk())
             case Leave():
                 self._node.leaving.set()
                 return LeaveReply()
@@ -148,12 +154,13 @@ class ControlHandler:
 
     def _create_token(self, command: CreateToken) -> Reply:
         desk = self._need_desk()
-        if not self._http:
+        http = self._http()
+        if not http:
             return ControlRefusal(message="this peer serves no HTTP: start it with --http")
         tenant = command.tenant or desk.usual_tenant()
         token = desk.create_token(tenant, command.name, command.expires_s, command.scopes)
         return TokenReply(
-            base_url=self._http[0] + "/v1",
+            base_url=http[0] + "/v1",
             api_key=token.text,
             tenant=tenant,
             name=command.name,

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlay.control.http_name_messages import HttpNameCommand, HttpNamesReply
 from overlay.control.tenant_messages import TenantCommand, TenantReply, TenantsReply
 from overlay.revocation.subject import TEXT_CHARS_MAX, SubjectKind
 from overlay.wire import read
@@ -109,6 +110,7 @@ Command = (
     | ListRevocations
     | ListTokens
     | Leave
+    | HttpNameCommand
     | TenantCommand
 )
 
@@ -321,6 +323,7 @@ Reply = (
     | LeaveReply
     | TenantReply
     | TenantsReply
+    | HttpNamesReply
     | ControlRefusal
 )
 

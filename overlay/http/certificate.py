@@ -1,4 +1,6 @@
-"""With what the HTTP face answers TLS: the operator's certificate, or one of the overlay's issuer.
+"""With what the HTTP face answers TLS: the operator's certificate, or one of the own issuer.
+
+One of an issuer on another host is ``granted.py``'s.
 
 Both change while a peer runs, and nobody notices: a connection keeps the context that it began
 with, the next one gets the new.
@@ -119,10 +121,15 @@ class IssuedCertificate:
 
     def _made(self) -> tuple[ssl.SSLContext, float]:
         made, now_unix_s = self._make(), self._clock.unix_s()
-        context = server_context()
-        with file_of(made.pem) as path:
-            context.load_cert_chain(path)
-        return context, (now_unix_s + made.not_after_unix_s) / 2
+        return context_of(made), (now_unix_s + made.not_after_unix_s) / 2
+
+
+def context_of(made: HttpCertificate) -> ssl.SSLContext:
+    """For the listening side, with a certificate of the overlay."""
+    context = server_context()
+    with file_of(made.pem) as path:
+        context.load_cert_chain(path)
+    return context
 
 
 def server_context() -> ssl.SSLContext:

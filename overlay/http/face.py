@@ -15,8 +15,10 @@ from overlay.config import PeerConfig
 from overlay.control.handler import explain, status_of
 from overlay.discovery.interfaces import Interface, beyond_link, spelled_out
 from overlay.errors import ConfigError, draining
+from overlay.home import Files
 from overlay.http.app import make_app
 from overlay.http.certificate import Certificate, IssuedCertificate, OperatorsCertificate
+from overlay.http.granted import GrantedCertificate
 from overlay.http.guard import Guard
 from overlay.http.names import KnownNames, is_address
 from overlay.http.refusal import Stamp
@@ -97,27 +99,32 @@ async def serve_http_face(
     config: PeerConfig,
     interfaces: Sequence[Interface] = (),
     desk: IssuerDesk | None = None,
+    granted: GrantedCertificate | None = None,
     *,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves until cancelled; started with the base URLs.
+    """Serves until cancelled; started with the base URLs, once there is a certificate.
 
     Args:
         node: Whose requests they are.
         config: Where to listen, and with which certificate.
         interfaces: Whose addresses stand in URLs for one that means all of them.
         desk: Makes certificates, on the issuer's host.
+        granted: The certificate of :func:`granted_to`, on others.
         task_status: Started with the base URLs, the one to be printed first.
 
     Raises:
         ConfigError: When the address or the certificate cannot be used.
     """
+    if granted is not None:
+        await granted.open()
     listeners = await open_listeners(config)
     bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
     addresses = client_addresses(bound, interfaces)
-    certificate = certificate_of(config, desk, addresses, node.ports.clock)
-    names = sorted(() if certificate is None else certificate.names)
-    urls = urls_of(names, addresses, "http" if certificate is None else "https")
+    certificate = granted or certificate_of(config, desk, addresses, node.ports.clock)
+    urls = urls_of(
+        certificate, addresses if granted is None else granted.addresses(addresses), bound
+    )
 
     def known() -> KnownNames:
         named = frozenset() if certificate is None else certificate.names
@@ -195,19 +202,34 @@ def certificate_of(
         return OperatorsCertificate(config.http_cert, config.http_key)
     if not config.http_names:
         return None
-    if desk is None:
-        raise ConfigError(
-            "http_name: only the issuer's host can make a certificate of the overlay; here give "
-            "--http-cert and --http-key, or --http-insecure to serve it in clear"
-        )
+    assert desk is not None, "on other hosts it is granted"
     hosts = [address.host for address in urls if "%" not in address.host]
     asked = list(dict.fromkeys([*config.http_names, *hosts]))
     names = frozenset(name for name in config.http_names if not is_address(name))
     return IssuedCertificate(lambda: desk.http_certificate(asked), names, clock)
 
 
-def urls_of(names: Iterable[str], addresses: Sequence[Address], scheme: str) -> tuple[str, ...]:
-    """Base URLs: by the names of the certificate, and by address."""
-    ports = {address.port for address in addresses}
-    named = [f"{name}:{port}" for name in names for port in ports if not name.startswith("*")]
-    return tuple(f"{scheme}://{each}" for each in [*named, *map(str, addresses)])
+def granted_to(node: Node, config: PeerConfig, files: Files) -> GrantedCertificate | None:
+    """The certificate that an issuer on another host makes; None where none is asked for."""
+    if not config.http_names or node.desk is not None:
+        return None
+    return GrantedCertificate(
+        config.http_names,
+        identity=lambda: node.identity,
+        peers=node.peers,
+        files=files,
+        clock=node.ports.clock,
+        entropy=node.ports.entropy,
+    )
+
+
+def urls_of(
+    certificate: Certificate | None, addresses: Sequence[Address], bound: Sequence[Address]
+) -> tuple[str, ...]:
+    """Base URLs: by the names of the certificate, with the ports of ``bound``, and by address."""
+    if certificate is None:
+        return tuple(f"http://{address}" for address in addresses)
+    ports = sorted({address.port for address in bound})
+    names = [name for name in sorted(certificate.names) if not name.startswith("*")]
+    named = [f"{name}:{port}" for name in names for port in ports]
+    return tuple(f"https://{each}" for each in [*named, *map(str, addresses)])

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 
 from overlay.errors import ConfigError
+from security.errors import MalformedName
+from security.http_names import http_name
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
@@ -30,9 +32,12 @@ def dns_name(written: str) -> str:
     return name
 
 
-def host_name(written: str) -> str:
-    """A DNS name or an address as certificates hold them. Raises ConfigError."""
-    return written if is_address(written) and "[" not in written else dns_name(written)
+def certificate_name(written: str) -> str:
+    """A DNS name or an address as certificates of the overlay hold them. Raises ConfigError."""
+    try:
+        return http_name(written)
+    except MalformedName as error:
+        raise ConfigError(str(error)) from None
 
 
 def origin(written: str) -> str:

@@ -34,6 +34,8 @@ from security.enrolment import open_admission, verify_join_request
 from security.envelope import Opener
 from security.epoch import open_epoch
 from security.errors import SecurityError
+from security.http_certificate import make_http_certificate, read_http_certificate
+from security.http_request import open_http_answer, verify_http_request
 from security.keys import HostKeys
 from security.peer_id import parse_peer_id
 from security.record import open_record
@@ -44,7 +46,7 @@ from security.signed import Kind, claimed_signer, sign_as_peer, verify_peer
 from security.ticket import Ticket
 from security.token import verify_token
 from tests.overlay.test_vectors import read_txt
-from tests.security.test_vectors import KEYS, SALT
+from tests.security.test_vectors import HTTP_KEY, HTTP_NAMES, KEYS, SALT
 from tests.security.world import NOTHING, NOW_S, Overlay, seeded
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +141,14 @@ def renew_request(data: bytes) -> object:
     return verify_renew_request(data, OVERLAY.issuer)
 
 
+def http_request(data: bytes) -> object:
+    return verify_http_request(data, OVERLAY.overlay_id, HOST.peer_id)
+
+
+def http_answer(data: bytes) -> object:
+    return open_http_answer(data, HTTP_KEY, HTTP_NAMES, HOST.peer_id, OVERLAY.trust, NOW_S)
+
+
 def under(prefix: str) -> list[bytes]:
     return [data for name, data in WIRE.items() if name.startswith(prefix)]
 
@@ -200,6 +210,12 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "renewal": (
         lambda data: open_renewal(data, OVERLAY.trust, parse_leaf(SIGNED["leaf"])),
         [RENEWED, SIGNED["renewed"], SIGNED["not_renewed"]],
+    ),
+    "request for an HTTP certificate": (http_request, [SIGNED["http_request"]]),
+    "HTTP certificate": (http_answer, [SIGNED["http_issued"], SIGNED["http_refused"]]),
+    "HTTP certificate that was kept": (
+        lambda data: read_http_certificate(data, OVERLAY.trust, NOW_S),
+        [make_http_certificate(OVERLAY.issuer, HTTP_NAMES, seeded(3), NOW_S).pem.encode()],
     ),
     "issuer's answer": (
         lambda data: open_admission(data, TICKET, HOST, NOW_S),

@@ -43,14 +43,20 @@ def simulated(main: Main) -> Callable[..., None]:
 
 @asynccontextmanager
 async def honest_overlay(
-    *, guest: bool = False, engine: Callable[[], Engine] | None = None, **settings: object
+    *,
+    guest: bool = False,
+    engine: Callable[[], Engine] | None = None,
+    issues: bool = False,
+    **settings: object,
 ) -> AsyncIterator[Victim]:
-    """Two simulated hosts of both tenants that know each other.
+    """Two simulated hosts of both tenants that know each other; the first may be the issuer's.
 
     The guest runs where asked for, with that ``engine`` where one is given.
     """
     world = World(1, node_settings=settings)
     world.found([TOY, TOY, engine or TOY], (ALPHA, BETA), {2: (ALPHA,)})
+    if issues:
+        world.issue_at(world.hosts[0])
     async with _running(world, guest=guest or engine is not None) as victim:
         yield victim
 

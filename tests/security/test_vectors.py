@@ -11,13 +11,24 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.msgpack import encode
 
 from security.authority import Authority
 from security.certificate import dns_name_of, parse_leaf
 from security.enrolment import make_join_request, verify_join_request
 from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
-from security.errors import HostUnknown
+from security.errors import HostUnknown, NameNotGranted
+from security.http_certificate import certify_http
+from security.http_request import (
+    HttpIssued,
+    HttpRefusal,
+    make_http_request,
+    open_http_answer,
+    refuse_http_as,
+    verify_http_request,
+)
 from security.keys import HostKeys
 from security.record import open_record, sign_record
 from security.renewal import (
@@ -38,10 +49,12 @@ from security.tenant import TenantId
 from security.tenant_keys import TenantKeys
 from security.ticket import Ticket
 from security.token import issue_token, verify_token
-from tests.security.world import NOTHING, NOW_S, Overlay, seeded
+from tests.security.world import DAY_S, NOTHING, NOW_S, Overlay, seeded
 
 FILE = Path(__file__).with_name("vectors.json")
 SALT = bytes(range(16))
+HTTP_KEY = Ed25519PrivateKey.from_private_bytes(bytes([8]) * 32)
+HTTP_NAMES = ["192.0.2.7", "llm.example"]
 TENANT = TenantId("0f" * 16)
 KEYS = TenantKeys.derive(
     tenant_id=TENANT, epoch=3, epoch_key=bytes([1]) * 32, chain_secret=bytes([2]) * 32
@@ -101,6 +114,9 @@ def made() -> dict[str, str]:
         expires_unix_s=NOW_S + 60,
     )
     sealer = Sealer(KEYS, host.peer_id, 5, SALT)
+    http = certify_http(
+        overlay.issuer, HTTP_KEY.public_key(), HTTP_NAMES, seeded(4), NOW_S, lifetime_s=DAY_S
+    )
     return {
         **INPUTS,
         "host_keys": host.to_bytes().hex(),
@@ -123,6 +139,11 @@ def made() -> dict[str, str]:
         "renew_request": make_renew_request(host, parse_leaf(leaf), bytes([9]) * 32).hex(),
         "renewed": make_renewal(overlay.issuer, leaf, ["192.0.2.1:7402"]).hex(),
         "not_renewed": refuse_renewal_as(RenewRefusal.HOST_UNKNOWN).hex(),
+        "http_request": make_http_request(
+            HTTP_KEY, overlay.overlay_id, host.peer_id, HTTP_NAMES
+        ).hex(),
+        "http_issued": encode(HttpIssued(v=1, certificate=http, issuer=overlay.issuer.der)).hex(),
+        "http_refused": refuse_http_as(HttpRefusal.NOT_GRANTED, HTTP_NAMES[1:]).hex(),
         "chain_key": KEYS.chain_key.hex(),
         "salt": KEYS.salt.hex(),
         "tag_key": KEYS.tag_key.hex(),
@@ -185,6 +206,12 @@ def test_what_was_made_is_still_read() -> None:
     assert (renewal.leaf.der, renewal.addresses) == (raw("leaf"), ("192.0.2.1:7402",))
     with pytest.raises(HostUnknown):
         open_renewal(raw("not_renewed"), overlay.trust, older)
+    http = verify_http_request(raw("http_request"), overlay.overlay_id, host.peer_id)
+    assert (http.public, list(http.names)) == (HTTP_KEY.public_key(), HTTP_NAMES)
+    asked_by = (HTTP_KEY, HTTP_NAMES, host.peer_id, overlay.trust, NOW_S)
+    assert list(open_http_answer(raw("http_issued"), *asked_by).names) == HTTP_NAMES
+    with pytest.raises(NameNotGranted, match="granted llm"):
+        open_http_answer(raw("http_refused"), *asked_by)
     for name in ("envelope_0", "envelope_1"):
         opener = Opener(KEYS, host.peer_id, 5, SALT)
         assert opener.open("delta", b"header", raw(name)) == b"plain"

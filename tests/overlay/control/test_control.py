@@ -238,7 +238,7 @@ class OneCommand:
 def test_what_cannot_be_done_now_is_not_blamed_on_the_command(tmp_path: Path) -> None:
     async def body(world: World, home: Home) -> None:
         desk = cast("IssuerDesk", FullDesk())
-        handler = ControlHandler(world.hosts[0].running, desk=desk, enrolment=(), http=())
+        handler = ControlHandler(world.hosts[0].running, desk=desk, enrolment=(), http=tuple)
         stream = OneCommand(Invite(tenants=[], expires_s=60))
         await handler(cast("Connection", None), cast("Stream", stream))
         refusal = decode_reply(stream.replies[0])
