@@ -27,8 +27,8 @@ WORDS = (
 )
 """Each is one token of the demo's model."""
 
-SENT_WORDS = 128
-"""A guessed prompt: seven blocks and an end that is always computed."""
+SENT_WORDS = 96
+"""A guessed prompt: five blocks and an end that is always computed."""
 
 KEPT_WORDS = 232
 """The attacker's own prompt, which the victim may evict: 14 blocks and an end."""
