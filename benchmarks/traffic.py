@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from chaos.adversary import listen
 from chaos.simulation import run_simulation
 from chaos.world import World, until, world_of
 from inference.toy import ToyConfig
@@ -71,14 +72,7 @@ class Outsider:
         self.began_s = trio.current_time()
         node = world.hosts[2].running
         self._overlay_id = node.identity.trust.overlay_id
-        gossip = node.knowledge.gossip
-        deliver = gossip.on_message
-
-        def hear(sender: Any, data: bytes, now_s: float, now_unix_s: float) -> Any:
-            self.note(data)
-            return deliver(sender, data, now_s, now_unix_s)
-
-        gossip.on_message = hear  # type: ignore[method-assign]  # the tap
+        listen(node, lambda _, data: self.note(data))
 
     def of(self, signer: PeerId) -> Seen:
         names = {host.identity.peer_id: host.name for host in self.world.hosts}

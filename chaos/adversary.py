@@ -7,7 +7,7 @@ signatures, :func:`rolled_back` signs news of the node itself under numbers that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -65,15 +65,12 @@ class Ear:
 
     def listen_at(self, node: Node) -> None:
         """Remembers what this node is told from now on."""
-        gossip = node.knowledge.gossip
-        deliver = gossip.on_message
 
-        def hear(sender: PeerId, data: bytes, now_s: float, now_unix_s: float) -> list[Effect]:
+        def hear(sender: PeerId, data: bytes) -> None:
             if self.on:
                 self.heard.append((sender, data))
-            return deliver(sender, data, now_s, now_unix_s)
 
-        gossip.on_message = hear  # type: ignore[method-assign]  # the tap
+        listen(node, hear)
 
     def take(self, node: Node) -> None:
         """Remembers what this node carries of the others, as if it had just been told."""
@@ -100,6 +97,18 @@ class Ear:
         chosen = rng.sample(heard, min(FORGED, len(heard)))
         forged = [forgeries(data, rng) for data in chosen]
         return [data for data in forged if data is not None]
+
+
+def listen(node: Node, hear: Callable[[PeerId, bytes], None]) -> None:
+    """Has ``hear`` told each gossip message that comes to a node, before that reads it."""
+    gossip = node.knowledge.gossip
+    deliver = gossip.on_message
+
+    def tap(sender: PeerId, data: bytes, now_s: float, now_unix_s: float) -> list[Effect]:
+        hear(sender, data)
+        return deliver(sender, data, now_s, now_unix_s)
+
+    gossip.on_message = tap  # type: ignore[method-assign]  # the tap
 
 
 def tell(node: Node, data: bytes, *, to: PeerId | None = None) -> int:
