@@ -56,14 +56,14 @@ def credentials(name: str) -> Credentials:
     own = SeededEntropy(1, name)
     keys = HostKeys.generate(own.secret)
     leaf = issue_leaf(issuer, keys.peer_id, own.secret, day_s)
-    return Credentials(keys=keys, leaf=leaf, issuer=issuer.der, root=root.der)
+    return Credentials(keys=keys, leaf=leaf, issuer=issuer.der, roots=(root.der,))
 
 
 async def connection_of(
     channel: SecureChannel, mine: Credentials, expected: PeerId | None
 ) -> Connection:
     """A connection as the node makes it."""
-    overlay_id = overlay_id_of(mine.root)
+    overlay_id = overlay_id_of(mine.roots[0])
     clock = SystemClock()
     limits = Limits()
     hello = Hello(

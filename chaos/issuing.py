@@ -6,11 +6,12 @@ on the overlay's port.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import trio
 
-from chaos.network import SimTransport
+from chaos.network import Network, SimTransport
 from overlay.address import Address
 from overlay.errors import Deadline, HomeError, PeerGone
 from overlay.home import HomeFile
@@ -58,13 +59,22 @@ class MemoryFiles:
 class SimEnrolment:
     """``overlay.ports.Enrolment`` on a simulated network."""
 
-    def __init__(self, transport: SimTransport) -> None:
-        self._transport = transport
+    def __init__(self, network: Network, host: str) -> None:
+        self._network = network
+        self._host = host
 
-    async def ask(self, address: Address, request: bytes) -> bytes:
+    async def ask(self, address: Address, request: bytes, roots: Sequence[bytes]) -> bytes:
+        return await self._ask(address, request, roots)
+
+    async def ask_anybody(self, address: Address, request: bytes) -> bytes:
+        return await self._ask(address, request, None)
+
+    async def _ask(self, address: Address, request: bytes, roots: Sequence[bytes] | None) -> bytes:
+        """Asks as one that shows no certificate."""
+        transport = SimTransport(self._network, self._host, None, None, roots)
         try:
             with trio.fail_after(ASK_S):
-                channel = await self._transport.dial(address, None)
+                channel = await transport.dial(address, None)
                 return await ask_one(channel.channel, request)
         except trio.TooSlowError as error:
             raise Deadline(f"no answer from the issuer at {address} in time") from error

@@ -21,9 +21,10 @@ from chaos.pipe import Alarms, Impairment, Link, Pipe, SimChannel
 from chaos.trace import Trace
 from overlay.address import Address
 from overlay.ports import PeerHint, SecureChannel
-from security.certificate import parse_issuer, parse_leaf, verify_issued
-from security.errors import IdentityMismatch, SecurityError
+from security.certificate import parse_leaf, verify_issued
+from security.errors import IdentityMismatch, SecurityError, UntrustedIssuer
 from security.peer_id import PeerId
+from security.root_bundle import read_issuer
 
 FIRST_ANY_PORT = 40_000
 PRUNE_AT_PIPES = 256
@@ -295,7 +296,12 @@ class SimTransport:
     """``overlay.ports.Transport`` on a simulated network."""
 
     def __init__(
-        self, network: Network, host: str, leaf: bytes, issuer: bytes, root: bytes | None
+        self,
+        network: Network,
+        host: str,
+        leaf: bytes | None,
+        issuer: bytes | None,
+        roots: Sequence[bytes] | None,
     ) -> None:
         """A host's.
 
@@ -304,13 +310,13 @@ class SimTransport:
             host: Its address.
             leaf: Its certificate.
             issuer: That of the leaf's issuer.
-            root: What the far end's certificate must chain to; None takes anybody.
+            roots: What the far end's certificate must chain to; None takes anybody.
         """
         self._network = network
         self.host = host
         self._leaf = leaf
         self._issuer = issuer
-        self._root = root
+        self._roots = None if roots is None else tuple(roots)
 
     async def listen(
         self,
@@ -352,7 +358,7 @@ class SimTransport:
             raise ConnectionRefusedError(f"nobody listens on {address}")
         far = listener.transport
         self._check(far)
-        if peer_id is not None and parse_leaf(far._leaf).peer_id != peer_id:
+        if peer_id is not None and far._leaf and parse_leaf(far._leaf).peer_id != peer_id:
             raise IdentityMismatch("the far end is not the peer that was dialled")
         ours, theirs = network.connect(self.host, address.host)
         try:
@@ -371,8 +377,8 @@ class SimTransport:
             listener.nursery.start_soon(self._accept, listener.accept, channel)
         return SecureChannel(channel=ours, leaf=far._leaf, issuer=far._issuer, address=address)
 
-    def show(self, leaf: bytes, issuer: bytes) -> None:
-        self._leaf, self._issuer = leaf, issuer
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None:
+        self._leaf, self._issuer, self._roots = leaf, issuer, tuple(roots)
 
     def _check(self, far: SimTransport) -> None:
         """Finds the far end's certificate chained to our root; a client has none.
@@ -380,8 +386,8 @@ class SimTransport:
         Raises:
             SecurityError: When it is not.
         """
-        if self._root is not None and far._leaf is not None:
-            check_chain(far._leaf, far._issuer, self._root)
+        if self._roots is not None and far._leaf is not None:
+            check_chain(far._leaf, far._issuer, self._roots)
 
     def _take_file(self) -> None:
         no_files = self._network.host(self.host).no_files
@@ -401,13 +407,15 @@ class SimTransport:
 
 
 @functools.lru_cache(CHAINS_MAX)
-def check_chain(leaf: bytes, issuer: bytes, root: bytes) -> None:
-    """Finds a certificate signed by an issuer that the root has signed; dates are not judged.
+def check_chain(leaf: bytes, issuer: bytes | None, roots: tuple[bytes, ...]) -> None:
+    """Finds a certificate signed by an issuer that a root has signed; dates are not judged.
 
     Raises:
         SecurityError: When it is not.
     """
-    verify_issued(leaf, parse_issuer(issuer, root))
+    if issuer is None:
+        raise UntrustedIssuer("a certificate without its issuer's")
+    verify_issued(leaf, read_issuer(issuer, roots))
 
 
 class SimDiscovery:

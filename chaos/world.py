@@ -202,13 +202,13 @@ class World:
         host.starts += 1
         identity = host.identity
         transport = SimTransport(
-            self.network, host.name, identity.leaf, identity.issuer, identity.trust.root
+            self.network, host.name, identity.leaf, identity.issuer, identity.trust.roots.in_force
         )
         ports = Ports(
             clock=VirtualClock(self.clock_offset_s),
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
             transport=transport,
-            enrolment=SimEnrolment(transport),
+            enrolment=SimEnrolment(self.network, host.name),
             discovery=SimDiscovery(self.network, host.name),
             storage=host.storage,
             engine=(

@@ -40,7 +40,14 @@ class Identity:
     @property
     def credentials(self) -> Credentials:
         """What TLS shows of it."""
-        return Credentials(keys=self.keys, leaf=self.leaf, issuer=self.issuer, root=self.trust.root)
+        return Credentials(
+            keys=self.keys, leaf=self.leaf, issuer=self.issuer, roots=self.trust.roots.in_force
+        )
+
+    @property
+    def shown(self) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+        """Its chain, and the roots that others are held against, for ``Transport.show``."""
+        return self.leaf, self.issuer, self.trust.roots.in_force
 
     def check_dates(self, now_unix_s: float, *, issues: bool = False) -> str | None:
         """What a person should do about the certificate's dates, None when nothing.

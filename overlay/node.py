@@ -361,7 +361,7 @@ class Node:
         """This host has another certificate: new handshakes and a new record show it."""
         self.identity = identity
         self.trust.learn(issuers=[identity.issuer])
-        self.ports.transport.show(identity.leaf, identity.issuer)
+        self.ports.transport.show(*identity.shown)
         self.knowledge.gossip.adopt(identity)
 
     def _on_up(self, connection: Connection) -> None:

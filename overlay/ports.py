@@ -82,8 +82,8 @@ class Transport(Protocol):
     ``accept`` in a task of its own for each channel; an accept that raises ends that channel only.
     ``dial`` raises ``security.errors.SecurityError`` when the far end is not ``peer_id`` (None: any
     peer of the overlay, for bootstrap addresses), and ``trio.BrokenResourceError`` or ``OSError``
-    when there is no connection to be had. ``show`` gives another certificate of the same key, for
-    handshakes that begin from then on.
+    when there is no connection to be had. ``show`` gives another certificate of the same key, and
+    the roots that others are held against, for handshakes that begin from then on.
     """
 
     async def listen(
@@ -96,17 +96,21 @@ class Transport(Protocol):
 
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel: ...
 
-    def show(self, leaf: bytes, issuer: bytes) -> None: ...
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None: ...
 
 
 class Enrolment(Protocol):
     """Asks enrolment listeners of this overlay, as one whose certificate may have ended.
 
     ``ask`` sends one message and gives the answer. It raises ``security.errors.SecurityError`` when
-    the far end is not of this overlay, and ``overlay.errors`` when there is no answer to be had.
+    the far end is not of this overlay under ``roots``, and ``overlay.errors`` when there is no
+    answer to be had. ``ask_anybody`` judges nobody: only what proves itself may be made of its
+    answer.
     """
 
-    async def ask(self, address: Address, request: bytes) -> bytes: ...
+    async def ask(self, address: Address, request: bytes, roots: Sequence[bytes]) -> bytes: ...
+
+    async def ask_anybody(self, address: Address, request: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

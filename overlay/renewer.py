@@ -160,9 +160,10 @@ class Renewer:
         return ways
 
     async def _enrol(self, enrolment: Enrolment, address: Address) -> bytes:
-        challenge = open_challenge(await enrolment.ask(address, CHALLENGE_REQUEST))
+        roots = self._identity.trust.roots.in_force
+        challenge = open_challenge(await enrolment.ask(address, CHALLENGE_REQUEST, roots))
         request = make_renew_request(self._identity.keys, self.plan.leaf, challenge)
-        return await enrolment.ask(address, request)
+        return await enrolment.ask(address, request, roots)
 
 
 class RenewHandler:

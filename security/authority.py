@@ -124,15 +124,16 @@ class Authority:
 
     def without_root(self) -> Authority:
         """This issuer without the root's key, which is kept elsewhere."""
-        return replace(self, root=Root(der=self.root.der, overlay_id=self.root.overlay_id))
+        return replace(self, root=self.root.public_part)
 
     def with_new_certificate(self, root: RootKey, secret: Secret, now_unix_s: float) -> Authority:
-        """The same issuer, which lasts as long as a new one.
+        """The same issuer, which lasts as long as a new one; under another root without its key.
 
         Raises:
             UntrustedIssuer: when that is the root of another overlay.
         """
-        return replace(self, issuer=renew_issuer(root, self.issuer, secret, now_unix_s))
+        under = self.root if root.der == self.root.der else root.public_part
+        return replace(self, root=under, issuer=renew_issuer(root, self.issuer, secret, now_unix_s))
 
     def tenant_id(self, name: str) -> TenantId:
         """The tenant of this name.
@@ -466,8 +467,7 @@ class Authority:
         if len(self.revoked) >= REVOKED_MAX:
             raise LimitExceeded(f"an issuer signs at most {REVOKED_MAX} revocations")
         statement = make_revocation(self.issuer, id_, now_unix_s, reason=reason)
-        revoked = MappingProxyType({**self.revoked, id_: statement})
-        return replace(self, revoked=revoked), statement
+        return replace(self, revoked=MappingProxyType({**self.revoked, id_: statement})), statement
 
     def catch_up(self, known: TenantEpoch, secret: Secret) -> tuple[Authority, bytes]:
         """Goes on from newer news of a tenant, after this state was restored from an older copy.

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from security.authority import Authority
-from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, key_id, parse_issuer
+from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, parse_issuer
+from security.certificate_form import key_id
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import LimitExceeded, MalformedObject, SecurityError
 from security.hosts import EnrolledHost
@@ -191,7 +192,7 @@ def _keys(state: AuthorityState) -> tuple[Root, IssuerKey]:
         root_key = Ed25519PrivateKey.from_private_bytes(state.root_key)
         root = RootKey(private=root_key, der=state.root, overlay_id=overlay_id)
         ids.append(key_id(root_key.public_key()))
-    if ids != [issuer.issuer_id, overlay_id][: len(ids)]:
+    if ids != [issuer.issuer_id, issuer.root_id][: len(ids)]:
         raise MalformedObject("keys and certificates do not belong together")
     return (
         root,

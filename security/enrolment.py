@@ -21,14 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
-from security.certificate import (
-    CERTIFICATE_BYTES_MAX,
-    IssuerId,
-    IssuerKey,
-    Leaf,
-    OverlayId,
-    check_dates,
-)
+from security.certificate import IssuerId, IssuerKey, Leaf, OverlayId, check_dates
+from security.certificate_form import CERTIFICATE_BYTES_MAX
 from security.epoch import EPOCH_BYTES_MAX, TenantEpoch, open_epoch
 from security.errors import (
     BadSignature,

@@ -15,7 +15,9 @@ SecurityError
 |   |-- WrongOverlay          made for another overlay
 |   |-- WrongKind             a signed object of another kind
 |   |-- IdentityMismatch      certificate, key and PeerId do not belong together
-|   |-- UntrustedIssuer       no such issuer under our root
+|   |-- UntrustedIssuer       no such issuer under our roots
+|   |-- UntrustedRoot         a root bundle that no root of ours has signed
+|   |-- RootConflict          another root bundle than ours, with its number
 |   |-- Expired               past its end
 |   |-- NotYetValid           before its start
 |   |-- Revoked               withdrawn by an issuer
@@ -97,7 +99,15 @@ class IdentityMismatch(Refused):
 
 
 class UntrustedIssuer(Refused):
-    """No such issuer under our root."""
+    """No such issuer under our roots."""
+
+
+class UntrustedRoot(Refused):
+    """A root bundle that no root which we trust has signed."""
+
+
+class RootConflict(Refused):
+    """Another root bundle than the one that was taken, with its number: two by one root."""
 
 
 class Expired(Refused):

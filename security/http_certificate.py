@@ -25,13 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.certificate import (
-    BACKDATE_S,
-    CERTIFICATE_BYTES_MAX,
     DAY_S,
     IssuerId,
     IssuerKey,
     check_dates,
 )
+from security.certificate_form import BACKDATE_S, CERTIFICATE_BYTES_MAX
 from security.errors import (
     BadSignature,
     Expired,

@@ -14,14 +14,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from security.certificate import (
-    CERTIFICATE_BYTES_MAX,
-    Issuer,
-    IssuerId,
-    Leaf,
-    OverlayId,
-    parse_leaf,
-)
+from security.certificate import Issuer, IssuerId, Leaf, OverlayId, parse_leaf
+from security.certificate_form import CERTIFICATE_BYTES_MAX
 from security.errors import (
     IdentityMismatch,
     LimitExceeded,

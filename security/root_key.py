@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
-from security.certificate import CERTIFICATE_BYTES_MAX, RootKey, key_id, overlay_id_of
+from security.certificate import RootKey, parse_root
+from security.certificate_form import CERTIFICATE_BYTES_MAX, key_id
 from security.errors import BadSeal, LimitExceeded, MalformedObject, SecurityError
 from security.keys import Secret
 from security.wire import decode
@@ -74,14 +75,14 @@ def open_root(data: bytes, passphrase: str) -> RootKey:
             file.nonce, file.sealed, file.root
         )
         key = Ed25519PrivateKey.from_private_bytes(private)
-        overlay_id = overlay_id_of(file.root)
+        root = parse_root(file.root)
     except InvalidTag:
         raise BadSeal("that is not the passphrase of this root key") from None
     except SecurityError:
         raise MalformedObject("the root key's file is damaged") from None
-    if key_id(key.public_key()) != overlay_id:
+    if key_id(key.public_key()) != root.root_id:
         raise MalformedObject("the root key's file holds another root's key")
-    return RootKey(private=key, der=file.root, overlay_id=overlay_id)
+    return RootKey(private=key, der=file.root, overlay_id=root.overlay_id)
 
 
 def root_of(data: bytes) -> bytes:

@@ -34,6 +34,7 @@ from security.errors import (
 )
 from security.keys import HostKeys
 from security.peer_id import PeerId, key_of_bytes, peer_id_of_bytes, public_bytes_of
+from security.signing import message_of
 from security.trust import Trust
 from security.wire import decode
 
@@ -190,14 +191,9 @@ def _sign(
             kind=kind.value,
             signer=signer,
             body=body,
-            signature=private.sign(_message(overlay, kind, signer, body)),
+            signature=private.sign(message_of(overlay, kind, signer, body)),
         )
     )
-
-
-def _message(overlay: bytes, kind: str, signer: bytes, body: bytes) -> bytes:
-    # Every part before the body has a fixed length or an end of its own.
-    return b"rhizome/" + kind.encode() + b"/v1\0" + overlay + bytes([len(signer)]) + signer + body
 
 
 def _verify_peer(data: bytes, kind: Kind, overlay_id: OverlayId, size_max: int) -> Verified[bytes]:
@@ -230,7 +226,7 @@ def _read(data: bytes, size_max: int) -> SignedObject:
 
 
 def _check(public: Ed25519PublicKey, signed: SignedObject) -> None:
-    message = _message(signed.overlay, signed.kind, signed.signer, signed.body)
+    message = message_of(signed.overlay, signed.kind, signed.signer, signed.body)
     try:
         public.verify(signed.signature, message)
     except InvalidSignature:

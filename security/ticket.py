@@ -23,7 +23,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from security.certificate import CERTIFICATE_BYTES_MAX, IssuerId, OverlayId, overlay_id_of
+from security.certificate import IssuerId, OverlayId, overlay_id_of
+from security.certificate_form import CERTIFICATE_BYTES_MAX
 from security.errors import (
     Expired,
     LimitExceeded,

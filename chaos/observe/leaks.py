@@ -107,8 +107,8 @@ class TransportTap:
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
         return self._tapped(await self._inner.dial(address, peer_id))
 
-    def show(self, leaf: bytes, issuer: bytes) -> None:
-        self._inner.show(leaf, issuer)
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None:
+        self._inner.show(leaf, issuer, roots)
 
     def _tapped(self, channel: SecureChannel) -> SecureChannel:
         if not self._marks:

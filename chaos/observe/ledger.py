@@ -15,7 +15,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from overlay.identity import Identity
-from security.signed import SignedObject, _message
+from security.signed import SignedObject
+from security.signing import message_of
 
 _object = msgspec.msgpack.Decoder(SignedObject)
 
@@ -80,7 +81,7 @@ def body_of(message: bytes, kind: str) -> bytes | None:
 
 
 def _message_of(signed: SignedObject) -> bytes:
-    return _message(signed.overlay, signed.kind, signed.signer, signed.body)
+    return message_of(signed.overlay, signed.kind, signed.signer, signed.body)
 
 
 def _digest(message: bytes) -> bytes:

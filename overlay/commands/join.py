@@ -76,7 +76,7 @@ async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admissio
     failures: dict[str, str] = {}
     for text in ticket.addresses:
         try:
-            answer = await enrol(Address.parse(text), ticket.root, request, timeout_s=TIMEOUT_S)
+            answer = await enrol(Address.parse(text), [ticket.root], request, timeout_s=TIMEOUT_S)
         except RequestError as error:
             failures[text] = str(error)
             refusal = refusal or f"refused by {text}: {error}"

@@ -106,7 +106,7 @@ def make_ports(
         ),
         storage=SqliteStorage(home.database_path),
         engine=engine,
-        enrolment=TlsEnrolment(identity.trust.root, source_address=config.source_address),
+        enrolment=TlsEnrolment(source_address=config.source_address),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from overlay.wire import read
-from security.certificate import CERTIFICATE_BYTES_MAX
+from security.certificate_form import CERTIFICATE_BYTES_MAX
 from security.revocation import STATEMENT_BYTES_MAX
 from security.trust import ISSUERS_MAX
 

@@ -41,7 +41,7 @@ async def dial_client(address: Address, root: bytes) -> SecureChannel:
         SecurityError: When the far side is not of the root's overlay.
         trio.BrokenResourceError, OSError: When there is no connection to be had.
     """
-    context = dialling_context(root, CLIENT_ALPN, credentials=None, named=False)
+    context = dialling_context([root], CLIENT_ALPN, credentials=None, named=False)
     channel = TlsChannel(await connect(address, None), context, server_side=False)
     return await secure(channel, CLIENT_ALPN, address, TlsLimits().handshake_s)
 

@@ -39,6 +39,7 @@ from overlay.transport.tls import (
     TlsChannel,
     accepting_context,
     dialling_context,
+    unjudged_context,
 )
 from security.errors import SecurityError
 
@@ -152,25 +153,34 @@ def _words(error: Exception) -> bytes:
 
 
 async def enrol(
-    address: Address, root: bytes, request: bytes, *, timeout_s: float, source: str | None = None
+    address: Address,
+    roots: Sequence[bytes] | None,
+    request: bytes,
+    *,
+    timeout_s: float,
+    source: str | None = None,
 ) -> bytes:
     """Sends a request to an issuer and gives its answer.
 
     Args:
         address: Of the issuer's enrolment listener.
-        root: The root certificate (DER) that the ticket carries: the only one believed.
+        roots: The root certificates (DER) that are believed; None believes anybody, for answers
+            that prove themselves.
         request: At most 64 KiB.
         timeout_s: For the whole exchange.
         source: Local address to connect from.
 
     Raises:
-        SecurityError: When the far side is not of the ticket's overlay.
+        SecurityError: When the far side is not under these roots.
         RequestError: When the issuer refuses; ``code`` names the cause (``ticket_used``).
         Deadline: When it takes too long.
         PeerGone: When there is no connection to be had, or it breaks.
         ProtocolError: When the far side's answer is malformed.
     """
-    context = dialling_context(root, JOIN_ALPN, credentials=None, named=False)
+    if roots is None:
+        context = unjudged_context(JOIN_ALPN)
+    else:
+        context = dialling_context(roots, JOIN_ALPN, credentials=None, named=False)
     try:
         with trio.fail_after(timeout_s):
             channel = TlsChannel(await connect(address, source), context, server_side=False)
@@ -206,17 +216,20 @@ async def ask_one(channel: ByteChannel, request: bytes) -> bytes:
 class TlsEnrolment:
     """``overlay.ports.Enrolment`` for real networks."""
 
-    def __init__(
-        self, root: bytes, *, source_address: str | None = None, timeout_s: float = 10.0
-    ) -> None:
-        self._root = root
+    def __init__(self, *, source_address: str | None = None, timeout_s: float = 10.0) -> None:
         self._source = source_address
         self._timeout_s = timeout_s
 
-    async def ask(self, address: Address, request: bytes) -> bytes:
-        return await enrol(
-            address, self._root, request, timeout_s=self._timeout_s, source=self._source
-        )
+    async def ask(self, address: Address, request: bytes, roots: Sequence[bytes]) -> bytes:
+        return await self._enrol(address, request, roots)
+
+    async def ask_anybody(self, address: Address, request: bytes) -> bytes:
+        return await self._enrol(address, request, None)
+
+    async def _enrol(
+        self, address: Address, request: bytes, roots: Sequence[bytes] | None
+    ) -> bytes:
+        return await enrol(address, roots, request, timeout_s=self._timeout_s, source=self._source)
 
 
 async def _receive(channel: ByteChannel) -> tuple[int, bytes]:

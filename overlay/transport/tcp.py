@@ -102,16 +102,17 @@ class TlsTransport:
         self._open = 0
         self.counters = TlsCounters()
 
-    def show(self, leaf: bytes, issuer: bytes) -> None:
-        self._make_contexts(replace(self._credentials, leaf=leaf, issuer=issuer))
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None:
+        own = replace(self._credentials, leaf=leaf, issuer=issuer, roots=tuple(roots))
+        self._make_contexts(own)
 
     def _make_contexts(self, credentials: Credentials) -> None:
         """New contexts; handshakes and connections under way keep the ones that they have."""
-        root = credentials.root
+        roots = credentials.roots
         self._peers = accepting_context(credentials, PEER_ALPN, mutual=True)
         self._clients = accepting_context(credentials, CLIENT_ALPN, mutual=False)
-        self._named = dialling_context(root, PEER_ALPN, credentials=credentials, named=True)
-        self._unnamed = dialling_context(root, PEER_ALPN, credentials=credentials, named=False)
+        self._named = dialling_context(roots, PEER_ALPN, credentials=credentials, named=True)
+        self._unnamed = dialling_context(roots, PEER_ALPN, credentials=credentials, named=False)
         self._credentials = credentials
 
     def counts(self) -> dict[str, int]:

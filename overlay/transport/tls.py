@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +58,12 @@ class Credentials:
     keys: HostKeys
     leaf: bytes
     issuer: bytes
-    root: bytes
+    roots: tuple[bytes, ...]
 
 
 def accepting_context(credentials: Credentials, alpn: str, *, mutual: bool) -> ssl.SSLContext:
     """For the listening side; ``mutual`` asks for the far side's certificate and demands it."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials.root, alpn)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials.roots, alpn)
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
     _load(context, credentials)
@@ -71,10 +71,10 @@ def accepting_context(credentials: Credentials, alpn: str, *, mutual: bool) -> s
 
 
 def dialling_context(
-    root: bytes, alpn: str, *, credentials: Credentials | None, named: bool
+    roots: Sequence[bytes], alpn: str, *, credentials: Credentials | None, named: bool
 ) -> ssl.SSLContext:
     """For the dialling side; ``named`` compares the far side's DNS name, see ``dns_name_of``."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, root, alpn)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, roots, alpn)
     context.check_hostname = named
     context.verify_mode = ssl.CERT_REQUIRED
     if credentials is not None:
@@ -82,10 +82,20 @@ def dialling_context(
     return context
 
 
-def _context(protocol: int, root: bytes, alpn: str) -> ssl.SSLContext:
+def unjudged_context(alpn: str) -> ssl.SSLContext:
+    """For one who knows nobody at the far side: whatever is heard there must prove itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([alpn])
+    return context
+
+
+def _context(protocol: int, roots: Sequence[bytes], alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=root)
+    context.load_verify_locations(cadata=b"".join(roots))
     context.set_alpn_protocols([alpn])
     return context
 

@@ -73,7 +73,7 @@ class KeyHolder:
         world, own = self.victim.world, self.identity
         if isinstance(world, RealWorld):
             return TlsTransport(own.credentials)
-        return SimTransport(world.network, AT, own.leaf, own.issuer, own.trust.root)
+        return SimTransport(world.network, AT, own.leaf, own.issuer, own.trust.roots.in_force)
 
     def hello(self, **changes: object) -> Hello:
         """What it says of itself on a connection."""

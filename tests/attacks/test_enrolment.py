@@ -5,7 +5,7 @@ The issuer's desk stands beside an honest peer, as it does in ``rhizome peer``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ class Issuer:
         return set(stored.tenants[stored.tenant_id(BETA)].content.members)
 
     async def answer(self, request: bytes, ticket: Ticket) -> bytes:
-        return await enrol(self.at, ticket.root, request, timeout_s=ANSWER_S)
+        return await enrol(self.at, [ticket.root], request, timeout_s=ANSWER_S)
 
     async def refuses(self, request: bytes, ticket: Ticket, reason: JoinRefusal) -> None:
         """The answer is that reason, and no roster has changed."""
@@ -299,17 +299,17 @@ async def test_garbage_on_the_enrolment_port(tmp_path: Path) -> None:
 # -- renewal on the same port
 
 
-async def challenge_of(issuer: Issuer, root: bytes) -> bytes:
+async def challenge_of(issuer: Issuer, roots: Sequence[bytes]) -> bytes:
     """One that the issuer has made now."""
     asked = msgspec.msgpack.encode({"type": "challenge", "v": 1})
-    return open_challenge(await enrol(issuer.at, root, asked, timeout_s=ANSWER_S))
+    return open_challenge(await enrol(issuer.at, roots, asked, timeout_s=ANSWER_S))
 
 
 async def test_renewals_that_are_not_asked_for_rightly(tmp_path: Path) -> None:
     """A replayed request, a made-up challenge, keys of nobody, a changed body, a revoked host."""
     async with issuing(tmp_path) as issuer:
         identity = member_of_beta(issuer.victim).identity
-        root, keys, thief = identity.trust.root, identity.keys, keys_of("thief")
+        roots, keys, thief = identity.trust.roots.in_force, identity.keys, keys_of("thief")
         authority = issuer.victim.world.authority
         assert authority is not None
         hour_ago_s = issuer.victim.now_unix_s - 3600
@@ -317,24 +317,24 @@ async def test_renewals_that_are_not_asked_for_rightly(tmp_path: Path) -> None:
         leaf = parse_leaf(issue_leaf(authority.issuer, identity.peer_id, secret, hour_ago_s))
 
         async def reason(request: bytes) -> str:
-            answer = await enrol(issuer.at, root, request, timeout_s=ANSWER_S)
+            answer = await enrol(issuer.at, roots, request, timeout_s=ANSWER_S)
             return msgspec.msgpack.decode(answer, type=NotRenewed).reason
 
-        request = make_renew_request(keys, leaf, await challenge_of(issuer, root))
-        answer = await enrol(issuer.at, root, request, timeout_s=ANSWER_S)
+        request = make_renew_request(keys, leaf, await challenge_of(issuer, roots))
+        answer = await enrol(issuer.at, roots, request, timeout_s=ANSWER_S)
         # The control: the host itself is renewed, and its answer is of use to it alone.
         assert open_renewal(answer, identity.trust, leaf).leaf.peer_id == identity.peer_id
         async with issuer.victim.unharmed():
             assert await reason(request) == RenewRefusal.STALE.value
             made_up = make_renew_request(keys, leaf, bytes(32))
             assert await reason(made_up) == RenewRefusal.STALE.value
-            unknown = make_renew_request(thief, leaf, await challenge_of(issuer, root))
+            unknown = make_renew_request(thief, leaf, await challenge_of(issuer, roots))
             assert await reason(unknown) == RenewRefusal.HOST_UNKNOWN.value
-            fresh = make_renew_request(keys, leaf, await challenge_of(issuer, root))
+            fresh = make_renew_request(keys, leaf, await challenge_of(issuer, roots))
             signed = msgspec.msgpack.decode(fresh, type=SignedObject)
             key = thief.identity.public_key().public_bytes_raw()
             swapped = msgspec.msgpack.encode(msgspec.structs.replace(signed, signer=key))
             assert await reason(swapped) == RenewRefusal.INVALID.value
             issuer.revoke(identity.peer_id)
-            again = make_renew_request(keys, leaf, await challenge_of(issuer, root))
+            again = make_renew_request(keys, leaf, await challenge_of(issuer, roots))
             assert await reason(again) == RenewRefusal.REVOKED.value

@@ -335,7 +335,7 @@ async def test_a_flood_of_clients_from_one_address() -> None:
         own, node = host_of(victim), victim.nodes[0]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.load_verify_locations(cadata=own.identity.trust.root)
+        context.load_verify_locations(cadata=own.identity.trust.roots.newest)
         context.set_alpn_protocols([CLIENT_ALPN])
         async with victim.unharmed(by=own.peer_id), strangers(victim, 12) as streams:
             open_now = 0

@@ -89,8 +89,8 @@ async def gets_a_byte(host: Host, context: ssl.SSLContext, alpn: str = PEER_ALPN
 
 async def test_no_certificate() -> None:
     async with real_overlay() as victim:
-        root = victim.guest.identity.trust.root
-        context = dialling_context(root, PEER_ALPN, credentials=None, named=False)
+        roots = victim.guest.identity.trust.roots
+        context = dialling_context(roots.in_force, PEER_ALPN, credentials=None, named=False)
         async with victim.unharmed():
             assert not await gets_a_byte(victim.honest[0], context)
 
@@ -99,7 +99,7 @@ async def test_a_certificate_of_a_foreign_root() -> None:
     async with real_overlay() as victim:
         foreign = foreign_peer(victim)
         # It believes our root as well, else it would hang up by itself.
-        trust = replace(foreign.identity.trust, root=victim.guest.identity.trust.root)
+        trust = replace(foreign.identity.trust, roots=victim.guest.identity.trust.roots)
         await is_refused(victim, replace(foreign, identity=replace(foreign.identity, trust=trust)))
 
 
@@ -248,7 +248,7 @@ async def test_a_host_is_told_falsely_that_it_is_revoked() -> None:
 def client_context(insider: KeyHolder, *alpn: str) -> ssl.SSLContext:
     """What a host dials with, but for what it offers."""
     credentials = insider.identity.credentials
-    context = dialling_context(credentials.root, PEER_ALPN, credentials=credentials, named=False)
+    context = dialling_context(credentials.roots, PEER_ALPN, credentials=credentials, named=False)
     context.set_alpn_protocols(list(alpn))
     return context
 

@@ -32,7 +32,7 @@ def certified(own: KeyHolder, folder: Path) -> tuple[str, ...]:
     files = {
         "leaf": ssl.DER_cert_to_PEM_cert(identity.leaf),
         "issuer": ssl.DER_cert_to_PEM_cert(identity.issuer),
-        "root": ssl.DER_cert_to_PEM_cert(identity.trust.root),
+        "root": ssl.DER_cert_to_PEM_cert(identity.trust.roots.newest),
         "key": identity.keys.identity_pem().decode(),
     }
     for name, text in files.items():

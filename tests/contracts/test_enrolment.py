@@ -21,6 +21,7 @@ from security.errors import SecurityError
 from tests.overlay.transport.world import HERE, Overlay
 
 OVERLAY, OTHER = Overlay(), Overlay(2)
+ROOTS = [OVERLAY.root.der]
 
 
 async def echo(request: bytes, address: Address) -> bytes:
@@ -34,7 +35,7 @@ async def silence(request: bytes, address: Address) -> bytes:
 class Place(Protocol):
     """Somewhere with an issuer and a host that asks it."""
 
-    def asking(self, overlay: Overlay = OVERLAY) -> Enrolment: ...
+    def asking(self) -> Enrolment: ...
 
     async def serve(self, handle: Handle, *, task_status: trio.TaskStatus[Address]) -> None: ...
 
@@ -42,8 +43,8 @@ class Place(Protocol):
 
 
 class Loopback:
-    def asking(self, overlay: Overlay = OVERLAY) -> Enrolment:
-        return TlsEnrolment(overlay.root.der, timeout_s=0.5)
+    def asking(self) -> Enrolment:
+        return TlsEnrolment(timeout_s=0.5)
 
     async def serve(self, handle: Handle, *, task_status: trio.TaskStatus[Address]) -> None:
         host = OVERLAY.host()
@@ -65,10 +66,10 @@ class Simulated:
 
     def at(self, host: str, overlay: Overlay) -> SimTransport:
         own = overlay.host()
-        return SimTransport(self.network, host, own.leaf, own.issuer, own.root)
+        return SimTransport(self.network, host, own.leaf, own.issuer, own.roots)
 
-    def asking(self, overlay: Overlay = OVERLAY) -> Enrolment:
-        return SimEnrolment(self.at("10.0.0.2", overlay))
+    def asking(self) -> Enrolment:
+        return SimEnrolment(self.network, "10.0.0.2")
 
     async def serve(self, handle: Handle, *, task_status: trio.TaskStatus[Address]) -> None:
         async def accept(channel: SecureChannel) -> None:
@@ -100,12 +101,12 @@ async def test_a_request_brings_its_answer_each_time(place: Place) -> None:
     async with issuer(place, echo) as address:
         enrolment = place.asking()
         for request in (b"", b"one", bytes(60_000)):
-            assert await enrolment.ask(address, request) == b"heard " + request
+            assert await enrolment.ask(address, request, ROOTS) == b"heard " + request
 
 
 async def test_nobody_there_is_an_error_that_says_so(place: Place) -> None:
     with pytest.raises(PeerGone):
-        await place.asking().ask(place.nobody(), b"one")
+        await place.asking().ask(place.nobody(), b"one", ROOTS)
 
 
 async def test_a_silent_issuer_is_given_up(
@@ -115,10 +116,17 @@ async def test_a_silent_issuer_is_given_up(
         autojump_clock.autojump_threshold = 0.2  # real sockets need real time
     async with issuer(place, silence) as address:
         with pytest.raises(Deadline):
-            await place.asking().ask(address, b"one")
+            await place.asking().ask(address, b"one", ROOTS)
+
+
+async def test_one_who_knows_nobody_hears_anybody(place: Place) -> None:
+    """What it makes of the answer is its own question."""
+    async with issuer(place, echo) as address:
+        assert await place.asking().ask_anybody(address, b"one") == b"heard one"
+        assert await place.asking().ask(address, b"one", [OTHER.root.der, *ROOTS])
 
 
 async def test_an_issuer_of_another_overlay_is_not_believed(place: Place) -> None:
     async with issuer(place, echo) as address:
         with pytest.raises((SecurityError, OverlayError)):
-            await place.asking(OTHER).ask(address, b"one")
+            await place.asking().ask(address, b"one", [OTHER.root.der])

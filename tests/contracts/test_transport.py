@@ -27,7 +27,7 @@ from overlay.address import Address
 from overlay.ports import SecureChannel, Transport
 from overlay.transport.tcp import TlsTransport
 from overlay.transport.tls import Credentials, TlsChannel
-from security.certificate import parse_leaf
+from security.certificate import make_next_root, parse_leaf, renew_issuer
 from security.errors import SecurityError
 from security.peer_id import PeerId
 from tests.chaos.live.namespaces import needs_namespaces
@@ -37,6 +37,7 @@ from tests.overlay.transport.world import Overlay
 class Hosts(Protocol):
     """A place with hosts; each has credentials, a transport and an address to listen on."""
 
+    overlay: Overlay
     credentials: list[Credentials]
 
     def transport(self, number: int) -> Transport: ...
@@ -107,8 +108,8 @@ class RelayedTransport:
     async def dial(self, address: Address, peer_id: PeerId | None) -> SecureChannel:
         return await self._inner.dial(address, peer_id)
 
-    def show(self, leaf: bytes, issuer: bytes) -> None:
-        self._inner.show(leaf, issuer)
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None:
+        self._inner.show(leaf, issuer, roots)
 
     async def listen(
         self,
@@ -172,8 +173,8 @@ class PlacedTransport:
         finally:
             PLACE.reset(before)
 
-    def show(self, leaf: bytes, issuer: bytes) -> None:
-        self._inner.show(leaf, issuer)
+    def show(self, leaf: bytes, issuer: bytes, roots: Sequence[bytes]) -> None:
+        self._inner.show(leaf, issuer, roots)
 
     async def listen(
         self,
@@ -207,7 +208,7 @@ class Simulated:
         self._network.kill(self.address(number).host)
 
     def _at(self, host: str, own: Credentials) -> Transport:
-        return SimTransport(self._network, host, own.leaf, own.issuer, own.root)
+        return SimTransport(self._network, host, own.leaf, own.issuer, own.roots)
 
     def address(self, number: int) -> Address:
         return Address(f"10.0.0.{number + 1}", 0)
@@ -299,8 +300,8 @@ async def test_another_certificate_is_shown_from_then_on_and_open_channels_stay(
         with trio.fail_after(10):
             bound = await nursery.start(listener.listen, [hosts.address(2)], accept)
             before = await dialler.dial(bound[0], own.keys.peer_id)
-            listener.show(hosts.renewed(own), own.issuer)
-            dialler.show(hosts.renewed(new), new.issuer)
+            listener.show(hosts.renewed(own), own.issuer, own.roots)
+            dialler.show(hosts.renewed(new), new.issuer, new.roots)
             after = await dialler.dial(bound[0], own.keys.peer_id)
             for channel in (before, after):
                 await channel.channel.send_all(b"x")
@@ -309,6 +310,46 @@ async def test_another_certificate_is_shown_from_then_on_and_open_channels_stay(
             assert [each.leaf for each in seen] == [new.leaf, hosts.renewed(new)]
             await before.channel.aclose()
             await after.channel.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_roots_are_believed_while_they_are_in_force_and_open_channels_stay(
+    hosts: Hosts,
+) -> None:
+    """The dialler's issuer has two certificates: by the old root, and by the next one."""
+    overlay, own, far = hosts.overlay, hosts.credentials[1], hosts.credentials[0]
+    old = overlay.root
+    new = make_next_root(overlay.overlay_id, 2, overlay.secret, overlay.now_unix_s)
+    again = renew_issuer(new, overlay.issuer, overlay.secret, overlay.now_unix_s).der
+    listener, dialler = hosts.of(far), hosts.of(own)
+    both = (old.der, new.der)
+
+    async def is_let_in() -> bool:
+        try:
+            channel = await dialler.dial(bound[0], far.keys.peer_id)
+            try:
+                await channel.channel.send_all(b"x")
+                return await channel.channel.receive_some() == b"x"
+            finally:
+                await channel.channel.aclose()
+        except (SecurityError, trio.BrokenResourceError):
+            return False
+
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            bound = await nursery.start(listener.listen, [hosts.address(2)], answer)
+            before = await dialler.dial(bound[0], far.keys.peer_id)
+            dialler.show(own.leaf, again, both)
+            assert not await is_let_in(), "by a root that is not known at the far end"
+            listener.show(far.leaf, far.issuer, both)
+            assert await is_let_in()
+            listener.show(far.leaf, again, [new.der])
+            assert await is_let_in()
+            dialler.show(own.leaf, own.issuer, both)
+            assert not await is_let_in(), "by a root that was let go"
+            await before.channel.send_all(b"y")
+            assert await receive_exactly(before, 1) == b"y"
+            await before.channel.aclose()
         nursery.cancel_scope.cancel()
 
 
@@ -376,7 +417,7 @@ async def test_a_host_of_another_overlay_refuses_and_is_refused(hosts: Hosts) ->
         with pytest.raises(SecurityError):
             await hosts.of(foreign).dial(address, None)
         # One that would take us: it hears of its refusal now or by its first read.
-        willing = replace(foreign, root=hosts.credentials[0].root)
+        willing = replace(foreign, roots=hosts.credentials[0].roots)
         with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
             await first_bytes(hosts.of(willing), address)
     assert accepted == []

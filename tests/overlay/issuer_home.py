@@ -25,7 +25,7 @@ def issuer_home(
         peer_id=own.peer_id,
         leaf=own.leaf,
         issuer=own.issuer,
-        root=own.trust.root,
+        root=own.trust.roots.in_force[0],
         epochs=host.epochs,
     )
     store_identity(home, own.keys, granted, now_unix_s)

@@ -54,7 +54,7 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
     assert identity.peer_id == identity.keys.peer_id
     assert identity.trust.overlay_id == home.overlay_id()
     assert identity.credentials.leaf == home.need(HomeFile.LEAF)
-    assert identity.credentials.root == home.need(HomeFile.ROOT)
+    assert identity.credentials.roots == (home.need(HomeFile.ROOT),)
     ((name, epoch),) = home.read_epochs().items()  # only of its own tenants
     header = read_epoch(epoch, identity.trust, NOW_S, RevocationSet()).value
     assert name == place_of(header).hex(), "a file is named as a row of the database is"

@@ -7,7 +7,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from security.certificate import CERTIFICATE_BYTES_MAX, DAY_S, IssuerKey, make_issuer, make_root
+from security.certificate import DAY_S, IssuerKey, make_issuer, make_root
+from security.certificate_form import CERTIFICATE_BYTES_MAX
 from security.errors import LimitExceeded, MalformedCertificate, MalformedName
 from security.http_certificate import LIFETIME_S, NAMES_MAX, HttpCertificate, make_http_certificate
 from security.trust import Trust

@@ -277,13 +277,17 @@ class SimCluster:
         session = Session(host.storage)
         identity = host.identity
         transport = SimTransport(
-            self.network, host.address, identity.leaf, identity.issuer, identity.trust.root
+            self.network,
+            host.address,
+            identity.leaf,
+            identity.issuer,
+            identity.trust.roots.in_force,
         )
         ports = Ports(
             clock=host.clock,
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
             transport=transport,
-            enrolment=SimEnrolment(transport),
+            enrolment=SimEnrolment(self.network, host.address),
             discovery=SimDiscovery(self.network, host.address),
             storage=session,
             engine=engine,

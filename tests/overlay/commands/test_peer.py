@@ -112,7 +112,7 @@ def test_files_of_another_overlay_or_host_are_refused(home: Path, tmp_path: Path
         return line
 
     assert "are of two hosts" in put(HomeFile.HOST_KEYS)
-    assert "our root did not sign that issuer" in put(HomeFile.ISSUER)
+    assert "that root did not sign that issuer" in put(HomeFile.ISSUER)
     assert "the certificate is of another overlay" in put(HomeFile.LEAF)
     line = put(HomeFile.ROOT, HomeFile.ISSUER, HomeFile.LEAF, HomeFile.HOST_KEYS)
     assert f"{home} belongs to overlay " in line

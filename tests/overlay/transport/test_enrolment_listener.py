@@ -55,7 +55,7 @@ async def issuer(
 @asynccontextmanager
 async def joiner(address: Address) -> AsyncIterator[TlsChannel]:
     stream = await trio.open_tcp_stream(address.host, address.port)
-    context = dialling_context(OVERLAY.root.der, JOIN_ALPN, credentials=None, named=False)
+    context = dialling_context([OVERLAY.root.der], JOIN_ALPN, credentials=None, named=False)
     channel = TlsChannel(stream, context, server_side=False)
     await channel.handshake(JOIN_ALPN)
     yield channel
@@ -64,21 +64,21 @@ async def joiner(address: Address) -> AsyncIterator[TlsChannel]:
 
 async def test_a_request_brings_an_answer() -> None:
     async with issuer() as address:
-        answer = await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+        answer = await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
         assert answer == b"welcome me"
 
 
 @pytest.mark.parametrize("size", [0, MESSAGE_BYTES_MAX - 8])
 async def test_messages_of_any_allowed_size_pass(size: int) -> None:
     async with issuer() as address:
-        answer = await enrol(address, OVERLAY.root.der, bytes(size), timeout_s=5)
+        answer = await enrol(address, [OVERLAY.root.der], bytes(size), timeout_s=5)
         assert len(answer) == size + 8
 
 
 async def test_an_issuer_under_another_root_is_not_believed() -> None:
     async with issuer() as address:
         with pytest.raises(UntrustedIssuer):
-            await enrol(address, Overlay(2).root.der, b"secret", timeout_s=5)
+            await enrol(address, [Overlay(2).root.der], b"secret", timeout_s=5)
 
 
 async def test_a_refusal_reaches_the_joiner_with_its_cause() -> None:
@@ -87,7 +87,7 @@ async def test_a_refusal_reaches_the_joiner_with_its_cause() -> None:
 
     async with issuer(refuse) as address:
         with pytest.raises(RequestError, match="somebody has joined") as caught:
-            await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+            await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
         assert caught.value.code == "ticket_used"
 
 
@@ -103,9 +103,9 @@ async def test_a_fault_of_ours_says_nothing_to_the_joiner_and_ends_one_exchange_
 
     async with issuer(fail) as address:
         with pytest.raises(PeerGone) as caught:
-            await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+            await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
         assert "secret" not in str(caught.value)
-        assert await enrol(address, OVERLAY.root.der, b"me", timeout_s=5) == b"ok"
+        assert await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5) == b"ok"
 
 
 async def test_an_oversized_request_is_refused_by_its_length_alone() -> None:
@@ -126,8 +126,8 @@ async def test_one_address_holds_only_so_many_connections() -> None:
     async with issuer(limits=EnrolmentLimits(connections_per_address=1)) as address:
         stranger = await trio.open_tcp_stream(address.host, address.port)
         with pytest.raises(PeerGone):
-            await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
-        other = await enrol(address, OVERLAY.root.der, b"me", timeout_s=5, source="127.0.0.9")
+            await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
+        other = await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5, source="127.0.0.9")
         assert other == b"welcome me"
         await stranger.aclose()
 
@@ -137,7 +137,7 @@ async def test_silence_ends_at_the_deadline_and_holds_up_nobody() -> None:
     async with issuer(limits=limits) as address:
         stranger = await trio.open_tcp_stream(address.host, address.port)
         async with joiner(address) as silent:
-            assert await enrol(address, OVERLAY.root.der, b"me", timeout_s=5) == b"welcome me"
+            assert await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5) == b"welcome me"
             with pytest.raises(trio.BrokenResourceError):
                 await silent.receive_some()
         assert await stranger.receive_some() == b""
@@ -148,7 +148,7 @@ async def test_connections_are_bounded() -> None:
     async with issuer(limits=EnrolmentLimits(connections=1)) as address:
         stranger = await trio.open_tcp_stream(address.host, address.port)
         with pytest.raises(PeerGone):
-            await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+            await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
         await stranger.aclose()
 
 
@@ -159,14 +159,14 @@ async def test_a_silent_issuer_is_given_up_in_time() -> None:
 
     async with issuer(never) as address:
         with pytest.raises(Deadline):
-            await enrol(address, OVERLAY.root.der, b"me", timeout_s=0.3)
+            await enrol(address, [OVERLAY.root.der], b"me", timeout_s=0.3)
 
 
 async def test_nobody_there_is_told_as_that() -> None:
     async with issuer() as address:
         pass
     with pytest.raises(PeerGone):
-        await enrol(address, OVERLAY.root.der, b"me", timeout_s=5)
+        await enrol(address, [OVERLAY.root.der], b"me", timeout_s=5)
 
 
 async def test_the_overlay_protocol_is_not_spoken_here() -> None:

@@ -55,7 +55,9 @@ class Race:
         keys = HostKeys.generate(ENTROPY.secret)
         request = make_join_request(keys, ticket)
         await ready.wait()
-        answer = await enrol(Address.parse(ticket.addresses[0]), ticket.root, request, timeout_s=30)
+        answer = await enrol(
+            Address.parse(ticket.addresses[0]), [ticket.root], request, timeout_s=30
+        )
         try:
             self.admitted.append(open_admission(answer, ticket, keys, CLOCK.unix_s()))
         except SecurityError as error:

@@ -81,7 +81,7 @@ async def test_a_host_of_another_overlay_gets_in_nowhere_and_lets_nobody_in() ->
     async with listening(TlsTransport(ours.host())) as address:
         with pytest.raises(UntrustedIssuer):
             await TlsTransport(theirs.host()).dial(address, None)
-        spy = replace(theirs.host(), root=ours.root.der)
+        spy = replace(theirs.host(), roots=(ours.root.der,))
         assert not await is_let_in(TlsTransport(spy), address)
 
 
@@ -90,7 +90,7 @@ async def test_no_certificate_is_no_entry() -> None:
     transport = TlsTransport(overlay.host())
     async with listening(transport) as address:
         stream = await trio.open_tcp_stream(address.host, address.port)
-        context = dialling_context(overlay.root.der, PEER_ALPN, credentials=None, named=False)
+        context = dialling_context([overlay.root.der], PEER_ALPN, credentials=None, named=False)
         channel = TlsChannel(stream, context, server_side=False)
         await channel.handshake(PEER_ALPN)
         with pytest.raises(trio.BrokenResourceError, match="certificate required"):
@@ -221,7 +221,9 @@ async def test_a_client_without_a_certificate_is_let_in_as_nobody() -> None:
 
 async def test_no_session_is_ever_resumed() -> None:
     overlay = Overlay()
-    context = dialling_context(overlay.root.der, PEER_ALPN, credentials=overlay.host(), named=False)
+    context = dialling_context(
+        [overlay.root.der], PEER_ALPN, credentials=overlay.host(), named=False
+    )
     async with listening(TlsTransport(overlay.host())) as address:
         channel = TlsChannel(
             await trio.open_tcp_stream(address.host, address.port), context, server_side=False
@@ -245,7 +247,7 @@ async def test_a_cut_connection_is_broken_not_ended() -> None:
     )
     dialling = TlsChannel(
         left,
-        dialling_context(overlay.root.der, PEER_ALPN, credentials=client, named=True),
+        dialling_context([overlay.root.der], PEER_ALPN, credentials=client, named=True),
         server_side=False,
         peer_id=server.keys.peer_id,
     )
@@ -266,7 +268,7 @@ async def test_altered_bytes_break_the_channel() -> None:
     )
     dialling = TlsChannel(
         left,
-        dialling_context(overlay.root.der, PEER_ALPN, credentials=client, named=False),
+        dialling_context([overlay.root.der], PEER_ALPN, credentials=client, named=False),
         server_side=False,
     )
     async with trio.open_nursery() as nursery:
@@ -341,7 +343,7 @@ async def test_one_address_holds_only_so_many_client_connections() -> None:
         assert await second.channel.receive_some() == b""
         other = TlsChannel(
             await connect(address, "127.0.0.9"),
-            dialling_context(overlay.root.der, CLIENT_ALPN, credentials=None, named=False),
+            dialling_context([overlay.root.der], CLIENT_ALPN, credentials=None, named=False),
             server_side=False,
         )
         await other.handshake(CLIENT_ALPN)

@@ -60,7 +60,7 @@ class Overlay:
         leaf = issue_leaf(
             self.issuer, keys.peer_id, self.secret, issued_unix_s, lifetime_s=lifetime_s
         )
-        return Credentials(keys=keys, leaf=leaf, issuer=self.issuer.der, root=self.root.der)
+        return Credentials(keys=keys, leaf=leaf, issuer=self.issuer.der, roots=(self.root.der,))
 
     def renewed(self, host: Credentials) -> bytes:
         """A host's next leaf, which is good for two days; always the same."""
