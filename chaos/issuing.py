@@ -32,6 +32,7 @@ class MemoryFiles:
         self._files: dict[HomeFile, bytes] = {}
         if authority is not None:
             self._files[HomeFile.AUTHORITY] = authority_to_bytes(authority)
+            self._files[HomeFile.ROOT] = authority.root.der
         self.epochs: dict[str, bytes] = {}
 
     def copy(self) -> MemoryFiles:
@@ -51,6 +52,9 @@ class MemoryFiles:
 
     def write(self, file: HomeFile, content: bytes) -> None:
         self._files[file] = content
+
+    def remove(self, file: HomeFile) -> None:
+        self._files.pop(file, None)
 
     def write_epoch(self, name: str, content: bytes) -> None:
         self.epochs[name] = content

@@ -30,7 +30,7 @@ def _with_key(public: Ed25519PublicKey, what: Hashable) -> Hashable:
 CHECKS: tuple[tuple[Any, str, Callable[..., Hashable]], ...] = (
     (signed, "_verify_peer", lambda *what: what),
     (signed, "_check", _with_key),
-    (certificate, "_check_signature", lambda what, public: _with_key(public, what)),
+    (certificate, "check_signature", lambda what, public: _with_key(public, what)),
     (certificate, "parse_leaf", lambda der: der),
 )
 """Module and name of each check, and what tells its calls apart: its arguments. It is a function of

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -19,6 +20,7 @@ from chaos.founding import another_issuer, enrol, found
 from chaos.issuing import ENROL_PORT, EnrolmentFace, MemoryFiles, SimEnrolment
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.remote_toy import core_of
+from chaos.rotation import take_roots
 from chaos.storage import SimStorage
 from chaos.trace import Trace
 from inference.none import no_engine
@@ -40,7 +42,7 @@ from overlay.request import (
     Submission,
 )
 from security.authority import Authority
-from security.certificate import LEAF_LIFETIME_S
+from security.certificate import LEAF_LIFETIME_S, RootKey, renew_issuer
 from security.revocation import make_revocation
 
 PORT = 7401
@@ -149,6 +151,14 @@ class World:
             now_unix_s=VirtualClock().unix_s(),
         )
 
+    def issuer_under(self, root: RootKey) -> bytes:
+        """Another certificate of the overlay's issuer, by this root."""
+        assert self.authority is not None
+        entropy = self.entropy("renewed issuer")
+        return renew_issuer(
+            root, self.authority.issuer, entropy.secret, VirtualClock().unix_s()
+        ).der
+
     def enrol_again(
         self, host: Host, authority: Authority, tenants: Sequence[str] = ()
     ) -> Authority:
@@ -201,9 +211,7 @@ class World:
     ) -> None:
         host.starts += 1
         identity = host.identity
-        transport = SimTransport(
-            self.network, host.name, identity.leaf, identity.issuer, identity.trust.roots.in_force
-        )
+        transport = SimTransport(self.network, host.name, *identity.shown)
         ports = Ports(
             clock=VirtualClock(self.clock_offset_s),
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
@@ -227,6 +235,7 @@ class World:
             leaf_s=self.leaf_s,
             enrolment=self._enrolment(),
             keep=lambda renewed, _: setattr(host, "identity", renewed),
+            keep_roots=partial(take_roots, host),
             **self.node_settings,  # type: ignore[arg-type]  # fields of NodeConfig
         )
         with trio.CancelScope() as host.scope:

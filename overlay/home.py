@@ -50,6 +50,8 @@ class HomeFile(enum.Enum):
     OVERLAY = "overlay.id"
     ENROLMENT = "enrolment"
     ROOT_KEY = "root.key"
+    ROOTS = "roots"
+    NEXT_ROOT_KEY = "root-next.key"
     HTTP = "http.pem"
 
 
@@ -61,6 +63,8 @@ class Files(Protocol):
     def need(self, file: HomeFile) -> bytes: ...
 
     def write(self, file: HomeFile, content: bytes) -> None: ...
+
+    def remove(self, file: HomeFile) -> None: ...
 
     def write_epoch(self, name: str, content: bytes) -> None: ...
 

@@ -12,14 +12,15 @@ from overlay.gossip.tenants import place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.ports import Entropy
 from overlay.transport.tls import Credentials
-from security.certificate import RENEWAL_GRACE_S, parse_leaf
+from security.certificate import RENEWAL_GRACE_S, parse_leaf, verify_issued
 from security.enrolment import Admission
 from security.epoch import read_epoch
-from security.errors import IdentityMismatch
+from security.errors import IdentityMismatch, UntrustedIssuer
 from security.hosts import Grant
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.root_bundle import decode_bundles, encode_bundles
 from security.ticket import ADDRESSES_MAX
 from security.trust import Trust
 
@@ -66,9 +67,13 @@ class Identity:
             )
         return None
 
-    def renewed(self, leaf: bytes, issuer: bytes) -> Identity:
-        """This host with another certificate. Raises SecurityError when it is none of its own."""
-        trust = self.trust.with_issuer(issuer)
+    def renewed(self, leaf: bytes, issuer: bytes, trust: Trust) -> Identity:
+        """This host with another certificate, in this trust.
+
+        Raises:
+            SecurityError: When it is none of its own, or not to be believed.
+        """
+        trust = trust.with_issuer(issuer)
         if trust.leaf(leaf, issuer)[0].peer_id != self.peer_id:
             raise IdentityMismatch("that certificate is another host's")
         return replace(self, leaf=leaf, issuer=issuer, trust=trust)
@@ -83,19 +88,42 @@ def load_identity(home: Home) -> Identity:
         SecurityError: When what it holds is damaged.
     """
     leaf, issuer = home.need(HomeFile.LEAF), home.need(HomeFile.ISSUER)
+    trust = Trust.of(home.need(HomeFile.ROOT), bundles=read_bundles(home))
+    issued_by = trust.roots.former_issuer(issuer)
+    with contextlib.suppress(UntrustedIssuer):  # its root may be let go since the last renewal
+        trust = trust.with_issuer(issuer)
     identity = Identity(
         keys=HostKeys.from_bytes(home.need(HomeFile.HOST_KEYS)),
         leaf=leaf,
         issuer=issuer,
-        trust=Trust.of(home.need(HomeFile.ROOT), [issuer]),
+        trust=trust,
     )
     home.claim(identity.trust.overlay_id)
-    if identity.trust.leaf(leaf)[0].peer_id != identity.peer_id:
+    if verify_issued(leaf, issued_by).peer_id != identity.peer_id:
         raise HomeError(
             f"{home.path}: {HomeFile.LEAF.value} and {HomeFile.HOST_KEYS.value} are of two hosts: "
             "restore the whole folder, or join again with another --home"
         )
     return identity
+
+
+def read_bundles(files: Files) -> tuple[bytes, ...]:
+    """The root bundles that a host has taken; none where the root was never changed.
+
+    Raises:
+        SecurityError: When they are damaged.
+    """
+    found = files.read(HomeFile.ROOTS)
+    return () if found is None else decode_bundles(found)
+
+
+def store_bundles(files: Files, bundles: Sequence[bytes]) -> None:
+    """Writes the root bundles that a host has taken.
+
+    Raises:
+        HomeError, StorageFull: When they cannot be written.
+    """
+    files.write(HomeFile.ROOTS, encode_bundles(bundles))
 
 
 def kept_keys(home: Home, entropy: Entropy) -> HostKeys:
@@ -113,10 +141,13 @@ def store_identity(
 ) -> None:
     """Writes a new host's identity; the leaf comes last, so that half an identity is none."""
     leaf = granted.leaf if isinstance(granted.leaf, bytes) else granted.leaf.der
-    trust = Trust.of(granted.root, [granted.issuer])
+    bundles = () if isinstance(granted, Grant) else granted.trust.roots.bundles
+    trust = Trust.of(granted.root, [granted.issuer], bundles)
     home.claim(trust.overlay_id)
     home.write(HomeFile.HOST_KEYS, keys.to_bytes())
     home.write(HomeFile.ROOT, granted.root)
+    if bundles:
+        store_bundles(home, bundles)
     home.write(HomeFile.ISSUER, granted.issuer)
     for epoch in granted.epochs:
         store_epoch(home, epoch, trust, now_unix_s)

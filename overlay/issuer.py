@@ -39,6 +39,7 @@ from security.renewal import (
     verify_renew_request,
 )
 from security.revocation import RevocationSet
+from security.root_bundle import ROOTS_REQUEST, encode_bundles
 from security.roster import is_behind
 from security.signed import Kind, claims_kind
 from security.tenant import TenantId
@@ -287,6 +288,8 @@ class IssuerDesk:
         """Answers whoever asks the enrolment listener."""
         if request == CHALLENGE_REQUEST:
             return challenge_answer(self._challenges.make(self._clock.now_s()))
+        if request == ROOTS_REQUEST:
+            return encode_bundles(self._trust().roots.bundles)
         if claims_kind(request, Kind.RENEW):
             return await self._renew_late(request)
         return await self.admit(request, address)

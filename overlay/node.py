@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -48,9 +49,11 @@ from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
 from overlay.transport.stream import Stream
 from overlay.trust.keeper import TrustKeeper
 from overlay.trust.messages import PROTOCOL as TRUST_PROTOCOL
+from overlay.trust.seeker import RootSeeker
 from security.certificate import parse_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class Node:
         self.peer_id: PeerId = config.identity.peer_id
         self.generation = self._next_generation()
         self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
-        self.trust = TrustKeeper(trust=config.identity.trust, ports=ports)
+        self.trust = TrustKeeper(trust=self.identity.trust, ports=ports, keep=config.keep_roots)
         self.keeper = self._make_keeper()
         self.clones = self._make_clones()
         self.addresses: tuple[Address, ...] = ()
@@ -279,6 +282,7 @@ class Node:
     def engine_posture(self) -> list[tuple[str, str]]:
         """What was found of this host's engine, and what is degraded, for its owner."""
         return [
+            *self.trust.posture(),
             *self.renewer.posture(),
             *self.ports.engine.posture(),
             *self.engine_tenants.posture(),
@@ -357,6 +361,14 @@ class Node:
             zone=self.config.zone,
         )
 
+    def _on_believed(self, before: Trust) -> None:
+        """Other roots or issuers are believed than before."""
+        self.identity = replace(self.identity, trust=self.trust.now)
+        if self.trust.now.roots != before.roots:
+            self.ports.transport.show(*self.identity.shown)
+            self.certificates.judge_all()
+        self.renewer.on_trust()
+
     def _adopt(self, identity: Identity) -> None:
         """This host has another certificate: new handshakes and a new record show it."""
         self.identity = identity
@@ -411,6 +423,10 @@ class Node:
             self.knowledge.learn_epoch(epoch)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.ports.engine.run)
+            self.trust.on_change = self._on_believed
+            if self.desk is not None:
+                self.trust.learn(issuers=[self.desk.authority.issuer.der])
+            self.renewer.on_trust()
             await nursery.start(self.renewer.run)
             self.addresses = self.config.advertise(
                 await nursery.start(self.peers.run, self.config.listen)
@@ -426,6 +442,8 @@ class Node:
             nursery.start_soon(self.certificates.run)
             nursery.start_soon(self.confirmation.run)
             nursery.start_soon(self.clones.run)
+            enrolment, addresses = self.ports.enrolment, lambda: self.renewer.addresses
+            nursery.start_soon(RootSeeker(self.trust, self.peers, enrolment, addresses).run)
             for face in faces:
                 await nursery.start(face, self)
             task_status.started(self)

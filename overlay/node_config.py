@@ -14,6 +14,7 @@ from overlay.ingress import IngressLimits
 from overlay.quotas import QuotaLimits
 from overlay.renewer import Keep
 from overlay.transport.limits import Limits
+from overlay.trust.keeper import KeepRoots
 from overlay.zone import ZoneRule
 from security.certificate import LEAF_LIFETIME_S
 
@@ -25,8 +26,9 @@ class NodeConfig:
     ``epochs`` are EPOCH objects that its home folder holds; ``isolation`` is None for an engine
     that isolates in a way of its own. ``issuer`` holds the authority, on an issuer's host, whose
     certificates last ``leaf_s``. ``enrolment`` is where the issuer of this host's own can be asked
-    for the next, and ``keep`` stores that. ``expects_others`` says that there are other hosts in
-    the overlay, whoever they are: this one has joined another's, or is told where one is.
+    for the next, and ``keep`` stores that, ``keep_roots`` the root bundles that were taken.
+    ``expects_others`` says that there are other hosts in the overlay, whoever they are: this one
+    has joined another's, or is told where one is.
     """
 
     identity: Identity
@@ -49,4 +51,5 @@ class NodeConfig:
     leaf_s: float = LEAF_LIFETIME_S
     enrolment: tuple[Address, ...] = ()
     keep: Keep = lambda identity, addresses: None  # noqa: ARG005 - a host without a disk
+    keep_roots: KeepRoots = lambda bundles: None  # noqa: ARG005 - the same
     expects_others: bool = False

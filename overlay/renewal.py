@@ -76,6 +76,11 @@ class RenewalPlan(Generic[D]):
             self._not_before_s = float("-inf")
             self._pause_s = self._first_pause_s()
 
+    def hurry_for_root(self, now_unix_s: float) -> None:
+        """No root in force vouches for the certificate's issuer: it is due, and no pause counts."""
+        self.due_unix_s = min(self.due_unix_s, now_unix_s)
+        self._not_before_s = float("-inf")
+
     # -- what came of it
 
     def renewed(self, leaf: D, now_s: float) -> None:

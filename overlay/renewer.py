@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -99,6 +100,36 @@ class Renewer:
             self.plan.hurry()
             self._wake.set()
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the issuer's enrolment listener can be asked, as far as this host knows."""
+        return self._addresses
+
+    def on_trust(self) -> None:
+        """Other roots or issuers are believed: this host shows its issuer's newest certificate.
+
+        The leaf is as good under that, since the issuer's key is the same. Where no root in force
+        has signed the issuer's certificate any more, another one is asked for at once.
+        """
+        trust = self._trust()
+        known = trust.issuers.get(self.plan.leaf.issuer_id)
+        self._identity = replace(self._identity, trust=trust)
+        if known is None:
+            self.plan.hurry_for_root(self._clock.unix_s())
+            self._wake.set()
+        elif known.der != self._identity.issuer:
+            self._show_issuer(known.der)
+
+    def _show_issuer(self, der: bytes) -> None:
+        identity = replace(self._identity, issuer=der)
+        try:
+            self._keep(identity, ())
+        except OverlayError as error:
+            log.warning("the issuer's new certificate is not stored: %s", error)
+            return
+        self._take_on(identity)
+        log.info("this host shows its issuer's new certificate")
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Renews until cancelled; on the issuer's host once before it reports that it runs."""
         if self._desk is not None:
@@ -136,16 +167,19 @@ class Renewer:
             )
 
     def _take(self, renewal: Renewal) -> None:
-        identity = self._identity.renewed(renewal.leaf.der, renewal.issuer)
+        identity = self._identity.renewed(renewal.leaf.der, renewal.issuer, self._trust())
         self._keep(identity, renewal.addresses)
         if renewal.addresses:
             self._addresses = tuple(_readable(renewal.addresses)) or self._addresses
-        self._identity = identity
         self.plan.renewed(renewal.leaf, self._clock.now_s())
+        self._take_on(identity)
+        log.info("this host's certificate is renewed for %.0f s", self.left_s())
+
+    def _take_on(self, identity: Identity) -> None:
+        self._identity = identity
         if self._desk is not None:
             self._desk.adopt(identity)
         self._adopt(identity)
-        log.info("this host's certificate is renewed for %.0f s", self.left_s())
 
     def _ways(self) -> list[Callable[[], Awaitable[bytes]]]:
         ways: list[Callable[[], Awaitable[bytes]]] = []
@@ -160,7 +194,7 @@ class Renewer:
         return ways
 
     async def _enrol(self, enrolment: Enrolment, address: Address) -> bytes:
-        roots = self._identity.trust.roots.in_force
+        roots = self._trust().roots.in_force
         challenge = open_challenge(await enrolment.ask(address, CHALLENGE_REQUEST, roots))
         request = make_renew_request(self._identity.keys, self.plan.leaf, challenge)
         return await enrolment.ask(address, request, roots)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from overlay.errors import HomeError
-from overlay.home import Home, HomeFile
+from overlay.home import Files, Home, HomeFile
 from overlay.ports import Clock, Entropy
+from overlay.rotation import check_signs, roots_in
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import Issuer, RootKey, parse_issuer
@@ -44,13 +45,14 @@ def seal(home: Home, passphrase: str, entropy: Entropy) -> None:
     home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
 
 
-def renew(home: Home, root: RootKey, clock: Clock, entropy: Entropy) -> Issuer:
+def renew(home: Files, root: RootKey, clock: Clock, entropy: Entropy) -> Issuer:
     """Has the root sign this host's issuer again. The folder is locked by the caller.
 
     Raises:
-        HomeError: When this is no issuer's folder.
+        HomeError: When this is no issuer's folder, or that root is not the newest in force.
         UntrustedIssuer: When that is the root of another overlay.
     """
+    check_signs(roots_in(home), root)
     before = authority_in(home)
     authority = before.with_new_certificate(root, entropy.secret, clock.unix_s())
     home.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
@@ -69,21 +71,7 @@ def root_key_in(home: Home) -> RootKey:
     return root
 
 
-def root_key_file(home: Home) -> bytes:
-    """The root key's file in an issuer's folder.
-
-    Raises:
-        HomeError: When it is not there.
-    """
-    found = home.read(HomeFile.ROOT_KEY)
-    if found is None:
-        raise HomeError(
-            f"{home.path} holds no {HomeFile.ROOT_KEY.value}: name it with --root-key FILE"
-        )
-    return found
-
-
-def authority_in(home: Home) -> Authority:
+def authority_in(home: Files) -> Authority:
     """The issuer's state of a folder.
 
     Raises:
@@ -93,7 +81,7 @@ def authority_in(home: Home) -> Authority:
     stored = home.read(HomeFile.AUTHORITY)
     if stored is None:
         raise HomeError(
-            f"{home.path} is no issuer's folder: run this on the host where 'rhizome init' was run"
+            "this is no issuer's folder: run this on the host where 'rhizome init' was run"
         )
     return authority_from_bytes(stored)
 

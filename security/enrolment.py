@@ -13,6 +13,7 @@ new state; the caller stores that state durably; only then is the answer sent.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -210,8 +211,21 @@ def refuse_join(error: SecurityError | None) -> bytes:
     return msgspec.msgpack.encode(NotAdmitted(v=VERSION, reason=reason.value))
 
 
-def open_admission(answer: bytes, ticket: Ticket, keys: HostKeys, now_unix_s: float) -> Admission:
+def open_admission(
+    answer: bytes,
+    ticket: Ticket,
+    keys: HostKeys,
+    now_unix_s: float,
+    bundles: Sequence[bytes] = (),
+) -> Admission:
     """Reads the issuer's answer on the joining host.
+
+    Args:
+        answer: what came.
+        ticket: whose root is believed.
+        keys: of the joining host.
+        now_unix_s: the time.
+        bundles: root bundles that lead on from the ticket's root.
 
     Raises:
         TicketUnknown, TicketUsed, Expired, Revoked, Refused: the issuer said no, and why.
@@ -225,7 +239,7 @@ def open_admission(answer: bytes, ticket: Ticket, keys: HostKeys, now_unix_s: fl
     admitted = decode(answer, _ANSWERS, VERSION, "an issuer's answer")
     if isinstance(admitted, NotAdmitted):
         raise _refusal(admitted.reason)
-    trust = Trust.of(ticket.root, [admitted.issuer])
+    trust = Trust.of(ticket.root, [admitted.issuer], bundles)
     signed = verify_issuer(admitted.admission, Kind.ADMISSION, trust)
     if signed.signer != ticket.issuer_id:
         raise UntrustedIssuer("another issuer than the ticket's has answered")

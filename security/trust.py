@@ -72,6 +72,16 @@ class Trust:
         issuers = {**self.issuers, issuer.issuer_id: issuer}
         return replace(self, issuers=MappingProxyType(issuers))
 
+    def remembering(self, ders: Iterable[bytes]) -> Trust:
+        """This trust, and issuers by roots that were in force before: for what was believed then.
+
+        Raises:
+            MalformedCertificate: when one is no issuer's certificate.
+            UntrustedIssuer: when no root that ever was in force signed one.
+        """
+        former = {one.issuer_id: one for one in map(self.roots.former_issuer, ders)}
+        return replace(self, issuers=MappingProxyType({**former, **self.issuers}))
+
     def issuer(self, issuer_id: IssuerId) -> Issuer:
         """A known issuer; its dates and revocation are not judged here.
 

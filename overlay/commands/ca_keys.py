@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 import msgspec
 
+from overlay.commands.ca_rotation import rotate_command
+from overlay.commands.ca_rotation import status_command as root_status_command
 from overlay.commands.options import existing_home, home_option, json_option, print_json
 from overlay.commands.passphrase import passphrase_of, passphrase_option
-from overlay.errors import ConfigError
+from overlay.commands.root_files import root_file
 from overlay.home import Home, HomeFile
-from overlay.root import authority_in, ends, renew, root_key_file, root_key_in, seal
+from overlay.root import authority_in, ends, renew, root_key_in, seal
+from overlay.rotation import roots_in
 from overlay.system import SystemClock, SystemEntropy
 from security.certificate import parse_issuer
-from security.root_key import FILE_BYTES_MAX, open_root
+from security.root_key import open_root
 
 DAY_S = 86_400
 
@@ -27,6 +28,10 @@ def root() -> None:
 @click.group("issuer")
 def issuer() -> None:
     """The issuer of this host, which signs hosts, tenants and tokens."""
+
+
+root.add_command(rotate_command)
+root.add_command(root_status_command)
 
 
 @root.command("seal")
@@ -56,7 +61,8 @@ def seal_command(passphrase_file: str | None, home: str | None) -> None:
 def renew_command(root_key: str | None, passphrase_file: str | None, home: str | None) -> None:
     """Have the root sign this host's issuer for another ten years.
 
-    Stop this host's peer first. Hosts learn of it as they renew their own certificates.
+    Stop this host's peer first; at its next start it tells the others. While the root is changed,
+    it is the new root that signs.
 
     \b
     Example: rhizome ca issuer renew --root-key /media/safe/root.key
@@ -66,21 +72,11 @@ def renew_command(root_key: str | None, passphrase_file: str | None, home: str |
         if root_key is None and authority_in(folder).holds_root:
             made = renew(folder, root_key_in(folder), SystemClock(), SystemEntropy())
         else:
-            file = root_file(folder, root_key)
+            newest = HomeFile.NEXT_ROOT_KEY if roots_in(folder).overlap else HomeFile.ROOT_KEY
+            file = root_file(folder, root_key, newest)
             passphrase = passphrase_of(passphrase_file, twice=False)
             made = renew(folder, open_root(file, passphrase), SystemClock(), SystemEntropy())
     click.echo(f"issuer {made.issuer_id[:16]} is certified until {ends(made)}")
-
-
-def root_file(folder: Home, path: str | None) -> bytes:
-    """The root key's file. Raises ConfigError or HomeError, saying where it was looked for."""
-    if path is None:
-        return root_key_file(folder)
-    try:
-        with Path(path).open("rb") as opened:
-            return opened.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"--root-key: {path} cannot be read: {error.strerror}") from None
 
 
 class IssuerStatus(msgspec.Struct, frozen=True, kw_only=True):

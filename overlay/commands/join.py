@@ -14,8 +14,9 @@ from overlay.identity import kept_keys, store_enrolment, store_identity
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol
 from security.enrolment import Admission, make_join_request, open_admission
-from security.errors import SecurityError
+from security.errors import SecurityError, UntrustedIssuer
 from security.keys import HostKeys
+from security.root_bundle import ROOTS_REQUEST, Roots, decode_bundles
 from security.ticket import Ticket
 
 TIMEOUT_S = 10.0
@@ -61,6 +62,30 @@ def check_free(home: Home, ticket: Ticket) -> None:
         )
 
 
+async def ask(address: Address, root: bytes, request: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """Asks one enrolment listener.
+
+    One whose root was changed since the ticket was made is first asked, as nobody in particular,
+    for the bundles that lead on from the ticket's.
+
+    Returns:
+        The answer, and the root bundles that were needed to believe who gave it.
+
+    Raises:
+        SecurityError, OverlayError: As ``enrol``.
+    """
+    roots = Roots.of(root)
+    try:
+        return await enrol(address, roots.in_force, request, timeout_s=TIMEOUT_S), ()
+    except UntrustedIssuer:
+        told = await enrol(address, None, ROOTS_REQUEST, timeout_s=TIMEOUT_S)
+        after = roots.learn(decode_bundles(told))
+        if after == roots:
+            raise
+    answer = await enrol(address, after.in_force, request, timeout_s=TIMEOUT_S)
+    return answer, after.bundles
+
+
 async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admission:
     """Tries every address of the ticket until one brings an admission that the issuer has signed.
 
@@ -76,7 +101,7 @@ async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admissio
     failures: dict[str, str] = {}
     for text in ticket.addresses:
         try:
-            answer = await enrol(Address.parse(text), [ticket.root], request, timeout_s=TIMEOUT_S)
+            answer, bundles = await ask(Address.parse(text), ticket.root, request)
         except RequestError as error:
             failures[text] = str(error)
             refusal = refusal or f"refused by {text}: {error}"
@@ -84,7 +109,7 @@ async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admissio
             failures[text] = str(error)
         else:
             try:
-                return open_admission(answer, ticket, keys, clock.unix_s())
+                return open_admission(answer, ticket, keys, clock.unix_s(), bundles)
             except SecurityError as error:
                 failures[text] = str(error)
                 refusal = refusal or str(error)

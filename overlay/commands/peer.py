@@ -28,7 +28,7 @@ from overlay.errors import ConfigError
 from overlay.faces import Faces
 from overlay.gossip.gossip import GossipConfig
 from overlay.home import Home, HomeFile
-from overlay.identity import Identity, load_identity, read_enrolment, store_renewed
+from overlay.identity import Identity, load_identity, read_enrolment, store_bundles, store_renewed
 from overlay.ingress import IngressLimits
 from overlay.logs import configure_logging
 from overlay.node import NodeConfig, run
@@ -136,6 +136,7 @@ def make_node_config(
         leaf_s=config.leaf_s,
         enrolment=read_enrolment(home),
         keep=partial(store_renewed, home),
+        keep_roots=partial(store_bundles, home),
         # Only the host that founded an overlay can be its only one.
         expects_others=not issues or bool(config.bootstrap),
     )

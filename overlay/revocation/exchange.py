@@ -5,9 +5,10 @@ new afterwards is told at once to every peer that is up, and told on by whoever 
 
 Rules
 1. A statement is checked before it is believed, kept or passed on: signature, and an issuer whose
-   certificate our root has signed. An issuer that is not known here must be shown beside it. Its
-   dates do not matter, and neither does that it is revoked itself: the union of two sets must not
-   hang on which came first (``security/revocation.py``).
+   certificate a root in force has signed. An issuer that is not known here must be shown beside it.
+   Its dates do not matter, and neither does that it is revoked itself: the union of two sets must
+   not hang on which came first (``security/revocation.py``). What is believed stays so when the
+   root is let go that has vouched for it.
 2. An issuer has room for ``REVOKED_MAX`` statements here. More of it are dropped, and nothing else
    is for that: its key may be stolen, and the others must still be heard. The first statement
    against an issuer that is known here always finds room.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from overlay.errors import ProtocolError
@@ -31,7 +32,7 @@ from overlay.revocation.messages import (
     Part,
     Tell,
 )
-from security.certificate import IssuerId
+from security.certificate import Issuer, IssuerId
 from security.errors import SecurityError
 from security.peer_id import PeerId
 from security.revocation import REVOKED_MAX, Revocation, RevocationSet, hash_of, open_revocation
@@ -115,10 +116,13 @@ class Exchange:
         self._signed: Counter[str] = Counter()
         self._dropped: set[bytes] = set()
         self.dropped: Counter[str] = Counter()
-        trust.learn(issuers=[row for key, row in stored.items() if key[:1] == _ISSUER])
+        issuers = [row for key, row in stored.items() if key[:1] == _ISSUER]
+        trust.learn(issuers=issuers)
         self._dropped_under = trust.now
+        # What was believed stays, though the root that vouched for its issuer was let go.
+        self._then = trust.now.remembering(issuers)
         statements = [row for key, row in stored.items() if key[:1] == _STATEMENT]
-        fresh = [open_revocation(each, self._trust.now) for each in statements]
+        fresh = [open_revocation(each, self._then) for each in statements]
         self.accept(self._with(fresh), None)
 
     # -- growing
@@ -141,9 +145,18 @@ class Exchange:
         try:
             self._meet(issuers)
             unknown = [each for each in unknown if mark_of(each) not in self._dropped]
-            return [open_revocation(each, self._trust.now) for each in unknown]
+            former = self._trust.now.remembering(issuers)
+            opened = [open_revocation(each, former) for each in unknown]
         except SecurityError as error:
             raise ProtocolError(f"a revocation that is none: {type(error).__name__}") from None
+        return [each for each in opened if self._is_vouched_for(each)]
+
+    def _is_vouched_for(self, statement: Verified[Revocation]) -> bool:
+        """False for one by an issuer whose root was let go: it says nothing here any more."""
+        vouched = IssuerId(statement.signer) in self._trust.now.issuers
+        if not vouched:
+            self._forget(statement)
+        return vouched
 
     def _meet(self, issuers: Sequence[bytes]) -> None:
         self._trust.learn(issuers=issuers)
@@ -161,6 +174,9 @@ class Exchange:
     def drop(self, statement: Verified[Revocation]) -> None:
         """Counts one that has no room."""
         self.dropped[statement.signer] += 1
+        self._forget(statement)
+
+    def _forget(self, statement: Verified[Revocation]) -> None:
         if len(self._dropped) < DROPPED_MAX:
             self._dropped.add(mark_of(statement.data))
 
@@ -184,7 +200,7 @@ class Exchange:
         merged = self.known.merge(RevocationSet.of(fresh))
         rows: Rows = {}
         for each in fresh:
-            issuer = self._trust.now.issuer(IssuerId(each.signer))
+            issuer = self._issuer(each.signer)
             rows[_ISSUER + bytes.fromhex(issuer.issuer_id)] = issuer.der
             rows[_STATEMENT + hash_of(each.data)] = each.data
         return Prepared(tuple(fresh), merged, rows)
@@ -192,6 +208,7 @@ class Exchange:
     def accept(self, prepared: Prepared, source: PeerId | None) -> None:
         """Believes what was prepared last; its rows are stored. ``source``: who told it."""
         self.known = prepared.merged
+        self._then = replace(self._then, issuers={**self._then.issuers, **self._trust.now.issuers})
         for each in prepared.fresh:
             if self._by_mark.setdefault(mark_of(each.data), each) is each:
                 self._signed[each.signer] += 1
@@ -271,8 +288,12 @@ class Exchange:
         return Tell(v=VERSION, issuers=self._issuers_of(told), statements=data)
 
     def _issuers_of(self, statements: Sequence[Verified[Revocation]]) -> list[bytes]:
-        ids = sorted({IssuerId(each.signer) for each in statements})
-        return [self._trust.now.issuer(issuer_id).der for issuer_id in ids]
+        return [self._issuer(signer).der for signer in sorted({each.signer for each in statements})]
+
+    def _issuer(self, signer: str) -> Issuer:
+        """Who signed a statement that is believed here."""
+        known = self._trust.now.issuers.get(IssuerId(signer))
+        return self._then.issuer(IssuerId(signer)) if known is None else known
 
     def statements(self) -> list[Verified[Revocation]]:
         """All of them, in the order in which they were learned."""

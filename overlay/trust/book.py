@@ -1,11 +1,13 @@
 """Whom a host believes, and what it has to show for that: sans-IO.
 
 Rules
-1. What is believed follows from the root alone: an issuer whose certificate the root has signed is
-   believed whoever shows it, and nothing that an issuer or a peer says takes it away. Whether it is
-   revoked, and its dates, are judged wherever something that it has signed is used.
-2. Of two certificates of one issuer the one that ends last counts.
-3. There are at most ``ISSUERS_MAX``; one more is refused, and those that are known stay.
+1. What is believed follows from the roots alone: an issuer whose certificate a root in force has
+   signed is believed whoever shows it, and nothing that an issuer or a peer says takes it away.
+   Whether it is revoked, and its dates, are judged wherever something that it has signed is used.
+2. Of two certificates of one issuer the newest root's counts, of these the one that ends last.
+3. Which roots are in force is said by root bundles (``security/root_bundle.py``). An issuer that no
+   root in force has signed is forgotten; one that a former root has signed is no news and no lie.
+4. There are at most ``ISSUERS_MAX``; one more is refused, and those that are known stay.
 """
 
 from __future__ import annotations
@@ -15,17 +17,25 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from overlay.errors import ProtocolError
 from overlay.trust.messages import MARK_BYTES, VERSION, Lacking, Question
-from security.errors import SecurityError, UnsupportedVersion
+from security.certificate import IssuerId
+from security.errors import RootConflict, SecurityError, UntrustedIssuer
+from security.peer_id import PeerId
 from security.trust import Trust
 
 TABLE = "trust"
-_ISSUER = b"i"
+_ISSUER, _TAKEN = b"i", b"t"
+_NUMBER_BYTES = 4
 
 Rows = dict[bytes, bytes | None]
 
 
 class TrustBook:
-    """The trust of one host, which grows. ``unbelieved`` counts stored rows that say nothing."""
+    """The trust of one host, which grows.
+
+    ``unbelieved`` counts stored rows that say nothing; ``conflict`` are words for a person, once
+    two root bundles of one number were seen. ``taken`` is the number of the root bundle that each
+    peer has, by its own word.
+    """
 
     def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
         """Begins with the trust of the home folder and what is stored.
@@ -34,6 +44,8 @@ class TrustBook:
         """
         self.now = trust
         self.unbelieved = 0
+        self.conflict: str | None = None
+        self.taken = taken_in(stored)
         for key, row in sorted(stored.items()):
             try:
                 if key[:1] == _ISSUER:
@@ -46,28 +58,54 @@ class TrustBook:
 
         Args:
             issuers: Certificates of issuers, as anybody has shown them.
-            roots: Signed changes of the root.
+            roots: Root bundles.
 
         Raises:
             SecurityError: When one is not to be believed, or there is no room; those before it are
                 believed.
         """
-        if roots:
-            raise UnsupportedVersion("a change of the root, of which this version knows nothing")
         before = self.now
-        for der in issuers:
+        try:
+            self._learn_roots(roots)
+            for der in issuers:
+                self._learn_issuer(der)
+        finally:
+            rows = self._rows_since(before)
+        return rows
+
+    def _learn_roots(self, bundles: Sequence[bytes]) -> None:
+        try:
+            self.now = self.now.with_bundles(bundles)
+        except RootConflict as error:
+            # The far side may be honest: it has taken the other one.
+            self.conflict = str(error)
+
+    def _learn_issuer(self, der: bytes) -> None:
+        try:
             self.now = self.now.with_issuer(der)
-        if self.now is before:
-            return {}
-        return {
-            _ISSUER + bytes.fromhex(issuer_id): issuer.der
-            for issuer_id, issuer in sorted(self.now.issuers.items())
-            if before.issuers.get(issuer_id) is not issuer
-        }
+        except UntrustedIssuer:
+            self.now.roots.former_issuer(der)
+
+    def _rows_since(self, before: Trust) -> Rows:
+        now = self.now.issuers
+        rows: Rows = {_key_of(id_): None for id_ in sorted(before.issuers.keys() - now.keys())}
+        for id_, issuer in sorted(now.items()):
+            if before.issuers.get(id_) is not issuer:
+                rows[_key_of(id_)] = issuer.der
+        return rows
 
     def marks(self) -> set[bytes]:
         """What stands for each object that is believed here."""
-        return {mark_of(each) for each in self._issuers()}
+        return {mark_of(each) for each in (*self._issuers(), *self.now.roots.bundles)}
+
+    def note_taken(self, peer_id: PeerId, marks: Container[bytes]) -> Rows:
+        """Notes the newest root bundle that a peer has named; gives the row to be stored."""
+        chain = self.now.roots.chain
+        number = max((one.number for one in chain if mark_of(one.data) in marks), default=0)
+        if number <= self.taken.get(peer_id, 0):
+            return {}
+        self.taken[peer_id] = number
+        return {_TAKEN + peer_id.encode(): number.to_bytes(_NUMBER_BYTES, "big")}
 
     def question(self, known: Container[bytes]) -> Question:
         """What a peer is asked and told, that is known to have the objects of these marks."""
@@ -75,7 +113,7 @@ class TrustBook:
             v=VERSION,
             marks=b"".join(sorted(self.marks())),
             issuers=_without(self._issuers(), known),
-            roots=[],
+            roots=_without(self.now.roots.bundles, known),
         )
 
     def answer(self, question: Question) -> Lacking:
@@ -84,10 +122,27 @@ class TrustBook:
         Raises:
             ProtocolError: When the marks are no whole number of them.
         """
-        return Lacking(issuers=_without(self._issuers(), marks_in(question)), roots=[])
+        marks = marks_in(question)
+        return Lacking(
+            issuers=_without(self._issuers(), marks),
+            roots=_without(self.now.roots.bundles, marks),
+        )
 
     def _issuers(self) -> list[bytes]:
         return [issuer.der for _, issuer in sorted(self.now.issuers.items())]
+
+
+def taken_in(stored: Mapping[bytes, bytes]) -> dict[PeerId, int]:
+    """The number of the root bundle that each peer has, out of the stored rows."""
+    return {
+        PeerId(key[1:].decode("ascii", "replace")): int.from_bytes(row, "big")
+        for key, row in stored.items()
+        if key[:1] == _TAKEN and len(row) == _NUMBER_BYTES
+    }
+
+
+def _key_of(issuer_id: IssuerId) -> bytes:
+    return _ISSUER + bytes.fromhex(issuer_id)
 
 
 def mark_of(data: bytes) -> bytes:

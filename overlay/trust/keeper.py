@@ -7,11 +7,12 @@ what is new here is told it at once. All this goes on before this host is confir
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from overlay.errors import (
+    HomeError,
     OverlayError,
     Overloaded,
     PeerGone,
@@ -46,14 +47,21 @@ TIMEOUT_S = 10.0
 COMPARE_EVERY_S = 30.0
 """What has not come by any other way comes by this."""
 
+KeepRoots = Callable[[tuple[bytes, ...]], None]
+"""Stores root bundles durably."""
+
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 30.0
 
 
 class TrustKeeper:
-    """What one peer believes, stores, tells and hears of issuers."""
+    """What one peer believes, stores, tells and hears of issuers and roots.
 
-    def __init__(self, *, trust: Trust, ports: Ports) -> None:
+    ``keep`` stores root bundles in the home folder; ``on_change`` is told what was believed
+    before, whenever that has changed.
+    """
+
+    def __init__(self, *, trust: Trust, ports: Ports, keep: KeepRoots = lambda _: None) -> None:
         """Begins with the trust of the home folder and what is stored.
 
         Raises:
@@ -62,7 +70,11 @@ class TrustKeeper:
         self._ports = ports
         self.book = TrustBook(trust, ports.storage.read(TABLE))
         if self.book.unbelieved:
-            log.warning("%d stored issuers are not our root's: passed over", self.book.unbelieved)
+            log.warning("%d stored issuers are not our roots': passed over", self.book.unbelieved)
+        self._keep_roots = keep
+        self.on_change: Callable[[Trust], None] = lambda _: None
+        self._kept_roots = trust.roots
+        self._said: str | None = None
         self._unstored: Rows = {}
         self._allowance = Allowance()
         self._grown = trio.Event()
@@ -85,9 +97,36 @@ class TrustKeeper:
         try:
             self._store(self.book.learn(issuers=issuers, roots=roots))
         finally:
+            self._say_conflict()
             if self.now is not before:
+                self._store_roots()
                 self._grown.set()
                 self._grown = trio.Event()
+                self.on_change(before)
+
+    def posture(self) -> list[tuple[str, str]]:
+        """Lines for this host's owner: none while all is well."""
+        if self.book.conflict is not None:
+            return [("roots", f"{self.book.conflict}; what was taken first stays")]
+        if self.now.roots.overlap:
+            return [("roots", "two are in force: a rotation is under way (rhizome ca root status)")]
+        return []
+
+    def _say_conflict(self) -> None:
+        if self.book.conflict != self._said:
+            self._said = self.book.conflict
+            log.error("%s; what was taken first stays", self._said)
+
+    def _store_roots(self) -> None:
+        """As :meth:`_store`, in the home folder, where the next start begins."""
+        roots = self.now.roots
+        if roots == self._kept_roots:
+            return
+        try:
+            self._keep_roots(roots.bundles)
+            self._kept_roots = roots
+        except (StorageError, HomeError) as error:
+            log.warning("roots are believed and not stored, which is tried again: %s", error)
 
     def _store(self, rows: Rows) -> None:
         """What cannot be stored is believed all the same: after a start others tell it."""
@@ -153,6 +192,7 @@ class TrustKeeper:
                 await self._grown.wait()
             return
         self._store({})
+        self._store_roots()
 
     async def _ask(self, connection: Connection) -> None:
         """One question, with the news; its answer is believed."""
@@ -179,8 +219,9 @@ class TrustKeeper:
             self._take(connection, question)
         except SecurityError as error:
             self.refused += 1
-            raise ProtocolError(f"an issuer that is none: {type(error).__name__}") from None
+            raise ProtocolError(f"an issuer or root that is none: {type(error).__name__}") from None
         answer = encode(self.book.answer(question))
+        self._store(self.book.note_taken(peer_id, marks_in(question)))
         self._allowance.spend(peer_id, len(answer), now_s)
         await stream.send(answer)
         await stream.finish()

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from overlay.wire import read
-from security.certificate import CERTIFICATE_BYTES_MAX
+from security.certificate_form import CERTIFICATE_BYTES_MAX
+from security.root_bundle import Bundles
 from security.trust import ISSUERS_MAX
 
 PROTOCOL = "/rhizome/trust/1"
@@ -24,18 +25,10 @@ MARK_BYTES = 12
 MARKS_MAX = 4 * ISSUERS_MAX
 """More than anybody holds."""
 
-ROOTS_MAX = 16
-"""Signed changes of the root in one message."""
-
-ROOT_BYTES_MAX = 8192
-
 Version = Annotated[int, Meta(ge=0, le=255)]
 Marks = Annotated[bytes, Meta(max_length=MARK_BYTES * MARKS_MAX)]
 Issuers = Annotated[
     list[Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES_MAX)]], Meta(max_length=ISSUERS_MAX)
-]
-Roots = Annotated[
-    list[Annotated[bytes, Meta(max_length=ROOT_BYTES_MAX)]], Meta(max_length=ROOTS_MAX)
 ]
 
 
@@ -47,14 +40,14 @@ class Question(
     v: Version
     marks: Marks
     issuers: Issuers
-    roots: Roots
+    roots: Bundles
 
 
 class Lacking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="lacking"):
     """What the asker has not named and the answerer has."""
 
     issuers: Issuers
-    roots: Roots
+    roots: Bundles
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -41,6 +41,7 @@ from security.peer_id import parse_peer_id
 from security.record import open_record
 from security.renewal import make_renewal, open_challenge, open_renewal, verify_renew_request
 from security.revocation import open_revocation
+from security.root_bundle import decode_bundles
 from security.root_key import root_of
 from security.signed import Kind, claimed_signer, sign_as_peer, verify_peer
 from security.ticket import Ticket
@@ -194,7 +195,12 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     ),
     "leaf": (parse_leaf, [SIGNED["leaf"], SIGNED["issuer"]]),
     "issuer": (lambda data: parse_issuer(data, OVERLAY.root.der), [SIGNED["issuer"]]),
-    "root": (overlay_id_of, [SIGNED["root"]]),
+    "root": (overlay_id_of, [SIGNED["root"], SIGNED["root_next"]]),
+    "root bundle": (
+        lambda data: OVERLAY.trust.roots.learn([data]),
+        [SIGNED["root_bundle_overlap"], SIGNED["root_bundle_drop"]],
+    ),
+    "root bundles": (decode_bundles, [SIGNED["roots_answer"]]),
     "root's key": (root_of, [SIGNED["root"]]),
     "request to join": (join_request, [SIGNED["join_request"]]),
     "request to join's body": (

@@ -90,6 +90,7 @@ def state_of(host: Host, stranger: PeerId | None, honest: set[PeerId]) -> dict[s
             for tenant, epoch in gossip.epochs.mine.items()
         },
         "tenants": sorted(epoch.tenant_id for epoch in node.tenants),
+        "roots": node.trust.now.roots,
         "epochs": {place: data for place, (_, data) in gossip.epochs._carried.items()},
         "cache": {
             tenant.tenant_id: frozenset(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.msgpack import encode
 
 from security.authority import Authority
-from security.certificate import dns_name_of, parse_leaf
+from security.certificate import dns_name_of, parse_leaf, renew_issuer
 from security.enrolment import make_join_request, verify_join_request
 from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
@@ -43,12 +43,14 @@ from security.renewal import (
     verify_renew_request,
 )
 from security.revocation import RevocationSet, make_revocation, open_revocation
+from security.root_bundle import ROOTS_REQUEST, decode_bundles, encode_bundles
 from security.signed import Kind, sign_as_peer, verify_peer
 from security.tags import tags_of
 from security.tenant import TenantId
 from security.tenant_keys import TenantKeys
 from security.ticket import Ticket
 from security.token import issue_token, verify_token
+from tests.security.rotations import Rotated
 from tests.security.world import DAY_S, NOTHING, NOW_S, Overlay, seeded
 
 FILE = Path(__file__).with_name("vectors.json")
@@ -137,6 +139,7 @@ def made() -> dict[str, str]:
         "challenge_request": CHALLENGE_REQUEST.hex(),
         "challenge": challenge_answer(bytes([9]) * 32).hex(),
         "renew_request": make_renew_request(host, parse_leaf(leaf), bytes([9]) * 32).hex(),
+        **rotation(),
         "renewed": make_renewal(overlay.issuer, leaf, ["192.0.2.1:7402"]).hex(),
         "not_renewed": refuse_renewal_as(RenewRefusal.HOST_UNKNOWN).hex(),
         "http_request": make_http_request(
@@ -152,6 +155,21 @@ def made() -> dict[str, str]:
         "envelope_0": sealer.seal("delta", b"header", b"plain").hex(),
         "envelope_1": sealer.seal("delta", b"header", b"plain").hex(),
         "tags": json.dumps(tags_of(KEYS.tag_key, [bytes(16), SALT])),
+    }
+
+
+def rotation() -> dict[str, str]:
+    """A root that follows the first one, an issuer by it, and the two bundles that bring it."""
+    overlay = Rotated(1)
+    overlap = overlay.overlap()
+    new = overlay.keys[1]
+    return {
+        "root_next": new.der.hex(),
+        "issuer_by_the_next_root": renew_issuer(new, overlay.issuer, seeded(8), NOW_S).der.hex(),
+        "root_bundle_overlap": overlap.hex(),
+        "root_bundle_drop": overlay.drop().hex(),
+        "roots_request": ROOTS_REQUEST.hex(),
+        "roots_answer": encode_bundles(overlay.told).hex(),
     }
 
 
@@ -212,6 +230,11 @@ def test_what_was_made_is_still_read() -> None:
     assert list(open_http_answer(raw("http_issued"), *asked_by).names) == HTTP_NAMES
     with pytest.raises(NameNotGranted, match="granted llm"):
         open_http_answer(raw("http_refused"), *asked_by)
+    bundles = decode_bundles(raw("roots_answer"))
+    assert bundles == (raw("root_bundle_overlap"), raw("root_bundle_drop"))
+    after = overlay.trust.with_bundles(bundles).with_issuer(raw("issuer_by_the_next_root"))
+    assert after.roots.in_force == (raw("root_next"),)
+    assert list(after.issuers) == [overlay.issuer.issuer_id]
     for name in ("envelope_0", "envelope_1"):
         opener = Opener(KEYS, host.peer_id, 5, SALT)
         assert opener.open("delta", b"header", raw(name)) == b"plain"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,6 +29,7 @@ from chaos.modes.node.messages import MessageFaults
 from chaos.modes.toy import OtherModel, SimToy
 from chaos.network import Network, SimDiscovery, SimTransport
 from chaos.remote_toy import core_of
+from chaos.rotation import take_roots
 from chaos.scenario.schedule import Schedule
 from chaos.simulation import hold_tasks, release_tasks
 from chaos.storage import Session, SimStorage
@@ -276,13 +278,7 @@ class SimCluster:
         engine = FaultyEngine(core, in_thread=False)
         session = Session(host.storage)
         identity = host.identity
-        transport = SimTransport(
-            self.network,
-            host.address,
-            identity.leaf,
-            identity.issuer,
-            identity.trust.roots.in_force,
-        )
+        transport = SimTransport(self.network, host.address, *identity.shown)
         ports = Ports(
             clock=host.clock,
             entropy=self.entropy(f"entropy {host.name} {host.starts}"),
@@ -304,6 +300,7 @@ class SimCluster:
             leaf_s=self.schedule.cluster.certificate_s or LEAF_LIFETIME_S_MAX,
             enrolment=self._enrolment(),
             keep=lambda renewed, _: setattr(host, "identity", renewed),
+            keep_roots=partial(take_roots, host),
         )
         node = Node(config, ports)
         for wrap_node in self.wrap_node:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from chaos.rotation import RootChange
 from overlay.address import Address
 from overlay.commands.join import redeem
 from overlay.errors import HomeError, OverlayError
 from overlay.home import Home
-from overlay.identity import Identity, load_identity
+from overlay.identity import Identity, load_identity, store_identity, store_renewed
 from overlay.issuer import IssuerDesk, found_overlay
+from overlay.root import authority_in, root_key_in
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import Handle, serve_enrolment
 from security.enrolment import refuse_join
@@ -45,10 +48,25 @@ class Desk:
     """An overlay with an issuer's desk."""
 
     def __init__(self, folder: Path) -> None:
-        home = Home.create(folder)
+        self.home = home = Home.create(folder)
         found_overlay(home, ["office"], CLOCK, ENTROPY)
-        self.identity: Identity = load_identity(home)
-        self.desk = IssuerDesk(home, self.identity, CLOCK, ENTROPY, lambda _: None)
+        self.change = RootChange(home, root_key_in(home), CLOCK, ENTROPY)
+        self.start()
+
+    def start(self) -> None:
+        self.identity: Identity = load_identity(self.home)
+        self.desk = IssuerDesk(self.home, self.identity, CLOCK, ENTROPY, lambda _: None)
+
+    def change_root(self) -> None:
+        """As the commands do, one after the other; this host shows the new chain then."""
+        for step in (self.change.overlap, self.change.certify, self.change.drop):
+            step()
+        issuer = authority_in(self.home).issuer.der
+        self.start()
+        trust = self.identity.trust
+        renewed = self.identity.renewed(self.identity.leaf, issuer, trust)
+        store_renewed(self.home, renewed, ())
+        self.start()
 
     @asynccontextmanager
     async def serving(self, *handles: Handle) -> AsyncIterator[list[Address]]:
@@ -84,6 +102,35 @@ async def test_who_is_not_the_issuer_keeps_nobody_from_joining(desk: Desk, liar:
         ticket = desk.desk.invite([], addresses, 60)
         admission = await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
     assert [tenant.name for tenant in admission.tenants] == ["office"]
+
+
+async def test_a_ticket_from_before_the_root_was_changed_is_still_good(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """The joiner follows the bundles from the ticket's root, and keeps them."""
+    made = desk.desk.invite([], [Address("127.0.0.1", 1)], 3600)
+    for _ in range(2):
+        desk.change_root()
+    keys = HostKeys.generate(ENTROPY.secret)
+    async with desk.serving(desk.desk.answer) as addresses:
+        ticket = replace(made, addresses=tuple(map(str, addresses)))
+        admission = await redeem(ticket, keys, CLOCK)
+    joined = Home.create(tmp_path / "joined")
+    store_identity(joined, keys, admission, CLOCK.unix_s())
+    identity = load_identity(joined)
+    assert identity.trust.roots == desk.identity.trust.roots
+    assert identity.trust.roots.number == 5
+    assert identity.trust.leaf(identity.leaf)[0].peer_id == keys.peer_id
+
+
+async def test_bundles_that_do_not_follow_from_the_tickets_root_help_nobody(desk: Desk) -> None:
+    """A host in the middle shows its own chain, and bundles of its own overlay."""
+    other = Desk(desk.home.path.parent / "other")
+    other.change_root()
+    async with other.serving(other.desk.answer) as addresses:
+        ticket = desk.desk.invite([], addresses, 60)
+        with pytest.raises(HomeError):
+            await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
 
 
 async def test_a_refusal_is_told_once_where_all_say_the_same(desk: Desk) -> None:

@@ -70,7 +70,7 @@ def test_a_process_outlives_its_issuers_first_certificate() -> None:
     assert isinstance(root, RootKey)
     authority = fabric.authority.with_new_certificate(root, secret, late_s - 1)
     _, grant = authority.enrol(keys.peer_id, keys.sealing_public, (), secret, late_s - 1)
-    host.identity = host.identity.renewed(grant.leaf, grant.issuer)
+    host.identity = host.identity.renewed(grant.leaf, grant.issuer, host.identity.trust)
     host.gossip.adopt(host.identity)
     assert host.gossip.learn_epoch(data, fabric.now_s, late_s) != []
 

@@ -11,6 +11,7 @@ from overlay.trust.book import MARK_BYTES, TrustBook, marks_in
 from overlay.trust.messages import Question, decode_lacking, decode_question, encode
 from security.certificate import ISSUER_LIFETIME_S, make_issuer, renew_issuer
 from security.errors import LimitExceeded, UntrustedIssuer
+from security.root_bundle import CHAIN_MAX
 from security.trust import ISSUERS_MAX
 from tests.security.world import NOW_S, Overlay, seeded
 
@@ -117,7 +118,7 @@ def test_marks_that_are_cut_off_are_a_fault() -> None:
         encode(Question(v=2, marks=b"", issuers=[], roots=[])),
         encode(Question(v=1, marks=b"", issuers=[b""] * (ISSUERS_MAX + 1), roots=[])),
         encode(Question(v=1, marks=b"", issuers=[bytes(2049)], roots=[])),
-        encode(Question(v=1, marks=b"", issuers=[], roots=[b""] * 17)),
+        encode(Question(v=1, marks=b"", issuers=[], roots=[b""] * (CHAIN_MAX + 1))),
     ],
 )
 def test_what_is_no_question_is_a_typed_error(data: bytes) -> None:

@@ -1,0 +1,28 @@
+"""Where commands find a root's key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overlay.errors import ConfigError, HomeError
+from overlay.home import Home, HomeFile
+from security.root_key import FILE_BYTES_MAX
+
+
+def root_file(folder: Home, path: str | None, file: HomeFile = HomeFile.ROOT_KEY) -> bytes:
+    """A root key's file: the one that is named, else that of the folder.
+
+    Raises:
+        ConfigError: When the named one cannot be read.
+        HomeError: When the folder holds none.
+    """
+    if path is None:
+        found = folder.read(file)
+        if found is None:
+            raise HomeError(f"{folder.path} holds no {file.value}: name it with --root-key FILE")
+        return found
+    try:
+        with Path(path).open("rb") as opened:
+            return opened.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"--root-key: {path} cannot be read: {error.strerror}") from None
