@@ -74,6 +74,7 @@ FAULTS: tuple[type[Fault], ...] = (
     security.RestoredCopy,
     security.TenantRotated,
     security.TenantRotatedHard,
+    security.RootRotated,
     worker.SlowGpu,
     worker.Stall,
     worker.EngineCrash,

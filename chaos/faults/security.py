@@ -150,3 +150,14 @@ class TenantRotatedHard(SecurityFault):
 
     kind = "tenant_rotated_hard"
     instant = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootRotated(SecurityFault):
+    """The overlay gets another root, which the first target tells; at the end the old one goes.
+
+    Where a host has not taken the new one by then, both stay in force.
+    """
+
+    kind = "root_rotated"
+    shows = ("root_let_go",)

@@ -63,6 +63,7 @@ FAULTS: tuple[Fault, ...] = (
     security.Flood(connections_per_s=20),
     security.CrossTenantProbe(every_ms=300),
     security.MemberRemoved(),
+    security.RootRotated(),
     security.RevokedTwice(),
     security.TokenRevoked(),
     security.ClonedHost(),
