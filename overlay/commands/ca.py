@@ -6,10 +6,11 @@ import ssl
 
 import click
 
-from overlay.commands.ca_keys import issuer, root
+from overlay.commands.ca_keys import issuer
+from overlay.commands.ca_keys import root as root_group
 from overlay.commands.http_name import command as http_name
 from overlay.commands.options import existing_home, home_option
-from overlay.home import HomeFile
+from overlay.rotation import roots_in
 
 
 @click.group("ca")
@@ -22,14 +23,16 @@ def command() -> None:
 def export(home: str | None) -> None:
     """Print the overlay's root certificate as PEM, for clients of an API served with --http-name.
 
-    It is public. Works on every host of the overlay, whether or not its peer runs.
+    While the root is changed it prints both that are in force. They are public. Works on every host
+    of the overlay, whether or not its peer runs.
 
     \b
     Example: rhizome ca export > overlay.pem && curl --cacert overlay.pem https://HOST:7403/health
     """  # noqa: D301 - click's mark
-    click.echo(ssl.DER_cert_to_PEM_cert(existing_home(home).need(HomeFile.ROOT)), nl=False)
+    for root in roots_in(existing_home(home)).in_force:
+        click.echo(ssl.DER_cert_to_PEM_cert(root), nl=False)
 
 
-command.add_command(root)
+command.add_command(root_group)
 command.add_command(issuer)
 command.add_command(http_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import ssl
 from pathlib import Path
@@ -30,18 +31,20 @@ from security.revocation import RevocationSet
 
 CA_BYTES_MAX: Final = 1 << 16
 
+PEM: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
 NO_PROTOCOLS: Final = "/rhizome/none/"
 """A client serves nothing."""
 
 
-async def dial_client(address: Address, root: bytes) -> SecureChannel:
+async def dial_client(address: Address, *roots: bytes) -> SecureChannel:
     """TLS to a peer's overlay port without a certificate of ours.
 
     Raises:
-        SecurityError: When the far side is not of the root's overlay.
+        SecurityError: When the far side is not under one of these roots.
         trio.BrokenResourceError, OSError: When there is no connection to be had.
     """
-    context = dialling_context([root], CLIENT_ALPN, credentials=None, named=False)
+    context = dialling_context(roots, CLIENT_ALPN, credentials=None, named=False)
     channel = TlsChannel(await connect(address, None), context, server_side=False)
     return await secure(channel, CLIENT_ALPN, address, TlsLimits().handshake_s)
 
@@ -51,7 +54,7 @@ async def dial_peer(address: str | Address, *, ca: str | Path | None) -> Connect
 
     Args:
         address: ``host:port`` of its overlay port.
-        ca: The overlay's root certificate, PEM or DER.
+        ca: The overlay's root certificate, PEM or DER; while the root is changed two, PEM.
 
     Raises:
         ConfigError: When the address or ``ca`` cannot be read.
@@ -60,10 +63,10 @@ async def dial_peer(address: str | Address, *, ca: str | Path | None) -> Connect
             that of a peer which ends just now.
     """
     where = Address.parse(address) if isinstance(address, str) else address
-    root, overlay_id = _read_root(ca)
+    roots, overlay_id = _read_roots(ca)
     clock = SystemClock()
     try:
-        channel = await dial_client(where, root)
+        channel = await dial_client(where, *roots)
     except trio.BrokenResourceError as error:
         raise PeerGone(f"no connection to the peer at {where}: {error}") from error
     return await _establish(channel, overlay_id, clock, _judge_of(overlay_id, clock))
@@ -136,13 +139,15 @@ def _judge_of(overlay_id: OverlayId | None, clock: Clock) -> Judge:
     return judge
 
 
-def _read_root(ca: str | Path | None) -> tuple[bytes, OverlayId]:
+def _read_roots(ca: str | Path | None) -> tuple[list[bytes], OverlayId]:
     if ca is None:
         raise ConfigError("a connection by address needs ca=, the overlay's root certificate")
     try:
         data = Path(ca).expanduser().read_bytes()[:CA_BYTES_MAX]
-        root = ssl.PEM_cert_to_DER_cert(data.decode()) if data.startswith(b"-----") else data
-        return root, overlay_id_of(root)
+        blocks = PEM.findall(data.decode()) if data.startswith(b"-----") else []
+        roots = [ssl.PEM_cert_to_DER_cert(each) for each in blocks] or [data]
+        (overlay_id,) = set(map(overlay_id_of, roots))
+        return roots, overlay_id
     except OSError as error:
         raise ConfigError(f"cannot read {ca}: {error.strerror}") from error
     except (ValueError, Malformed):

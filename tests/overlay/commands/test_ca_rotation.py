@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.commands import ca_keys
+from overlay.commands import ca, ca_keys
 from overlay.commands.ca_rotation import status_of
 from overlay.errors import HomeError, StorageFull
 from overlay.home import Home, HomeFile
@@ -150,6 +150,8 @@ def test_what_is_shown_as_json(sealed: Home, words: str) -> None:
     shown = json.loads(done.output)
     assert (shown["phase"], shown["number"], len(shown["roots"])) == ("overlap", 2, 2)
     assert [each["number"] for each in shown["roots"]] == [1, 2]
+    exported = ran(ca.command, "export", "--home", str(sealed.path)).output
+    assert exported.count("BEGIN CERTIFICATE") == 2
     plain = ran(ca_keys.root, "status", "--home", str(sealed.path)).output
     assert "overlap" in plain
     assert "next" in plain

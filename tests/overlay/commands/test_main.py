@@ -19,7 +19,7 @@ from tests.overlay.commands.terminal import ROOT, Ran, rhizome
 GROUPS = {
     "tenant": ("list", "create", "add", "remove", "rotate"),
     "token": ("create",),
-    "ca": ("export", "root seal", "issuer renew", "issuer status"),
+    "ca": ("export", "root seal", "root rotate", "root status", "issuer renew", "issuer status"),
     "model": ("list", "fetch", "convert", "rm"),
     "audit": ("side-channel",),
 }

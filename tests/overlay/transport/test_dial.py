@@ -17,6 +17,7 @@ from overlay.ports import SecureChannel
 from overlay.transport.connection import Connection, Stream
 from overlay.transport.dial import dial_peer
 from overlay.transport.tcp import TlsTransport
+from security.certificate import make_next_root
 from security.errors import UntrustedIssuer
 from tests.overlay.transport.world import HERE, Overlay, echo, link
 
@@ -59,6 +60,22 @@ async def test_a_client_reaches_client_protocols_and_nothing_else(
             with pytest.raises(StreamReset):
                 await connection.call("/rhizome/forward/1", b"ask", timeout_s=5)
             await connection.aclose(0, "done")
+
+
+async def test_a_client_may_know_both_roots_while_one_is_changed(tmp_path: Path) -> None:
+    overlay = Overlay()
+    new = make_next_root(overlay.overlay_id, 2, overlay.secret, overlay.now_unix_s)
+    path = tmp_path / "roots.pem"
+    path.write_text("".join(map(ssl.DER_cert_to_PEM_cert, (new.der, overlay.root.der))))
+    async with peer(overlay) as address:
+        connection = await dial_peer(str(address), ca=path)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(connection.run, {})
+            await connection.aclose(0, "done")
+    mixed = (Overlay(2).root.der, overlay.root.der)
+    path.write_text("".join(map(ssl.DER_cert_to_PEM_cert, mixed)))
+    with pytest.raises(ConfigError):
+        await dial_peer("127.0.0.1:1", ca=path)
 
 
 async def test_a_peer_cannot_open_streams_at_a_client(tmp_path: Path) -> None:
