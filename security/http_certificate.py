@@ -7,6 +7,7 @@ peer takes it for a leaf. Its key is made for it alone.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import math
@@ -26,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.certificate import (
     DAY_S,
+    Issuer,
     IssuerId,
     IssuerKey,
     check_dates,
@@ -38,6 +40,7 @@ from security.errors import (
     LimitExceeded,
     MalformedCertificate,
     NotYetValid,
+    UntrustedIssuer,
 )
 from security.http_names import NAME_CHARS_MAX, http_name
 from security.keys import Secret
@@ -146,6 +149,8 @@ def open_http_certificate(
 ) -> HttpCertificate:
     """Checks a certificate that came from outside, and puts it together with its key.
 
+    The chain goes on with the newest certificate of its issuer that is known here.
+
     Raises:
         MalformedCertificate: when it has not the shape of one.
         UntrustedIssuer, BadSignature: when no issuer under our root signed it.
@@ -153,10 +158,7 @@ def open_http_certificate(
         Expired, NotYetValid: when it or its issuer is out of its dates.
     """
     certificate = _load(der)
-    trusted = trust.with_issuer(issuer_der)
-    issuer = trusted.issuer(_issuer_id(certificate))
-    if issuer.der != issuer_der:
-        raise BadSignature("the certificate names another issuer than the one beside it")
+    issuer = _issuer_of(certificate, issuer_der, trust)
     try:
         issuer.public.verify(certificate.signature, certificate.tbs_certificate_bytes)
     except InvalidSignature:
@@ -165,7 +167,7 @@ def open_http_certificate(
     if certificate.public_key() != key.public_key():
         raise IdentityMismatch("an HTTP certificate for another key")
     check_dates(issuer, now_unix_s)
-    made = _made(key, certificate, issuer_der)
+    made = _made(key, certificate, issuer.der)
     if now_unix_s > made.not_after_unix_s:
         raise Expired("the HTTP certificate has ended")
     if now_unix_s < made.issued_unix_s - BACKDATE_S:
@@ -212,6 +214,13 @@ def _load(der: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
     except _UNREADABLE:
         raise MalformedCertificate("not a certificate") from None
+
+
+def _issuer_of(certificate: x509.Certificate, issuer_der: bytes, trust: Trust) -> Issuer:
+    # The root that signed the one beside it may be let go since; another may have signed it anew.
+    with contextlib.suppress(UntrustedIssuer):
+        trust = trust.with_issuer(issuer_der)
+    return trust.issuer(_issuer_id(certificate))
 
 
 def _issuer_id(certificate: x509.Certificate) -> IssuerId:

@@ -76,6 +76,8 @@ class GrantedCertificate:
         self._clock = clock
         self._entropy = entropy
         self._plan: RenewalPlan[HttpCertificate] | None = None
+        self._trust = identity().trust
+        self._lost = False
         self._refused: NameNotGranted | None = None
         self._trouble = ""
 
@@ -114,7 +116,9 @@ class GrantedCertificate:
         while True:
             wait_s = self._plan.wait_s(self._clock.now_s(), self._clock.unix_s())
             await trio.sleep(min(LOOK_S, wait_s))
-            if self._plan.is_due(self._clock.now_s(), self._clock.unix_s()):
+            if self._identity().trust is not self._trust:
+                self._follow(self._plan)
+            if self._lost or self._plan.is_due(self._clock.now_s(), self._clock.unix_s()):
                 await self._ask()
 
     def posture(self) -> list[tuple[str, str]]:
@@ -140,6 +144,22 @@ class GrantedCertificate:
             return
         if made.names == self.all_names:
             self._show(made)
+
+    def _follow(self, plan: RenewalPlan[HttpCertificate]) -> None:
+        """This host believes other roots or issuers: the chain goes on with the newest of these."""
+        shown = plan.leaf
+        self._trust = self._identity().trust
+        try:
+            made = read_http_certificate(
+                shown.pem.encode("ascii"), self._trust, self._clock.unix_s()
+            )
+        except SecurityError as error:
+            self._failed(f"the one that is shown is believed no more: {error}")
+            self._lost = True
+            return
+        if made.pem != shown.pem:
+            self._keep(made)
+            self.context, plan.leaf = context_of(made), made
 
     async def _ask(self) -> None:
         """Asks every issuer that is up, until one has made a certificate."""
@@ -174,7 +194,7 @@ class GrantedCertificate:
 
     def _show(self, made: HttpCertificate) -> None:
         self.context = context_of(made)
-        self._trouble = ""
+        self._trouble, self._lost = "", False
         if self._plan is None:
             self._plan = RenewalPlan(made, self._entropy.rng)
         else:

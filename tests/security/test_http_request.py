@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import DAY_S
+from security.certificate import DAY_S, renew_issuer
 from security.errors import (
     BadSignature,
     Expired,
@@ -34,6 +34,7 @@ from security.errors import (
 from security.hosts import with_http_names
 from security.http_certificate import (
     HttpCertificate,
+    certify_http,
     make_http_certificate,
     open_http_certificate,
     read_http_certificate,
@@ -51,6 +52,8 @@ from security.http_request import (
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import RevocationSet, make_revocation, open_revocation
+from security.trust import Trust
+from tests.security.rotations import Rotated
 from tests.security.world import NOTHING, NOW_S, seeded
 
 NAMES = ("*.llm.example", "10.0.0.5", "llm.example")
@@ -289,6 +292,24 @@ def test_what_is_kept_is_read_again_and_judged_again(overlay: Overlay) -> None:
     mixed = key[: key.index("-----BEGIN CERT")] + chain
     with pytest.raises(IdentityMismatch):
         read_http_certificate(mixed.encode(), trust, NOW_S)
+
+
+def test_the_chain_goes_on_with_the_newest_certificate_of_the_issuer() -> None:
+    rotated = Rotated(1)
+    key = key_of(81)
+    before = Trust.of(rotated.root.der, [rotated.issuer.der])
+    der = certify_http(rotated.issuer, key.public_key(), NAMES, seeded(5), NOW_S, lifetime_s=DAY_S)
+    made = open_http_certificate(key, der, rotated.issuer.der, before, NOW_S)
+    rotated.overlap()
+    newer = renew_issuer(rotated.keys[-1], rotated.issuer, seeded(6), NOW_S)
+    rotated.drop()
+    after = before.with_bundles(rotated.told)
+    with pytest.raises(UntrustedIssuer):
+        read_http_certificate(made.pem.encode(), after, NOW_S)
+    again = read_http_certificate(made.pem.encode(), after.with_issuer(newer.der), NOW_S)
+    leaf, issuer = x509.load_pem_x509_certificates(again.pem.encode())
+    assert leaf.public_bytes(Encoding.DER) == der
+    assert issuer.public_bytes(Encoding.DER) == newer.der
 
 
 @pytest.mark.parametrize("damaged", [b"", b"nothing", b"-" * (17 << 10)])

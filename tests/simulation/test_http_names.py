@@ -21,8 +21,10 @@ from overlay.home import HomeFile
 from overlay.http.certificate import LOOK_S
 from overlay.http.face import granted_to
 from overlay.http.granted import START_S, GrantedCertificate
-from security.certificate import BACKDATE_S
+from security.certificate import parse_issuer
+from security.certificate_form import BACKDATE_S
 from tests.simulation.test_renewal import issued_world, simulate
+from tests.simulation.test_root_rotation import rotating_world
 
 NAMES = ("llm.example", "10.0.0.2")
 LIFE_S = 600.0
@@ -57,11 +59,15 @@ class Asking:
         return made
 
     @property
+    def chain(self) -> list[x509.Certificate]:
+        return x509.load_pem_x509_certificates(self.files.need(HomeFile.HTTP))
+
+    @property
     def kept(self) -> x509.Certificate:
         """What stands in the file, whose chain ends in the overlay's root."""
-        leaf, issuer = x509.load_pem_x509_certificates(self.files.need(HomeFile.HTTP))
+        leaf, issuer = self.chain
         leaf.verify_directly_issued_by(issuer)
-        assert issuer.public_bytes(Encoding.DER) == self.host.identity.issuer
+        assert issuer.public_bytes(Encoding.DER) == self.host.running.identity.issuer
         return leaf
 
     def kept_names(self) -> set[str]:
@@ -254,6 +260,31 @@ def test_on_a_full_disk_it_is_used_all_the_same() -> None:
             assert certificate.context is not None
 
     simulate(918, main)
+
+
+def test_the_chain_follows_a_change_of_the_root_and_asks_for_nothing() -> None:
+    async def main() -> None:
+        async with rotating_world(920, 2) as rotating:
+            here = Asking(rotating.world)
+            here.grant(*NAMES)
+            certificate = here.certificate()
+            await certificate.open()
+            first, context = here.kept, certificate.context
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(certificate.keep)
+                await rotating.whole_rotation()
+                await until(lambda: certificate.context is not context)
+                assert here.kept == first, "the issuer's certificate is another, its own is not"
+                newest = here.host.running.trust.now.roots.newest
+                parse_issuer(here.chain[1].public_bytes(Encoding.DER), newest)
+                assert certificate.posture() == []
+                nursery.cancel_scope.cancel()
+            here.world.kill(here.issuer)
+            with trio.fail_after(0):
+                await here.certificate().open()
+            assert here.kept == first
+
+    simulate(920, main)
 
 
 def test_the_issuers_own_host_asks_nobody() -> None:
