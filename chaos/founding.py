@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 from chaos.entropy import SeededEntropy
 from overlay.identity import Identity
@@ -66,7 +65,4 @@ def another_issuer(authority: Authority, *, entropy: SeededEntropy, now_unix_s: 
     root = authority.root
     assert isinstance(root, RootKey)
     issuer = make_issuer(root, entropy.secret, now_unix_s)
-    made = Authority(
-        root=root, issuer=issuer, tenants=MappingProxyType({}), tickets=MappingProxyType({})
-    )
-    return made.without_root()
+    return Authority.joined(root.public_part, issuer)

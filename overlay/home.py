@@ -53,6 +53,8 @@ class HomeFile(enum.Enum):
     ROOTS = "roots"
     NEXT_ROOT_KEY = "root-next.key"
     HTTP = "http.pem"
+    ISSUER_KEY = "issuer.key"
+    NEXT_ISSUER = "issuer.next.der"
 
 
 class Files(Protocol):

@@ -12,7 +12,7 @@ from overlay.gossip.tenants import place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.ports import Entropy
 from overlay.transport.tls import Credentials
-from security.certificate import RENEWAL_GRACE_S, parse_leaf, verify_issued
+from security.certificate import RENEWAL_GRACE_S, Issuer, parse_leaf, verify_issued
 from security.enrolment import Admission
 from security.epoch import read_epoch
 from security.errors import IdentityMismatch, UntrustedIssuer
@@ -20,7 +20,7 @@ from security.hosts import Grant
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
-from security.root_bundle import decode_bundles, encode_bundles
+from security.root_bundle import Roots, decode_bundles, encode_bundles
 from security.ticket import ADDRESSES_MAX
 from security.trust import Trust
 
@@ -87,9 +87,9 @@ def load_identity(home: Home) -> Identity:
             or its files are not of one host and overlay.
         SecurityError: When what it holds is damaged.
     """
-    leaf, issuer = home.need(HomeFile.LEAF), home.need(HomeFile.ISSUER)
+    leaf = home.need(HomeFile.LEAF)
     trust = Trust.of(home.need(HomeFile.ROOT), bundles=read_bundles(home))
-    issued_by = trust.roots.former_issuer(issuer)
+    issuer, issued_by = _issuer_of(home, leaf, trust.roots)
     with contextlib.suppress(UntrustedIssuer):  # its root may be let go since the last renewal
         trust = trust.with_issuer(issuer)
     identity = Identity(
@@ -126,6 +126,16 @@ def store_bundles(files: Files, bundles: Sequence[bytes]) -> None:
     files.write(HomeFile.ROOTS, encode_bundles(bundles))
 
 
+def _issuer_of(home: Home, leaf: bytes, roots: Roots) -> tuple[bytes, Issuer]:
+    """The stored certificate of the issuer that a leaf names; of two, which are of two issuers."""
+    named = parse_leaf(leaf).issuer_id
+    first, following = home.need(HomeFile.ISSUER), home.read(HomeFile.NEXT_ISSUER)
+    found = roots.former_issuer(first)
+    if following is None or found.issuer_id == named:
+        return first, found
+    return following, roots.former_issuer(following)
+
+
 def kept_keys(home: Home, entropy: Entropy) -> HostKeys:
     """The keys of an attempt that was cut off, or new ones; stored before anybody is shown them."""
     stored = home.read(HomeFile.HOST_KEYS)
@@ -157,17 +167,20 @@ def store_identity(
 def store_renewed(files: Files, identity: Identity, addresses: Sequence[str]) -> None:
     """Writes a host's next certificate, and where it can be renewed again.
 
-    The issuer is the one of before, at most with another certificate for the same key: whichever of
-    the files was written last before a crash, they belong together.
+    The issuer may be another one than before: its certificate is written first, beside the one of
+    before, so that whichever file was written last before a crash, the leaf has its issuer there.
 
     Raises:
         HomeError, StorageFull: When they cannot be written.
     """
     if addresses:
         store_enrolment(files, addresses)
-    if files.read(HomeFile.ISSUER) != identity.issuer:
-        files.write(HomeFile.ISSUER, identity.issuer)
+    is_new = files.read(HomeFile.ISSUER) != identity.issuer
+    if is_new:
+        files.write(HomeFile.NEXT_ISSUER, identity.issuer)
     files.write(HomeFile.LEAF, identity.leaf)
+    if is_new:
+        files.write(HomeFile.ISSUER, identity.issuer)
 
 
 def store_enrolment(files: Files, addresses: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from security.certificate import LEAF_LIFETIME_S, IssuerId
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
+from security.hosts import HostRole
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.http_request import issue_http_certificate
 from security.ledger import IssuedToken, TokenRow
@@ -170,7 +171,14 @@ class IssuerDesk:
             raise ConfigError(f"name a tenant with --tenant; there is {there}")
         return DEFAULT_TENANT
 
-    def invite(self, tenants: Sequence[str], addresses: Sequence[Address], ttl_s: float) -> Ticket:
+    def invite(
+        self,
+        tenants: Sequence[str],
+        addresses: Sequence[Address],
+        ttl_s: float,
+        *,
+        role: HostRole = HostRole.PEER,
+    ) -> Ticket:
         """Makes a one-use ticket.
 
         Raises:
@@ -184,6 +192,7 @@ class IssuerDesk:
             ttl_s,
             self._entropy.secret,
             self._clock.unix_s(),
+            role=role,
         )
         self._store(authority)
         return ticket

@@ -94,10 +94,10 @@ class Principals:
         return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
 
     def tenant_named(self, name: str) -> TenantEpoch:
-        """The tenant that this host's owner means.
+        """The tenant that this host's owner means, as ``TenantBook.named``.
 
         Raises:
-            RequestError: When this host serves no such tenant.
+            RequestError: When this host serves no such tenant, or two of that name.
         """
         epoch = self._tenants.named(name)
         if epoch is None:

@@ -88,4 +88,9 @@ def authority_in(home: Files) -> Authority:
 
 def ends(issuer: Issuer) -> str:
     """The day on which an issuer's certificate ends."""
-    return f"{datetime.fromtimestamp(issuer.not_after_unix_s, UTC):%Y-%m-%d}"
+    return day(issuer.not_after_unix_s)
+
+
+def day(unix_s: float) -> str:
+    """A day, for people."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d}"

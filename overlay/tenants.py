@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from inference.blocks import BlockChain
 from inference.request import PrefixIdentity
+from overlay.errors import RequestError
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId
 from security.tenant import TenantId
@@ -55,8 +56,29 @@ class TenantBook:
         return tenant in self._epochs
 
     def named(self, name: str) -> TenantEpoch | None:
-        """The tenant of that name, for this host's owner."""
-        return next((epoch for epoch in self if epoch.name == name), None)
+        """The tenant of that name, for this host's owner.
+
+        Two issuers may each keep one of that name: ``NAME@ISSUER``, with the first letters of an
+        issuer's id, says which.
+
+        Raises:
+            RequestError: When more than one is meant.
+        """
+        short, _, steward = name.partition("@")
+        found = [
+            epoch
+            for epoch in self
+            if epoch.name == short and epoch.header.steward.startswith(steward)
+        ]
+        if len(found) > 1:
+            ways = " or ".join(sorted(f"{short}@{epoch.header.steward[:16]}" for epoch in found))
+            raise RequestError(
+                f"this host is a member of {len(found)} tenants of that name, which different "
+                f"issuers keep: say --tenant {ways}",
+                code="ambiguous_tenant",
+                param="tenant",
+            )
+        return found[0] if found else None
 
     def is_member(self, tenant: TenantId, peer_id: PeerId) -> bool:
         """Whether the tenant's roster names that peer."""

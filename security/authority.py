@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from security.certificate import (
     LEAF_LIFETIME_S,
+    Issuer,
     IssuerKey,
     Root,
     RootKey,
@@ -34,14 +35,13 @@ from security.errors import (
     LimitExceeded,
     Revoked,
     TenantExists,
-    TicketUnknown,
-    TicketUsed,
     UnknownHost,
     UnknownTenant,
+    UntrustedIssuer,
 )
-from security.hosts import Admittance, EnrolledHost, Grant, with_host
+from security.hosts import Admittance, EnrolledHost, Grant, HostRole, with_host
 from security.keys import Secret
-from security.ledger import IssuedToken, Ledger, TokenRow, with_token
+from security.ledger import IssuedToken, Ledger, TokenRow, make_token, with_token
 from security.peer_id import PeerId
 from security.revocation import REVOKED_MAX, RevocationSet, make_revocation
 from security.roster import (
@@ -54,19 +54,10 @@ from security.roster import (
 )
 from security.tenant import NONCE_BYTES, TenantId, TenantName, tenant_id_of, tenant_name
 from security.tenant_keys import SECRET_BYTES
-from security.ticket import Ticket, TicketRow, check_ticket
-from security.token import issue_token
+from security.ticket import Ticket, TicketRow, check_ticket, usable_ticket, with_ticket
 from security.trust import Trust
 
 TENANTS_MAX = 256
-TICKETS_MAX = 1024
-TICKET_TTL_S_MAX = 30 * 86_400
-TICKET_KEPT_S = 30 * 86_400
-"""An ended or used ticket is remembered so long, to say what became of it."""
-
-TOKEN_TTL_S_MAX = 10 * 365 * 86_400
-_ID_BYTES = 16
-_NEW_TICKET = "make a new one with 'rhizome invite' on the issuer's host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +65,8 @@ class Authority:
     """An issuer. Every method that changes something returns the next state first.
 
     ``hosts`` are those that it has enrolled, ``tokens`` those that it has made and that have not
-    ended, ``revoked`` the statements that it has signed, by what they revoke.
+    ended, ``revoked`` the statements that it has signed, by what they revoke. ``founded`` says that
+    the overlay began with this one: there were no other hosts then.
     """
 
     root: Root
@@ -84,6 +76,7 @@ class Authority:
     hosts: Mapping[PeerId, EnrolledHost] = field(default_factory=lambda: MappingProxyType({}))
     tokens: Ledger = field(default_factory=lambda: MappingProxyType({}))
     revoked: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    founded: bool = True
 
     @classmethod
     def create(cls, secret: Secret, now_unix_s: float, tenants: Sequence[str]) -> Authority:
@@ -103,6 +96,17 @@ class Authority:
         for name in tenants:
             authority, _ = authority.create_tenant(name, secret)
         return authority
+
+    @classmethod
+    def joined(cls, root: Root, issuer: IssuerKey) -> Authority:
+        """Another issuer of an overlay that others founded: it keeps nothing yet."""
+        return cls(
+            root=root,
+            issuer=issuer,
+            tenants=MappingProxyType({}),
+            tickets=MappingProxyType({}),
+            founded=False,
+        )
 
     @property
     def trust(self) -> Trust:
@@ -134,6 +138,17 @@ class Authority:
         """
         under = self.root if root.der == self.root.der else root.public_part
         return replace(self, root=under, issuer=renew_issuer(root, self.issuer, secret, now_unix_s))
+
+    def with_certificate(self, issuer: Issuer, root: Root) -> Authority:
+        """The same issuer with a certificate that a root has made.
+
+        Raises:
+            UntrustedIssuer: when it is another issuer's.
+        """
+        if issuer.issuer_id != self.issuer.issuer_id:
+            raise UntrustedIssuer("that certificate is another issuer's")
+        under = self.root if root.der == self.root.der else root
+        return replace(self, root=under, issuer=replace(self.issuer, der=issuer.der))
 
     def tenant_id(self, name: str) -> TenantId:
         """The tenant of this name.
@@ -237,6 +252,7 @@ class Authority:
         now_unix_s: float,
         *,
         lifetime_s: float = LEAF_LIFETIME_S,
+        role: HostRole | None = None,
     ) -> tuple[Authority, Grant]:
         """Makes a host's certificate and puts it on these rosters and on those of public tenants.
 
@@ -255,7 +271,7 @@ class Authority:
             )
             epochs.append(epoch_object)
         authority, leaf = authority.certify(
-            peer_id, sealing_public, secret, now_unix_s, lifetime_s=lifetime_s
+            peer_id, sealing_public, secret, now_unix_s, lifetime_s=lifetime_s, role=role
         )
         grant = Grant(
             peer_id=peer_id,
@@ -274,10 +290,11 @@ class Authority:
         now_unix_s: float,
         *,
         lifetime_s: float = LEAF_LIFETIME_S,
+        role: HostRole | None = None,
     ) -> tuple[Authority, bytes]:
         """Makes a host's certificate; its rosters stay as they are. Raises LimitExceeded."""
         leaf = issue_leaf(self.issuer, peer_id, secret, now_unix_s, lifetime_s=lifetime_s)
-        hosts = with_host(self.hosts, leaf, sealing_public, now_unix_s)
+        hosts = with_host(self.hosts, leaf, sealing_public, now_unix_s, role)
         return replace(self, hosts=hosts), leaf
 
     def renew(
@@ -315,6 +332,8 @@ class Authority:
         ttl_s: float,
         secret: Secret,
         now_unix_s: float,
+        *,
+        role: HostRole = HostRole.PEER,
     ) -> tuple[Authority, Ticket]:
         """Makes a one-use ticket.
 
@@ -324,6 +343,7 @@ class Authority:
             ttl_s: how long the ticket is good.
             secret: where its secret comes from.
             now_unix_s: the time.
+            role: what the new host is invited for.
 
         Returns:
             The next state, and the ticket: it cannot be shown again.
@@ -332,9 +352,7 @@ class Authority:
             UnknownTenant: when no tenant of that name is kept here.
             LimitExceeded: when the ticket cannot hold that, or too many are out.
         """
-        check_ticket(addresses, tenants)
-        if not 0 < ttl_s <= TICKET_TTL_S_MAX:
-            raise LimitExceeded("a ticket is good for more than 0 s and at most 30 days")
+        check_ticket(addresses, tenants, ttl_s)
         ids = tuple(sorted({self.tenant_id(name) for name in tenants}))
         ticket = Ticket(
             overlay_id=self.root.overlay_id,
@@ -344,21 +362,10 @@ class Authority:
             expires_unix_s=int(now_unix_s + ttl_s),
             addresses=tuple(addresses),
             tenants=tuple(self.tenants[id_].content.name for id_ in ids),
+            role=role,
         )
-        row = TicketRow(
-            verifier=ticket.key().public_key().public_bytes_raw(),
-            tenants=ids,
-            expires_unix_s=ticket.expires_unix_s,
-        )
-        kept = {
-            id_: old
-            for id_, old in self.tickets.items()
-            if now_unix_s <= old.expires_unix_s + TICKET_KEPT_S
-        }
-        if len(kept) >= TICKETS_MAX:
-            raise LimitExceeded(f"more than {TICKETS_MAX} tickets are out or remembered")
-        kept[row.ticket_id] = row
-        return replace(self, tickets=MappingProxyType(kept)), ticket
+        tickets = with_ticket(self.tickets, TicketRow.of(ticket, ids), now_unix_s)
+        return replace(self, tickets=tickets), ticket
 
     def admit(
         self,
@@ -384,13 +391,9 @@ class Authority:
             TicketUnknown, TicketUsed, Expired, Revoked: the ticket is not good.
         """
         join = verify_join_request(request, self.issuer)
-        row = self.tickets.get(join.ticket_id)
-        if row is None:
-            raise TicketUnknown(f"the issuer does not know that ticket: {_NEW_TICKET}")
-        if row.used_by is not None and not self._is_again(row, join):
-            raise TicketUsed(f"the ticket has been used: {_NEW_TICKET}")
-        if now_unix_s > row.expires_unix_s:
-            raise Expired(f"the ticket has ended: {_NEW_TICKET}")
+        row = usable_ticket(
+            self.tickets, join.ticket_id, now_unix_s, lambda row: self._is_again(row, join)
+        )
         if any(map(revocations.revokes, (join.ticket_id, join.peer_id, self.issuer.issuer_id))):
             raise Revoked("the ticket, the host or the issuer is revoked")
         burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id)}
@@ -401,6 +404,7 @@ class Authority:
             secret,
             now_unix_s,
             lifetime_s=lifetime_s,
+            role=row.role,
         )
         answer = make_admission(self.issuer, join.ticket_id, grant.leaf, grant.epochs)
         return authority, Admittance(answer=answer, grant=grant)
@@ -432,21 +436,14 @@ class Authority:
             LimitExceeded: when a field is over its bound, or too many tokens are good.
         """
         self._kept(tenant_id)
-        if not 0 < ttl_s <= TOKEN_TTL_S_MAX:
-            raise LimitExceeded("a token is good for more than 0 s and at most 10 years")
-        token_id = secret(_ID_BYTES).hex()
-        expires_unix_s = int(now_unix_s + ttl_s)
-        text = issue_token(
+        issued = make_token(
             self.issuer,
-            tenant_id=tenant_id,
-            name=name,
+            tenant_id,
+            name,
+            ttl_s=ttl_s,
             scopes=scopes,
-            token_id=token_id,
+            secret=secret,
             now_unix_s=now_unix_s,
-            expires_unix_s=expires_unix_s,
-        )
-        issued = IssuedToken(
-            text=text, token_id=token_id, tenant_id=tenant_id, expires_unix_s=expires_unix_s
         )
         row = TokenRow.of(issued, name, scopes, now_unix_s)
         tokens = with_token(self.tokens, row, now_unix_s, self.revoked)

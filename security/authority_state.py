@@ -15,7 +15,7 @@ from security.certificate import IssuerId, IssuerKey, OverlayId, Root, RootKey, 
 from security.certificate_form import key_id
 from security.epoch import EpochContent, RosterMember, object_id_of
 from security.errors import LimitExceeded, MalformedObject, SecurityError
-from security.hosts import EnrolledHost
+from security.hosts import EnrolledHost, HostRole
 from security.http_names import granted_names
 from security.ledger import TokenRow
 from security.peer_id import PeerId, parse_peer_id
@@ -53,6 +53,7 @@ class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tenants: list[str]
     expires_unix_s: int
     used_by: str | None
+    role: HostRole = HostRole.PEER
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +63,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sealing: Bytes32
     leaf_ends_unix_s: int | None = None
     http_names: list[str] = []
+    role: HostRole = HostRole.PEER
 
 
 class TokenState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +90,7 @@ class AuthorityState(
     """The whole state.
 
     ``root_key`` is None where it is kept elsewhere. Older files list no ``hosts``: rosters name
-    them.
+    them; and no roles.
     """
 
     v: Annotated[int, Meta(ge=0, le=255)]
@@ -101,6 +103,7 @@ class AuthorityState(
     hosts: list[HostState] = []
     tokens: list[TokenState] = []
     revoked: list[RevokedState] = []
+    founded: bool = True
 
 
 def authority_to_bytes(authority: Authority) -> bytes:
@@ -127,6 +130,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                     tenants=list(row.tenants),
                     expires_unix_s=row.expires_unix_s,
                     used_by=row.used_by,
+                    role=row.role,
                 )
                 for row in authority.tickets.values()
             ],
@@ -136,6 +140,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                     sealing=host.sealing_public,
                     leaf_ends_unix_s=host.leaf_ends_unix_s,
                     http_names=list(host.http_names),
+                    role=host.role,
                 )
                 for peer_id, host in authority.hosts.items()
             ],
@@ -144,6 +149,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                 RevokedState(id=id_, statement=statement)
                 for id_, statement in authority.revoked.items()
             ],
+            founded=authority.founded,
         )
     )
     if len(data) > STATE_BYTES_MAX:
@@ -177,6 +183,7 @@ def authority_from_bytes(data: bytes) -> Authority:
             hosts=MappingProxyType(_hosts(state)),
             tokens=MappingProxyType({one.token_id: _token_row(one) for one in state.tokens}),
             revoked=MappingProxyType({one.id: one.statement for one in state.revoked}),
+            founded=state.founded,
         )
     except SecurityError as error:
         raise MalformedObject("this issuer's state is damaged") from error
@@ -219,6 +226,7 @@ def _hosts(state: AuthorityState) -> dict[PeerId, EnrolledHost]:
             sealing_public=host.sealing,
             leaf_ends_unix_s=host.leaf_ends_unix_s,
             http_names=granted_names(host.http_names),
+            role=host.role,
         )
         for host in state.hosts
     }
@@ -273,6 +281,7 @@ def _ticket_row(state: TicketState) -> TicketRow:
         tenants=tuple(TenantId(one) for one in state.tenants),
         expires_unix_s=state.expires_unix_s,
         used_by=None if state.used_by is None else parse_peer_id(state.used_by),
+        role=state.role,
     )
 
 

@@ -212,19 +212,27 @@ def renew_issuer(root: RootKey, issuer: IssuerKey, secret: Secret, now_unix_s: f
     return _certified(root, issuer.private, secret, now_unix_s)
 
 
-def _certified(
-    root: RootKey, private: Ed25519PrivateKey, secret: Secret, now_unix_s: float
-) -> IssuerKey:
-    public = private.public_key()
+def certify_issuer(
+    root: RootKey, public: Ed25519PublicKey, secret: Secret, now_unix_s: float
+) -> bytes:
+    """The certificate of the issuer with this key. That somebody holds it has been proved."""
     # Each issuer has a subject of its own: OpenSSL looks issuers up by name.
     subject = common_name(f"rhizome issuer {key_id(public)}")
     signer = parse_root(root.der)
     builder = builder_of(
         secret, public, subject, common_name(signer.subject), now_unix_s, ISSUER_LIFETIME_S
     ).add_extension(x509.AuthorityKeyIdentifier(bytes.fromhex(signer.root_id), None, None), False)
-    der = sign_ca(builder, root.private, public, path_length=0, signs_objects=True)
+    return sign_ca(builder, root.private, public, path_length=0, signs_objects=True)
+
+
+def _certified(
+    root: RootKey, private: Ed25519PrivateKey, secret: Secret, now_unix_s: float
+) -> IssuerKey:
     return IssuerKey(
-        private=private, der=der, issuer_id=IssuerId(key_id(public)), overlay_id=root.overlay_id
+        private=private,
+        der=certify_issuer(root, private.public_key(), secret, now_unix_s),
+        issuer_id=IssuerId(key_id(private.public_key())),
+        overlay_id=root.overlay_id,
     )
 
 

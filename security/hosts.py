@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,6 +15,14 @@ from security.peer_id import PeerId
 HOSTS_MAX = 16_384
 
 
+class HostRole(enum.StrEnum):
+    """What a host was invited for."""
+
+    PEER = "peer"
+    ISSUER = "issuer"
+    """It may ask the root's owner to make it an issuer, and is a peer as well."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledHost:
     """One of them. ``leaf_ends_unix_s`` is None where an older version did not write it down.
@@ -24,6 +33,7 @@ class EnrolledHost:
     sealing_public: bytes
     leaf_ends_unix_s: int | None
     http_names: tuple[str, ...] = ()
+    role: HostRole = HostRole.PEER
 
     def may_renew(self, now_unix_s: float) -> bool:
         """Whether its last certificate is in force or ended not too long ago."""
@@ -51,26 +61,38 @@ class Admittance:
 
 
 def with_host(
-    hosts: Mapping[PeerId, EnrolledHost], leaf: bytes, sealing_public: bytes, now_unix_s: float
+    hosts: Mapping[PeerId, EnrolledHost],
+    leaf: bytes,
+    sealing_public: bytes,
+    now_unix_s: float,
+    role: HostRole | None = None,
 ) -> Mapping[PeerId, EnrolledHost]:
     """These hosts and the one that has this certificate now.
 
     Where they are too many, those that can only join again are forgotten.
+
+    Args:
+        hosts: those that are enrolled.
+        leaf: its certificate.
+        sealing_public: its sealing key.
+        now_unix_s: the time.
+        role: what it was invited for; None where that is as before.
 
     Raises:
         LimitExceeded: when they are too many even so.
     """
     made = parse_leaf(leaf)
     kept = dict(hosts)
-    if made.peer_id not in kept and len(kept) >= HOSTS_MAX:
+    before = kept.get(made.peer_id)
+    if before is None and len(kept) >= HOSTS_MAX:
         kept = {id_: host for id_, host in kept.items() if host.may_renew(now_unix_s)}
         if len(kept) >= HOSTS_MAX:
             raise LimitExceeded(f"an issuer keeps at most {HOSTS_MAX} hosts")
-    before = kept.get(made.peer_id)
     kept[made.peer_id] = EnrolledHost(
         sealing_public=sealing_public,
         leaf_ends_unix_s=made.not_after_unix_s,
         http_names=() if before is None else before.http_names,
+        role=role or (HostRole.PEER if before is None else before.role),
     )
     return MappingProxyType(kept)
 

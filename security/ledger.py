@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from security.certificate import IssuerKey
 from security.errors import LimitExceeded
+from security.keys import Secret
 from security.tenant import TenantId
+from security.token import issue_token
 
 TOKENS_MAX = 4096
 """Tokens of one issuer that are good at a time; the ledger is stored whole with each new one."""
+
+TOKEN_TTL_S_MAX = 10 * 365 * 86_400
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,38 @@ class TokenRow:
             issued_unix_s=int(now_unix_s),
             expires_unix_s=token.expires_unix_s,
         )
+
+
+def make_token(
+    issuer: IssuerKey,
+    tenant_id: TenantId,
+    name: str,
+    *,
+    ttl_s: float,
+    scopes: Sequence[str],
+    secret: Secret,
+    now_unix_s: float,
+) -> IssuedToken:
+    """Signs a client's token with an id that is drawn here.
+
+    Raises:
+        LimitExceeded: when a field is over its bound.
+    """
+    if not 0 < ttl_s <= TOKEN_TTL_S_MAX:
+        raise LimitExceeded("a token is good for more than 0 s and at most 10 years")
+    token_id, expires_unix_s = secret(_ID_BYTES).hex(), int(now_unix_s + ttl_s)
+    text = issue_token(
+        issuer,
+        tenant_id=tenant_id,
+        name=name,
+        scopes=scopes,
+        token_id=token_id,
+        now_unix_s=now_unix_s,
+        expires_unix_s=expires_unix_s,
+    )
+    return IssuedToken(
+        text=text, token_id=token_id, tenant_id=tenant_id, expires_unix_s=expires_unix_s
+    )
 
 
 Ledger = Mapping[str, TokenRow]

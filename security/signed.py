@@ -58,6 +58,7 @@ class Kind(enum.StrEnum):
     JOIN = "join"
     RENEW = "renew"
     RENEWAL = "renewal"
+    ISSUER_REQUEST = "issuer_request"
     HEAD = "head"
     FRAME = "frame"
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -30,8 +31,11 @@ from security.errors import (
     LimitExceeded,
     MalformedTicket,
     SecurityError,
+    TicketUnknown,
+    TicketUsed,
     UnsupportedVersion,
 )
+from security.hosts import HostRole
 from security.peer_id import PeerId
 from security.tenant import NAME_PATTERN, TenantId, TenantName
 from security.tenant_keys import derive
@@ -42,11 +46,17 @@ TICKET_CHARS_MAX = 8192
 ADDRESSES_MAX = 16
 TENANTS_MAX = 16
 SECRET_BYTES = 32
+TICKETS_MAX = 1024
+TTL_S_MAX = 30 * 86_400
+TICKET_KEPT_S = 30 * 86_400
+"""An ended or used ticket is remembered so long, to say what became of it."""
+
 TICKET_ID_BYTES = 16
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _CHECKSUM_BYTES = 5
 _LENGTH_BYTES = 2
+_NEW_TICKET = "make a new one with 'rhizome invite' on the issuer's host"
 
 Address = Annotated[str, Meta(min_length=1, max_length=80)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -55,7 +65,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 class TicketBody(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, array_like=True
 ):
-    """The content, an array to be short."""
+    """The content, an array to be short. The role is left out where it is ``peer``."""
 
     root: Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES_MAX)]
     issuer: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -63,11 +73,15 @@ class TicketBody(
     expires_unix_s: Annotated[int, Meta(ge=0, lt=1 << 40)]
     addresses: Annotated[list[Address], Meta(min_length=1, max_length=ADDRESSES_MAX)]
     tenants: Annotated[list[Name], Meta(max_length=TENANTS_MAX)]
+    role: HostRole = HostRole.PEER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """Permission for one host to join. ``addresses`` are those of the issuer's enrolment port."""
+    """Permission for one host to join, and for what.
+
+    ``addresses`` are those of the issuer's enrolment port.
+    """
 
     overlay_id: OverlayId
     root: bytes
@@ -76,6 +90,7 @@ class Ticket:
     expires_unix_s: int
     addresses: tuple[str, ...]
     tenants: tuple[TenantName, ...]
+    role: HostRole = HostRole.PEER
 
     @property
     def ticket_id(self) -> str:
@@ -102,16 +117,17 @@ class Ticket:
 
     def to_text(self) -> str:
         """The word that is printed, once."""
-        body = msgspec.msgpack.encode(
-            TicketBody(
-                root=self.root,
-                issuer=bytes.fromhex(self.issuer_id),
-                secret=self.secret,
-                expires_unix_s=self.expires_unix_s,
-                addresses=list(self.addresses),
-                tenants=list(self.tenants),
-            )
-        )
+        parts = [
+            self.root,
+            bytes.fromhex(self.issuer_id),
+            self.secret,
+            self.expires_unix_s,
+            self.addresses,
+            self.tenants,
+        ]
+        if self.role is not HostRole.PEER:
+            parts.append(self.role.value)
+        body = msgspec.msgpack.encode(parts)
         framed = len(body).to_bytes(_LENGTH_BYTES, "big") + body + _checksum(body)
         return f"{PREFIX}{VERSION}{_letters(framed).lower()}"
 
@@ -138,15 +154,19 @@ class Ticket:
             expires_unix_s=body.expires_unix_s,
             addresses=tuple(body.addresses),
             tenants=tuple(TenantName(name) for name in body.tenants),
+            role=body.role,
         )
 
 
-def check_ticket(addresses: Sequence[str], tenants: Sequence[str]) -> None:
-    """Checks what is to go into a ticket.
+def check_ticket(addresses: Sequence[str], tenants: Sequence[str], ttl_s: float) -> None:
+    """Checks what is to go into a ticket that is good for so long.
 
     Raises:
-        LimitExceeded: when it is more than a ticket holds, or no address is given.
+        LimitExceeded: when it is more than a ticket holds, no address is given, or it is to be good
+            for no time or too long.
     """
+    if not 0 < ttl_s <= TTL_S_MAX:
+        raise LimitExceeded("a ticket is good for more than 0 s and at most 30 days")
     if not 1 <= len(addresses) <= ADDRESSES_MAX or any(len(a) > 80 for a in addresses):
         raise LimitExceeded(f"a ticket holds 1 to {ADDRESSES_MAX} addresses")
     if len(tenants) > TENANTS_MAX:
@@ -166,10 +186,59 @@ class TicketRow:
     tenants: tuple[TenantId, ...]
     expires_unix_s: int
     used_by: PeerId | None = None
+    role: HostRole = HostRole.PEER
 
     @property
     def ticket_id(self) -> str:
         return ticket_id_of(self.verifier)
+
+    @classmethod
+    def of(cls, ticket: Ticket, tenants: tuple[TenantId, ...]) -> TicketRow:
+        """What is kept of a ticket that was just made; ``tenants`` are those that it names."""
+        return cls(
+            verifier=ticket.key().public_key().public_bytes_raw(),
+            tenants=tenants,
+            expires_unix_s=ticket.expires_unix_s,
+            role=ticket.role,
+        )
+
+
+def usable_ticket(
+    rows: Mapping[str, TicketRow],
+    ticket_id: str,
+    now_unix_s: float,
+    is_again: Callable[[TicketRow], bool],
+) -> TicketRow:
+    """A ticket that can be redeemed; ``is_again`` says whether who used it asks once more.
+
+    Raises:
+        TicketUnknown, TicketUsed, Expired: when it cannot.
+    """
+    row = rows.get(ticket_id)
+    if row is None:
+        raise TicketUnknown(f"the issuer does not know that ticket: {_NEW_TICKET}")
+    if row.used_by is not None and not is_again(row):
+        raise TicketUsed(f"the ticket has been used: {_NEW_TICKET}")
+    if now_unix_s > row.expires_unix_s:
+        raise Expired(f"the ticket has ended: {_NEW_TICKET}")
+    return row
+
+
+def with_ticket(
+    rows: Mapping[str, TicketRow], row: TicketRow, now_unix_s: float
+) -> Mapping[str, TicketRow]:
+    """These tickets and one more, without those that are over since long.
+
+    Raises:
+        LimitExceeded: when too many are out or remembered.
+    """
+    kept = {
+        id_: old for id_, old in rows.items() if now_unix_s <= old.expires_unix_s + TICKET_KEPT_S
+    }
+    if len(kept) >= TICKETS_MAX:
+        raise LimitExceeded(f"more than {TICKETS_MAX} tickets are out or remembered")
+    kept[row.ticket_id] = row
+    return MappingProxyType(kept)
 
 
 def _unframe(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""``rhizome ca``: export here, the rest in ``ca_keys`` and ``http_name``."""
+"""``rhizome ca``: export here, the rest in ``ca_keys``, ``ca_issuers`` and ``http_name``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import ssl
 
 import click
 
+from overlay.commands.ca_issuers import (
+    add_command,
+    install_command,
+    list_command,
+    request_command,
+)
 from overlay.commands.ca_keys import issuer
 from overlay.commands.ca_keys import root as root_group
 from overlay.commands.http_name import command as http_name
@@ -33,6 +39,8 @@ def export(home: str | None) -> None:
         click.echo(ssl.DER_cert_to_PEM_cert(root), nl=False)
 
 
+for each in (request_command, add_command, install_command, list_command):
+    issuer.add_command(each)
 command.add_command(root_group)
 command.add_command(issuer)
 command.add_command(http_name)

@@ -27,7 +27,7 @@ def root() -> None:
 
 @click.group("issuer")
 def issuer() -> None:
-    """The issuer of this host, which signs hosts, tenants and tokens."""
+    """The issuers of this overlay, which sign hosts, tenants and tokens."""
 
 
 root.add_command(rotate_command)

@@ -15,6 +15,7 @@ from overlay.commands.options import (
 from overlay.control.client import call
 from overlay.control.messages import Invite, InviteReply
 from overlay.units import show_time
+from security.hosts import HostRole
 
 
 @click.command("invite")
@@ -32,15 +33,30 @@ from overlay.units import show_time
     metavar="DURATION",
     help="How long the ticket is good.",
 )
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in HostRole]),
+    default=HostRole.PEER.value,
+    show_default=True,
+    help="issuer: it may ask the root's owner to make it an issuer too ('rhizome ca issuer').",
+)
 @home_option
 @json_option
-def command(tenants: tuple[str, ...], expires: str, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def command(
+    tenants: tuple[str, ...],
+    expires: str,
+    role: str,
+    home: str | None,
+    as_json: bool,  # noqa: FBT001 - click's
+) -> None:
     """Print a one-use ticket with which another host joins. Runs beside the issuer's peer.
 
     \b
     Example: rhizome invite --tenant default
     """  # noqa: D301 - click's mark
-    wanted = Invite(tenants=list(tenants), expires_s=duration_of("--expires", expires))
+    wanted = Invite(
+        tenants=list(tenants), expires_s=duration_of("--expires", expires), role=HostRole(role)
+    )
     reply = trio.run(call, existing_home(home), wanted, InviteReply)
     if as_json:
         print_json(reply)
@@ -48,7 +64,7 @@ def command(tenants: tuple[str, ...], expires: str, home: str | None, as_json: b
     click.echo(reply.ticket)
     click.echo(
         f"# good for one host until {show_time(reply.expires_unix_s)}, "
-        f"tenants: {', '.join(reply.tenants)}\n"
+        f"role: {reply.role}, tenants: {', '.join(reply.tenants)}\n"
         "# on the other host: rhizome join TICKET && rhizome peer\n"
         f"# withdraw it with: rhizome revoke {reply.ticket_id}",
         err=True,

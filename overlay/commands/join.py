@@ -15,6 +15,7 @@ from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol
 from security.enrolment import Admission, make_join_request, open_admission
 from security.errors import SecurityError, UntrustedIssuer
+from security.hosts import HostRole
 from security.keys import HostKeys
 from security.root_bundle import ROOTS_REQUEST, Roots, decode_bundles
 from security.ticket import Ticket
@@ -46,6 +47,8 @@ def command(ticket: str, home: str | None) -> None:
         folder.write_config_template(config_template())
     names = ", ".join(sorted(tenant.name for tenant in admission.tenants))
     click.echo(f"joined overlay {parsed.overlay_id[:16]} in {folder.path}, tenants: {names}")
+    if parsed.role is HostRole.ISSUER:
+        click.echo("become an issuer: rhizome ca issuer request")
     click.echo("start this host:  rhizome peer")
 
 

@@ -40,6 +40,7 @@ from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import TlsEnrolment
 from overlay.transport.limits import Limits
 from overlay.transport.tcp import TlsTransport
+from security.authority_state import authority_from_bytes
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def make_node_config(
     home: Home, config: PeerConfig, identity: Identity, interfaces: list[Interface]
 ) -> NodeConfig:
     """What the node is told, from the settings."""
-    issues = home.read(HomeFile.AUTHORITY) is not None
+    stored = home.read(HomeFile.AUTHORITY)
+    founded = stored is not None and authority_from_bytes(stored).founded
     return NodeConfig(
         identity=identity,
         epochs=tuple(home.read_epochs().values()),
@@ -132,13 +134,13 @@ def make_node_config(
         isolation=None if config.engine.is_remote else config.isolation,
         allow_variants=config.allow_variants,
         drain_s=config.drain_s,
-        issuer=home if issues else None,
+        issuer=None if stored is None else home,
         leaf_s=config.leaf_s,
         enrolment=read_enrolment(home),
         keep=partial(store_renewed, home),
         keep_roots=partial(store_bundles, home),
         # Only the host that founded an overlay can be its only one.
-        expects_others=not issues or bool(config.bootstrap),
+        expects_others=not founded or bool(config.bootstrap),
     )
 
 

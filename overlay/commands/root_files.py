@@ -9,14 +9,15 @@ from overlay.home import Home, HomeFile
 from security.root_key import FILE_BYTES_MAX
 
 
-def root_file(folder: Home, path: str | None, file: HomeFile = HomeFile.ROOT_KEY) -> bytes:
-    """A root key's file: the one that is named, else that of the folder.
+def root_file(folder: Home | None, path: str | None, file: HomeFile = HomeFile.ROOT_KEY) -> bytes:
+    """A root key's file: the one that is named, else that of the folder, which has to be there.
 
     Raises:
         ConfigError: When the named one cannot be read.
         HomeError: When the folder holds none.
     """
     if path is None:
+        assert folder is not None
         found = folder.read(file)
         if found is None:
             raise HomeError(f"{folder.path} holds no {file.value}: name it with --root-key FILE")

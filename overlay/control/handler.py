@@ -144,12 +144,15 @@ class ControlHandler:
         return found
 
     def _invite(self, command: Invite) -> Reply:
-        ticket = self._need_desk().invite(command.tenants, self._enrolment, command.expires_s)
+        ticket = self._need_desk().invite(
+            command.tenants, self._enrolment, command.expires_s, role=command.role
+        )
         return InviteReply(
             ticket=ticket.to_text(),
             tenants=list(ticket.tenants),
             expires_unix_s=ticket.expires_unix_s,
             ticket_id=ticket.ticket_id,
+            role=ticket.role,
         )
 
     def _create_token(self, command: CreateToken) -> Reply:

@@ -15,6 +15,7 @@ from overlay.control.http_name_messages import HttpNameCommand, HttpNamesReply
 from overlay.control.tenant_messages import TenantCommand, TenantReply, TenantsReply
 from overlay.revocation.subject import TEXT_CHARS_MAX, SubjectKind
 from overlay.wire import read
+from security.hosts import HostRole
 
 PROTOCOL = "/rhizome/control/1"
 
@@ -48,11 +49,19 @@ class Explain(
     tenant: Name = ""
 
 
-class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="invite"):
+class Invite(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="invite",
+):
     """A one-use ticket for these tenants; none named: all of them."""
 
     tenants: Annotated[list[Name], Meta(max_length=64)]
     expires_s: Annotated[float, Meta(gt=0)]
+    role: HostRole = HostRole.PEER
 
 
 class CreateToken(
@@ -240,6 +249,7 @@ class InviteReply(msgspec.Struct, frozen=True, kw_only=True, tag="invite"):
     tenants: list[str]
     expires_unix_s: int
     ticket_id: str
+    role: HostRole = HostRole.PEER
 
 
 class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import pytest
+
 from inference.request import PrefixIdentity
+from overlay.errors import RequestError
 from overlay.tenants import TenantBook
+from security.certificate import IssuerId
 from security.peer_id import PeerId
 from security.tenant import TenantId
 from tests.security.world import member
@@ -53,6 +57,25 @@ def test_tenants_come_by_name_in_a_fixed_order() -> None:
     assert found is not None
     assert found.tenant_id == f"{1:032x}"
     assert book.named("d") is None
+
+
+def test_of_two_tenants_of_one_name_the_issuer_says_which() -> None:
+    tenant = member().tenant
+    book = TenantBook()
+    for number, steward in enumerate(("aa" * 16, "ab" * 16)):
+        header = replace(tenant.header, steward=IssuerId(steward))
+        book.learn(replace(tenant, tenant_id=TenantId(f"{number:032x}"), header=header))
+    name = tenant.name
+    with pytest.raises(RequestError) as caught:
+        book.named(name)
+    assert caught.value.code == "ambiguous_tenant"
+    assert f"{name}@{'aa' * 8} or {name}@{'ab' * 8}" in caught.value.message
+    with pytest.raises(RequestError):
+        book.named(f"{name}@a")
+    found = book.named(f"{name}@ab")
+    assert found is not None
+    assert found.tenant_id == f"{1:032x}"
+    assert book.named(f"{name}@cc") is None
 
 
 def test_a_chain_is_kept_until_the_epoch_changes_and_differs_between_tenants() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from security.authority import TENANTS_MAX, TICKETS_MAX, Authority
+from security.authority import TENANTS_MAX, Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import make_issuer, verify_chain
 from security.epoch import open_epoch
@@ -21,6 +21,7 @@ from security.errors import (
 )
 from security.keys import HostKeys
 from security.tenant import TenantId
+from security.ticket import TICKETS_MAX
 from security.token import verify_token
 from tests.security.world import DAY_S, NOTHING, NOW_S, Overlay, member, seeded
 

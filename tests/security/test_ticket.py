@@ -100,7 +100,7 @@ def test_the_secret_does_not_show_in_logs() -> None:
 
 
 def test_a_ticket_is_bounded() -> None:
-    check_ticket(["a"] * 16, ["t"] * 16)
+    check_ticket(["a"] * 16, ["t"] * 16, 60)
     for addresses, tenants in ([], []), (["a"] * 17, []), (["a" * 81], []), (["a"], ["t"] * 17):
         with pytest.raises(LimitExceeded):
-            check_ticket(addresses, tenants)
+            check_ticket(addresses, tenants, 60)

@@ -8,6 +8,7 @@ the file is one that was made once, and is opened rather than made again.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from security.enrolment import make_join_request, verify_join_request
 from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
 from security.errors import HostUnknown, NameNotGranted
+from security.hosts import HostRole
 from security.http_certificate import certify_http
 from security.http_request import (
     HttpIssued,
@@ -28,6 +30,12 @@ from security.http_request import (
     open_http_answer,
     refuse_http_as,
     verify_http_request,
+)
+from security.issuer_request import (
+    answer_issuer_request,
+    make_issuer_request,
+    open_issuer_answer,
+    open_issuer_request,
 )
 from security.keys import HostKeys
 from security.record import open_record, sign_record
@@ -119,6 +127,7 @@ def made() -> dict[str, str]:
     http = certify_http(
         overlay.issuer, HTTP_KEY.public_key(), HTTP_NAMES, seeded(4), NOW_S, lifetime_s=DAY_S
     )
+    issuer_key = Ed25519PrivateKey.from_private_bytes(bytes([8]) * 32)
     return {
         **INPUTS,
         "host_keys": host.to_bytes().hex(),
@@ -135,6 +144,16 @@ def made() -> dict[str, str]:
         "token": token,
         "ticket": ticket.to_text(),
         "ticket_id": ticket.ticket_id,
+        "ticket_of_an_issuer": replace(ticket, role=HostRole.ISSUER).to_text(),
+        "issuer_request": make_issuer_request(host, overlay.overlay_id, issuer_key),
+        "issuer_answer": answer_issuer_request(
+            overlay.root,
+            open_issuer_request(
+                make_issuer_request(host, overlay.overlay_id, issuer_key), overlay.overlay_id
+            ),
+            seeded(8),
+            NOW_S,
+        ),
         "join_request": make_join_request(host, ticket).hex(),
         "challenge_request": CHALLENGE_REQUEST.hex(),
         "challenge": challenge_answer(bytes([9]) * 32).hex(),
@@ -214,6 +233,10 @@ def test_what_was_made_is_still_read() -> None:
     assert revocations.revokes(host.peer_id)
     assert verify_token(committed["token"], overlay.trust, NOW_S, NOTHING).tenant_id == TENANT
     assert Ticket.parse(committed["ticket"]) == ticket_of(overlay)
+    assert Ticket.parse(committed["ticket_of_an_issuer"]).role is HostRole.ISSUER
+    asked_for = open_issuer_request(committed["issuer_request"], overlay.overlay_id)
+    answer = open_issuer_answer(committed["issuer_answer"], overlay.trust.roots)
+    assert (asked_for.peer_id, asked_for.issuer_id) == (host.peer_id, answer.issuer_id)
     join = verify_join_request(raw("join_request"), overlay.issuer)
     assert (join.peer_id, join.ticket_id) == (host.peer_id, committed["ticket_id"])
     assert open_challenge(raw("challenge")) == bytes([9]) * 32
