@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from security.certificate import Issuer, IssuerId, Leaf, OverlayId, parse_leaf, verify_issued
-from security.errors import LimitExceeded, UntrustedIssuer
+from security.errors import LimitExceeded, UntrustedIssuer, WrongOverlay
 from security.root_bundle import Roots
 
 ISSUERS_MAX = 64
@@ -106,10 +106,13 @@ class Trust:
             UntrustedIssuer: when nobody under our roots issued it.
             LimitExceeded: when its issuer is new and too many are known.
         """
-        if issuer_der is None:
-            issuer = self.issuer(parse_leaf(der).issuer_id)
-        else:
+        if issuer_der is not None:
             issuer = self._shown(issuer_der)
+            return verify_issued(der, issuer), issuer
+        claimed = parse_leaf(der)
+        if claimed.overlay_id != self.overlay_id:
+            raise WrongOverlay("the certificate is of another overlay")
+        issuer = self.issuer(claimed.issuer_id)
         return verify_issued(der, issuer), issuer
 
     def _shown(self, der: bytes) -> Issuer:

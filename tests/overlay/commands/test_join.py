@@ -171,13 +171,16 @@ def test_tickets_are_never_logged(issuer: PeerProcess, home: Path) -> None:
 
 def test_invite_as_json_and_its_bounds(issuer: PeerProcess) -> None:
     reply = issuer.run("invite", "--json", "--tenant", "office", "--expires", "1h").worked().json
-    assert sorted(reply) == ["expires_unix_s", "tenants", "ticket", "ticket_id", "type"]
+    fields = ["expires_unix_s", "role", "tenants", "ticket", "ticket_id", "type"]
+    assert sorted(reply) == fields
+    assert reply["role"] == Ticket.parse(reply["ticket"]).role == "peer"
     assert reply["tenants"] == ["office"]
     assert Ticket.parse(reply["ticket"]).expires_unix_s == reply["expires_unix_s"]
     assert Ticket.parse(reply["ticket"]).ticket_id == reply["ticket_id"]
     ran = issuer.run("invite").worked()
     assert ran.out.count("\n") == 1, "standard output is the ticket alone, to be piped"
     assert "good for one host until" in ran.err
+    assert "role: peer, tenants: " in ran.err
     assert f"rhizome revoke {Ticket.parse(ran.out).ticket_id}" in ran.err
     assert "is kept here; there is office, research" in issuer.run(
         "invite", "--tenant", "nothing"
