@@ -17,13 +17,18 @@ from overlay.transport.hello import Hello
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.trust.keeper import TrustKeeper
+from security.certificate import Issuer, Leaf
 from security.judge import judge_issuer, judge_leaf
 from security.peer_id import PeerId
 from security.revocation import RevocationSet
+from security.trust import Trust
 
 log = logging.getLogger(__name__)
 
 CLOCKS_APART_S = 60.0
+LEAVES_MAX = 1024
+"""That were verified and are remembered, 2 KB each: as many connections stand at most."""
+
 ENDED = "this host's certificate has ended: peers wait for its renewal"
 
 
@@ -48,6 +53,8 @@ class Admission:
         self._clock = clock
         self._entropy = entropy
         self._limits = limits
+        self._issued_in: Trust | None = None
+        self._known: dict[tuple[bytes, bytes | None], tuple[Leaf, Issuer]] = {}
 
     def judge(
         self, der: bytes, expected: PeerId | None = None, issuer_der: bytes | None = None
@@ -61,7 +68,7 @@ class Admission:
         """
         trust, revocations = self._trust.now, self._revocations()
         now_unix_s = self._clock.unix_s()
-        leaf, issuer = trust.leaf(der, issuer_der)
+        leaf, issuer = self._issued(trust, der, issuer_der)
         peer_id = judge_leaf(
             leaf,
             now_unix_s=now_unix_s,
@@ -72,6 +79,19 @@ class Admission:
         )
         judge_issuer(issuer, now_unix_s=now_unix_s, revocations=revocations)
         return peer_id
+
+    def _issued(self, trust: Trust, der: bytes, issuer_der: bytes | None) -> tuple[Leaf, Issuer]:
+        """As ``Trust.leaf``, remembered until the trust is another.
+
+        Open connections are judged again and again by the same leaves, and reading and verifying
+        one takes a hundred times as long as the rest.
+        """
+        if trust is not self._issued_in or len(self._known) >= LEAVES_MAX:
+            self._issued_in, self._known = trust, {}
+        found = self._known.get((der, issuer_der))
+        if found is None:
+            found = self._known[der, issuer_der] = trust.leaf(der, issuer_der)
+        return found
 
     async def establish(self, channel: SecureChannel, expected: PeerId | None) -> Connection:
         """Makes a connection of a channel, as ``transport.link.establish``.
