@@ -178,6 +178,7 @@ class IssuerDesk:
         ttl_s: float,
         *,
         role: HostRole = HostRole.PEER,
+        http_names: Sequence[str] = (),
     ) -> Ticket:
         """Makes a one-use ticket.
 
@@ -193,6 +194,7 @@ class IssuerDesk:
             self._entropy.secret,
             self._clock.unix_s(),
             role=role,
+            http_names=http_names,
         )
         self._store(authority)
         return ticket

@@ -39,7 +39,7 @@ from security.errors import (
     UnknownTenant,
     UntrustedIssuer,
 )
-from security.hosts import Admittance, EnrolledHost, Grant, HostRole, with_host
+from security.hosts import Admittance, EnrolledHost, Grant, HostRole, with_host, with_http_names
 from security.keys import Secret
 from security.ledger import IssuedToken, Ledger, TokenRow, make_token, with_token
 from security.peer_id import PeerId
@@ -334,6 +334,7 @@ class Authority:
         now_unix_s: float,
         *,
         role: HostRole = HostRole.PEER,
+        http_names: Sequence[str] = (),
     ) -> tuple[Authority, Ticket]:
         """Makes a one-use ticket.
 
@@ -344,13 +345,14 @@ class Authority:
             secret: where its secret comes from.
             now_unix_s: the time.
             role: what the new host is invited for.
+            http_names: which are granted to it.
 
         Returns:
             The next state, and the ticket: it cannot be shown again.
 
         Raises:
             UnknownTenant: when no tenant of that name is kept here.
-            LimitExceeded: when the ticket cannot hold that, or too many are out.
+            LimitExceeded, MalformedName: when a ticket cannot hold that, or too many are out.
         """
         check_ticket(addresses, tenants, ttl_s)
         ids = tuple(sorted({self.tenant_id(name) for name in tenants}))
@@ -364,7 +366,7 @@ class Authority:
             tenants=tuple(self.tenants[id_].content.name for id_ in ids),
             role=role,
         )
-        tickets = with_ticket(self.tickets, TicketRow.of(ticket, ids), now_unix_s)
+        tickets = with_ticket(self.tickets, TicketRow.of(ticket, ids, http_names), now_unix_s)
         return replace(self, tickets=tickets), ticket
 
     def admit(
@@ -396,7 +398,7 @@ class Authority:
         )
         if any(map(revocations.revokes, (join.ticket_id, join.peer_id, self.issuer.issuer_id))):
             raise Revoked("the ticket, the host or the issuer is revoked")
-        burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id)}
+        burnt = {**self.tickets, join.ticket_id: replace(row, used_by=join.peer_id, http_names=())}
         authority, grant = replace(self, tickets=MappingProxyType(burnt)).enrol(
             join.peer_id,
             join.sealing_public,
@@ -407,7 +409,8 @@ class Authority:
             role=row.role,
         )
         answer = make_admission(self.issuer, join.ticket_id, grant.leaf, grant.epochs)
-        return authority, Admittance(answer=answer, grant=grant)
+        hosts = with_http_names(authority.hosts, join.peer_id, row.http_names, remove=False)
+        return replace(authority, hosts=hosts), Admittance(answer=answer, grant=grant)
 
     def _is_again(self, row: TicketRow, join: Join) -> bool:
         """Whether the host that used the ticket asks once more, with the keys that it had then."""

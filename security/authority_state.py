@@ -54,6 +54,7 @@ class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     expires_unix_s: int
     used_by: str | None
     role: HostRole = HostRole.PEER
+    http_names: list[str] = []
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +132,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
                     expires_unix_s=row.expires_unix_s,
                     used_by=row.used_by,
                     role=row.role,
+                    http_names=list(row.http_names),
                 )
                 for row in authority.tickets.values()
             ],
@@ -282,6 +284,7 @@ def _ticket_row(state: TicketState) -> TicketRow:
         expires_unix_s=state.expires_unix_s,
         used_by=None if state.used_by is None else parse_peer_id(state.used_by),
         role=state.role,
+        http_names=granted_names(state.http_names),
     )
 
 

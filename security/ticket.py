@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -36,6 +36,7 @@ from security.errors import (
     UnsupportedVersion,
 )
 from security.hosts import HostRole
+from security.http_names import granted_names
 from security.peer_id import PeerId
 from security.tenant import NAME_PATTERN, TenantId, TenantName
 from security.tenant_keys import derive
@@ -180,26 +181,37 @@ def ticket_id_of(verifier: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketRow:
-    """What is kept of a ticket: how to check it, not how to make it."""
+    """What is kept of a ticket: how to check it, not how to make it.
+
+    ``http_names`` are granted to the host that uses it.
+    """
 
     verifier: bytes
     tenants: tuple[TenantId, ...]
     expires_unix_s: int
     used_by: PeerId | None = None
     role: HostRole = HostRole.PEER
+    http_names: tuple[str, ...] = ()
 
     @property
     def ticket_id(self) -> str:
         return ticket_id_of(self.verifier)
 
     @classmethod
-    def of(cls, ticket: Ticket, tenants: tuple[TenantId, ...]) -> TicketRow:
-        """What is kept of a ticket that was just made; ``tenants`` are those that it names."""
+    def of(
+        cls, ticket: Ticket, tenants: tuple[TenantId, ...], http_names: Iterable[str]
+    ) -> TicketRow:
+        """What is kept of a ticket that was just made; ``tenants`` are those that it names.
+
+        Raises:
+            MalformedName, LimitExceeded: as ``granted_names``.
+        """
         return cls(
             verifier=ticket.key().public_key().public_bytes_raw(),
             tenants=tenants,
             expires_unix_s=ticket.expires_unix_s,
             role=ticket.role,
+            http_names=granted_names(http_names),
         )
 
 

@@ -40,32 +40,44 @@ from security.hosts import HostRole
     show_default=True,
     help="issuer: it may ask the root's owner to make it an issuer too ('rhizome ca issuer').",
 )
+@click.option(
+    "--http-name",
+    "http_names",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address that the certificate of its HTTP API may have; repeatable.",
+)
 @home_option
 @json_option
 def command(
     tenants: tuple[str, ...],
     expires: str,
     role: str,
+    http_names: tuple[str, ...],
     home: str | None,
     as_json: bool,  # noqa: FBT001 - click's
 ) -> None:
     """Print a one-use ticket with which another host joins. Runs beside the issuer's peer.
 
     \b
-    Example: rhizome invite --tenant default
+    Example: rhizome invite --tenant default --http-name gpu1.example
     """  # noqa: D301 - click's mark
     wanted = Invite(
-        tenants=list(tenants), expires_s=duration_of("--expires", expires), role=HostRole(role)
+        tenants=list(tenants),
+        expires_s=duration_of("--expires", expires),
+        role=HostRole(role),
+        http_names=list(http_names),
     )
     reply = trio.run(call, existing_home(home), wanted, InviteReply)
     if as_json:
         print_json(reply)
         return
+    flags = "".join(f" --http-name '{name}'" for name in reply.http_names)
     click.echo(reply.ticket)
     click.echo(
         f"# good for one host until {show_time(reply.expires_unix_s)}, "
         f"role: {reply.role}, tenants: {', '.join(reply.tenants)}\n"
-        "# on the other host: rhizome join TICKET && rhizome peer\n"
+        f"# on the other host: rhizome join TICKET && rhizome peer{flags}\n"
         f"# withdraw it with: rhizome revoke {reply.ticket_id}",
         err=True,
     )

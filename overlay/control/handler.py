@@ -144,8 +144,13 @@ class ControlHandler:
         return found
 
     def _invite(self, command: Invite) -> Reply:
-        ticket = self._need_desk().invite(
-            command.tenants, self._enrolment, command.expires_s, role=command.role
+        desk = self._need_desk()
+        ticket = desk.invite(
+            command.tenants,
+            self._enrolment,
+            command.expires_s,
+            role=command.role,
+            http_names=command.http_names,
         )
         return InviteReply(
             ticket=ticket.to_text(),
@@ -153,6 +158,7 @@ class ControlHandler:
             expires_unix_s=ticket.expires_unix_s,
             ticket_id=ticket.ticket_id,
             role=ticket.role,
+            http_names=list(desk.authority.tickets[ticket.ticket_id].http_names),
         )
 
     def _create_token(self, command: CreateToken) -> Reply:

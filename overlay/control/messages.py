@@ -62,6 +62,7 @@ class Invite(
     tenants: Annotated[list[Name], Meta(max_length=64)]
     expires_s: Annotated[float, Meta(gt=0)]
     role: HostRole = HostRole.PEER
+    http_names: Annotated[list[Name], Meta(max_length=64)] = []
 
 
 class CreateToken(
@@ -250,6 +251,7 @@ class InviteReply(msgspec.Struct, frozen=True, kw_only=True, tag="invite"):
     expires_unix_s: int
     ticket_id: str
     role: HostRole = HostRole.PEER
+    http_names: list[str] = []
 
 
 class TokenReply(msgspec.Struct, frozen=True, kw_only=True, tag="token"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import DAY_S, renew_issuer
+from security.enrolment import make_join_request
 from security.errors import (
     BadSignature,
     Expired,
@@ -22,6 +23,7 @@ from security.errors import (
     IdentityMismatch,
     Malformed,
     MalformedCertificate,
+    MalformedName,
     MalformedObject,
     NameNotGranted,
     Refused,
@@ -211,6 +213,37 @@ def test_grants_outlive_a_renewal_and_a_restart_of_the_issuer() -> None:
     overlay.authority = authority_from_bytes(authority_to_bytes(overlay.authority))
     assert overlay.authority.hosts[host.peer_id].http_names == NAMES
     overlay.open(overlay.issue(overlay.request(*NAMES)))
+
+
+class TestATicket:
+    def redeemed(self, *names: str) -> tuple[Authority, HostKeys, bytes]:
+        """An issuer that was restarted after a ticket with these names, and its one host."""
+        authority = Authority.create(seeded(1), NOW_S, ["default"])
+        authority, ticket = authority.invite(
+            ["default"], ["192.0.2.1:7402"], 600, seeded(2), NOW_S, http_names=names
+        )
+        authority = authority_from_bytes(authority_to_bytes(authority))
+        keys = HostKeys.generate(seeded(3))
+        request = make_join_request(keys, ticket)
+        authority, _ = authority.admit(request, seeded(4), NOW_S, NOTHING)
+        return authority, keys, request
+
+    def test_grants_its_names_to_who_uses_it(self) -> None:
+        authority, keys, _ = self.redeemed("LLM.Example", "10.0.0.5")
+        assert authority.hosts[keys.peer_id].http_names == ("10.0.0.5", "llm.example")
+        nobody, keys, _ = self.redeemed()
+        assert nobody.hosts[keys.peer_id].http_names == ()
+
+    def test_grants_them_once_however_often_its_host_asks(self) -> None:
+        authority, keys, request = self.redeemed("llm.example")
+        hosts = with_http_names(authority.hosts, keys.peer_id, ["llm.example"], remove=True)
+        authority, _ = replace(authority, hosts=hosts).admit(request, seeded(5), NOW_S, NOTHING)
+        assert authority.hosts[keys.peer_id].http_names == ()
+
+    @pytest.mark.parametrize("name", ["a_b", "localhost", "x.rhizome.internal"])
+    def test_holds_no_name_that_cannot_be_a_hosts(self, name: str) -> None:
+        with pytest.raises(MalformedName):
+            self.redeemed(name)
 
 
 class TestTheAnswer:

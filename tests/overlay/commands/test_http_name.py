@@ -50,6 +50,18 @@ def test_names_are_granted_shown_and_taken_back(tmp_path: Path) -> None:
         assert grants(again) == {second: ["llm.example"]}
 
 
+def test_a_ticket_grants_names_and_says_how_they_are_used(tmp_path: Path) -> None:
+    with founded(tmp_path) as first:
+        assert "every host's own" in first.run("invite", "--http-name", "localhost").failed(2)
+        invited = first.run("invite", "--http-name", "LLM.example").worked()
+        assert "rhizome peer --http-name 'llm.example'" in invited.err
+        rhizome("join", invited.out.split()[0], "--home", str(tmp_path / "second")).worked()
+        assert list(grants(first).values()) == [["llm.example"]]
+        flags = ("--http-name", "llm.example", "--bootstrap", first.status()["addresses"][0])
+        with running_peer(tmp_path / "second", *flags) as far:
+            assert far.status()["http"][0].startswith("https://llm.example:")
+
+
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
 def test_curl_trusts_a_host_that_is_no_issuers_under_its_names_alone(tmp_path: Path) -> None:
     with founded(tmp_path) as first:

@@ -171,7 +171,7 @@ def test_tickets_are_never_logged(issuer: PeerProcess, home: Path) -> None:
 
 def test_invite_as_json_and_its_bounds(issuer: PeerProcess) -> None:
     reply = issuer.run("invite", "--json", "--tenant", "office", "--expires", "1h").worked().json
-    fields = ["expires_unix_s", "role", "tenants", "ticket", "ticket_id", "type"]
+    fields = ["expires_unix_s", "http_names", "role", "tenants", "ticket", "ticket_id", "type"]
     assert sorted(reply) == fields
     assert reply["role"] == Ticket.parse(reply["ticket"]).role == "peer"
     assert reply["tenants"] == ["office"]
