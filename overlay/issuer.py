@@ -39,7 +39,7 @@ from security.renewal import (
     refuse_renewal,
     verify_renew_request,
 )
-from security.revocation import RevocationSet
+from security.revocation import Revocation, RevocationSet
 from security.root_bundle import ROOTS_REQUEST, encode_bundles
 from security.roster import is_behind
 from security.signed import Kind, claims_kind
@@ -134,14 +134,29 @@ class IssuerDesk:
         self._on_revoked = on_revoked
         self._authority = authority_from_bytes(home.need(HomeFile.AUTHORITY))
 
-    def say_again(self) -> None:
-        """Tells its peer all that it has signed: when the process died some may not have come."""
+    def say_again(self, orphaned: Iterable[Revocation] = ()) -> None:
+        """Tells its peer all that it has signed: when the process died some may not have come.
+
+        It signs what other issuers have revoked whom no root in force has signed: a host that joins
+        from now on would not believe them.
+        """
+        self._sign_anew(orphaned)
         for epoch in self._authority.epochs:
             self._on_epoch(epoch)
         try:
             self._on_revoked(self._authority.revoked.values(), [self._authority.issuer.der])
         except (SecurityError, OverlayError) as error:
             log.warning("not all that this issuer has revoked is enforced: %s", error)
+
+    def _sign_anew(self, orphaned: Iterable[Revocation]) -> None:
+        authority = self._authority
+        try:
+            for one in orphaned:
+                authority, _ = authority.revoke(one.id, self._clock.unix_s(), reason=one.reason)
+            if authority is not self._authority:
+                self._store(authority)
+        except (SecurityError, OverlayError) as error:
+            log.warning("what issuers of a former root have revoked is not signed anew: %s", error)
 
     def adopt(self, identity: Identity) -> None:
         """This host has another certificate."""

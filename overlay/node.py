@@ -434,7 +434,7 @@ class Node:
             await nursery.start(self.trust.run, self.peers)
             await nursery.start(self.keeper.run, self.peers)
             if self.desk is not None:
-                self.desk.say_again()
+                self.desk.say_again(self.keeper.exchange.orphaned())
             self.confirmation.look()
             await nursery.start(self.knowledge.run, self.addresses)
             await nursery.start(self.ports.discovery.run, self.peer_id, self.addresses, hints)

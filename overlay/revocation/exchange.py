@@ -299,6 +299,12 @@ class Exchange:
         """All of them, in the order in which they were learned."""
         return [each.statement for each in self._news]
 
+    def orphaned(self) -> list[Revocation]:
+        """What issuers have revoked whose root was let go, and nobody else has."""
+        issuers, statements = self._trust.now.issuers, self.statements()
+        said = {each.value.id for each in statements if each.signer in issuers}
+        return [each.value for each in statements if each.value.id not in said]
+
 
 def mark_of(statement: bytes) -> bytes:
     """What stands for a statement in a question."""

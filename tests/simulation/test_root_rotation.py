@@ -228,6 +228,9 @@ def test_what_an_issuer_had_revoked_stays_so_when_its_root_is_let_go() -> None:
             await until(lambda: is_whole(world), timeout_s=HOUR_S)
             assert all(h.running.keeper.revokes("f" * 32) for h in (a, b, c))
             assert second.issuer_id not in b.running.trust.now.issuers
+            # The issuer that is left has signed it as well: who joins from now on is told it.
+            signers = {each.signer for each in c.running.keeper.exchange.statements()}
+            assert signers == {second.issuer_id, world.authority.issuer.issuer_id}
             await trio.sleep(120)
             assert is_whole(world)
 
