@@ -49,8 +49,11 @@ class RootChange:
 
     def certify(self) -> None:
         """Has the newest root sign the issuer."""
-        newest = self._next() if roots_in(self._files).overlap else self.root
-        renew(self._files, newest, self._clock, self._entropy)
+        renew(self._files, self.newest(), self._clock, self._entropy)
+
+    def newest(self) -> RootKey:
+        """The root that signs issuers."""
+        return self._next() if roots_in(self._files).overlap else self.root
 
     def drop(self) -> Roots:
         """Lets the old root go."""

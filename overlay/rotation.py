@@ -171,7 +171,9 @@ def next_step(files: Files, roots: Roots, waits_for: Lacking) -> str:
     if waits_for.hosts:
         return "start this host's peer and wait until every host has the new root"
     if waits_for.issuers:
-        return "rhizome ca issuer renew, for each issuer that lacks the new root's certificate"
+        return (
+            "rhizome ca issuer renew here, and request, add and install for issuers of other hosts"
+        )
     return "rhizome ca root rotate --drop"
 
 

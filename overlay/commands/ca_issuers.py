@@ -13,7 +13,7 @@ from overlay.commands.options import (
     read_stdin,
 )
 from overlay.commands.passphrase import passphrase_of, passphrase_option
-from overlay.commands.root_files import root_file
+from overlay.commands.root_files import signing_file
 from overlay.commands.tables import print_table
 from overlay.home import Home
 from overlay.issuers import (
@@ -150,4 +150,4 @@ def _root(here: Home | None, root_key: str | None, passphrase_file: str | None) 
         root = authority_in(here).root
         if isinstance(root, RootKey):
             return root
-    return open_root(root_file(here, root_key), passphrase_of(passphrase_file, twice=False))
+    return open_root(signing_file(here, root_key), passphrase_of(passphrase_file, twice=False))

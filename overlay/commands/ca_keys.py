@@ -9,10 +9,9 @@ from overlay.commands.ca_rotation import rotate_command
 from overlay.commands.ca_rotation import status_command as root_status_command
 from overlay.commands.options import existing_home, home_option, json_option, print_json
 from overlay.commands.passphrase import passphrase_of, passphrase_option
-from overlay.commands.root_files import root_file
+from overlay.commands.root_files import signing_file
 from overlay.home import Home, HomeFile
 from overlay.root import authority_in, ends, renew, root_key_in, seal
-from overlay.rotation import roots_in
 from overlay.system import SystemClock, SystemEntropy
 from security.certificate import parse_issuer
 from security.root_key import open_root
@@ -72,8 +71,7 @@ def renew_command(root_key: str | None, passphrase_file: str | None, home: str |
         if root_key is None and authority_in(folder).holds_root:
             made = renew(folder, root_key_in(folder), SystemClock(), SystemEntropy())
         else:
-            newest = HomeFile.NEXT_ROOT_KEY if roots_in(folder).overlap else HomeFile.ROOT_KEY
-            file = root_file(folder, root_key, newest)
+            file = signing_file(folder, root_key)
             passphrase = passphrase_of(passphrase_file, twice=False)
             made = renew(folder, open_root(file, passphrase), SystemClock(), SystemEntropy())
     click.echo(f"issuer {made.issuer_id[:16]} is certified until {ends(made)}")

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from overlay.errors import ConfigError, HomeError
 from overlay.home import Home, HomeFile
+from overlay.rotation import roots_in
 from security.root_key import FILE_BYTES_MAX
+
+
+def signing_file(folder: Home | None, path: str | None) -> bytes:
+    """The file of the root that signs issuers now: the one that is named, else the newest's.
+
+    Raises:
+        ConfigError, HomeError, SecurityError: As ``root_file``, or when the folder is damaged.
+    """
+    rotating = path is None and folder is not None and roots_in(folder).overlap
+    return root_file(folder, path, HomeFile.NEXT_ROOT_KEY if rotating else HomeFile.ROOT_KEY)
 
 
 def root_file(folder: Home | None, path: str | None, file: HomeFile = HomeFile.ROOT_KEY) -> bytes:

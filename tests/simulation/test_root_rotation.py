@@ -13,7 +13,7 @@ from chaos.rotation import RootChange, root_key_of, take_roots
 from chaos.world import Host, World, until
 from overlay.identity import read_bundles
 from overlay.trust.seeker import SEEK_MAX_S
-from security.certificate import make_next_root, parse_issuer, parse_root
+from security.certificate import make_next_root, parse_issuer, parse_root, renew_issuer
 from security.errors import UntrustedIssuer
 from security.revocation import make_revocation
 from security.root_bundle import make_bundle, number_after
@@ -235,6 +235,61 @@ def test_what_an_issuer_had_revoked_stays_so_when_its_root_is_let_go() -> None:
             assert is_whole(world)
 
     simulate(1122, main)
+
+
+def test_hosts_of_two_issuers_go_on_when_both_are_certified_anew() -> None:
+    async def main() -> None:
+        world = World(1125)
+        world.found([FAST] * 4, ("default",))
+        world.issue_at(world.hosts[0])
+        second = world.another_issuer("second")
+        for host in world.hosts[2:]:
+            second = world.enrol_again(host, second)
+        async with world.started():
+            await until(lambda: is_whole(world))
+            rotating, (_, b, c, d) = Rotating(world), world.hosts
+            before = b.running.peers.connection(c.identity.peer_id)
+            await rotating.at_issuer(rotating.change.overlap)
+            await rotating.everybody_at(2)
+            secret = world.entropy("again").secret
+            again = renew_issuer(rotating.change.newest(), second.issuer, secret, 1_800_000_000)
+            c.running.trust.learn(issuers=[again.der])
+            await rotating.at_issuer(rotating.change.certify)
+            await until(lambda: all(map(rotating.newest_shown, world.hosts)), timeout_s=HOUR_S)
+            await rotating.at_issuer(rotating.change.drop)
+            await rotating.everybody_at(3)
+            await until(lambda: is_whole(world), timeout_s=HOUR_S)
+            assert b.running.peers.connection(c.identity.peer_id) is before
+            assert {d.identity.issuer, c.identity.issuer} == {again.der}
+
+    simulate(1125, main)
+
+
+def test_an_issuer_that_is_left_out_ends_with_the_old_root() -> None:
+    async def main() -> None:
+        world = World(1126)
+        world.found([FAST] * 4, ("default",))
+        world.issue_at(world.hosts[0])
+        second = world.another_issuer("second")
+        for host in world.hosts[2:]:
+            second = world.enrol_again(host, second)
+        async with world.started():
+            await until(lambda: is_whole(world))
+            rotating, (a, b, c, d) = Rotating(world), world.hosts
+            await rotating.at_issuer(rotating.change.overlap)
+            await rotating.everybody_at(2)
+            await rotating.at_issuer(rotating.change.certify)
+            await until(lambda: all(map(rotating.newest_shown, (a, b))), timeout_s=HOUR_S)
+            await rotating.at_issuer(rotating.change.drop)
+            await rotating.everybody_at(3)
+            out = {c.identity.peer_id, d.identity.peer_id}
+            await until(lambda: not out & {*a.running.peers.up(), *b.running.peers.up()})
+            await until(lambda: b.identity.peer_id in a.running.peers.up(), timeout_s=HOUR_S)
+            with pytest.raises(UntrustedIssuer):
+                b.running.admission.judge(c.identity.leaf, None, c.identity.issuer)
+            assert await world.ask(b, QUESTION)
+
+    simulate(1126, main)
 
 
 def test_two_bundles_of_one_number_are_told_to_the_owner_and_change_nothing() -> None:

@@ -20,7 +20,7 @@ from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.trust.book import TABLE, TrustBook, mark_of
 from security.authority_state import authority_to_bytes
-from security.certificate import parse_issuer, parse_root
+from security.certificate import make_issuer, parse_issuer, parse_root, renew_issuer
 from security.errors import BadSeal, UntrustedIssuer
 from security.keys import HostKeys
 from security.peer_id import PeerId
@@ -113,6 +113,30 @@ def test_a_rotation_from_its_beginning_to_its_end(sealed: Home, words: str) -> N
     ca.renew()
     ca.rotate("--drop", "--anyway")
     assert roots_in(sealed).number == 5
+
+
+def test_an_issuer_of_another_host_is_waited_for_until_it_is_known_to_be_certified(
+    sealed: Home, words: str
+) -> None:
+    root = open_root(sealed.need(HomeFile.ROOT_KEY), WORDS)
+    second = make_issuer(root, ENTROPY.secret, CLOCK.unix_s())
+    storage = SqliteStorage(sealed.database_path)
+
+    def learns(der: bytes) -> None:
+        book = TrustBook(load_identity(sealed).trust, storage.read(TABLE))
+        storage.write(TABLE, book.learn(issuers=[der]))
+
+    learns(second.der)
+    ca_commands = Ca(sealed, words)
+    ca_commands.rotate()
+    ca_commands.renew()
+    assert status_of(sealed).issuers_lacking == [second.issuer_id]
+    assert second.issuer_id in ca_commands.refused("--drop")
+    new = open_root(sealed.need(HomeFile.NEXT_ROOT_KEY), WORDS)
+    learns(renew_issuer(new, second, ENTROPY.secret, CLOCK.unix_s()).der)
+    assert status_of(sealed).next == "rhizome ca root rotate --drop"
+    ca_commands.rotate("--drop")
+    storage.close()
 
 
 def test_both_keys_may_be_on_media(sealed: Home, words: str, tmp_path: Path) -> None:
