@@ -154,6 +154,7 @@ class SimCluster:
         identities: Node names of all peer ids that hosts have ever had.
         revoked: Names of nodes that a fault has revoked.
         copies: Copies of hosts that a fault has started beside them; none is in ``hosts``.
+        copied: How many of them were made.
         messages: What happens to gossip messages on their way.
         clients: Who sends requests, from the storm's begin on.
         sent: Every request that a client has sent.
@@ -176,6 +177,7 @@ class SimCluster:
     identities: dict[PeerId, str] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
     copies: list[SimHost] = field(default_factory=list)
+    copied: int = 0
     messages: MessageFaults = field(default_factory=MessageFaults)
     clients: Clients | None = None
     sent: dict[str, Sent] = field(default_factory=dict)

@@ -36,16 +36,25 @@ SCENARIO = Scenario(
 )
 
 
-def run_with(*faults: Fault, target: str = "n1", certificate_s: float = 0.0, **more: Plant) -> Run:
+def run_with(
+    *faults: Fault,
+    target: str = "n1",
+    certificate_s: float = 0.0,
+    duration_s: float = 24.0,
+    plant: Plant | None = None,
+) -> Run:
     entries = tuple(
         FaultEntry(
-            fault=fault, at=2.0 + 4 * place, for_s=None if fault.instant else 12.0, target=target
+            fault=fault,
+            at=2.0 + 4 * place,
+            for_s=None if fault.instant else duration_s - 12.0,
+            target=target,
         )
         for place, fault in enumerate(faults)
     )
     cluster = replace(SCENARIO.cluster, certificate_s=certificate_s)
-    made = replace(SCENARIO, faults=entries, cluster=cluster)
-    return run_node(plan(made, 1), plant=more.get("plant"))
+    made = replace(SCENARIO, faults=entries, cluster=cluster, duration_s=duration_s)
+    return run_node(plan(made, 1), plant=plant)
 
 
 def of(run: Run, what: What) -> list[Event]:
@@ -94,6 +103,14 @@ def test_clones_of_which_both_end_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(CloneWatch, "run", run)
     monkeypatch.setattr(CloneWatch, "on_met", met_once)
     assert Id.LIVE in violated(run_with(security.ClonedHost()))
+
+
+def test_clones_of_which_neither_ends_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CloneWatch, "on_met", met_once)
+    run = run_with(security.ClonedHost(), duration_s=50.0)
+    (stuck,) = of(run, What.STUCK)
+    assert "have met" in stuck.data["why"]
+    assert Id.LIVE in violated(run)
 
 
 def met_once(self: CloneWatch, generation: int, boot_salt: bytes) -> None:
