@@ -51,7 +51,7 @@ def code_of(revision: str, folder: Path) -> Code:
     Raises:
         LookupError: When it is not to be had here; the message says what to do.
     """
-    words = ["git", "-C", str(REPOSITORY), "archive", "--format=tar", revision]
+    words = ["git", "-C", str(REPOSITORY), "archive", "--format=tar", f"{revision}^{{tree}}"]
     try:
         done = subprocess.run(words, capture_output=True, check=False)
     except FileNotFoundError:

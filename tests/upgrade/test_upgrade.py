@@ -1,7 +1,7 @@
 """State folders and recorded gossip of earlier versions are still read, and go on.
 
-Each version has its folder and its messages (``make.py``). An old and a new peer that answer
-together under load come with the second version.
+Each version has its folder and its messages (``make.py``). Old and new peers that answer together
+under load are in ``tests/rolling``.
 """
 
 from __future__ import annotations
