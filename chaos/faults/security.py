@@ -121,7 +121,8 @@ class ClonedHost(SecurityFault):
     """
 
     kind = "cloned_host"
-    voids = (*DOWN, Void(Id.PHANTOM, Where.TARGET, "clone_ended"))
+    voids = (*DOWN, Void(Id.PHANTOM, Where.TARGET, "clone_ran"))
+    shows = ("clone_ended",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

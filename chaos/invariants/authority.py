@@ -109,7 +109,9 @@ def _check_told(run: Run, revoked: _Revocations, tally: Tally) -> None:
         if fact.at_s < until_s:
             up[fact.event.subject] = fact.event.what is What.NODE_UP
     core = run.schedule.core or run.schedule.cluster.names
-    for (name, _), told in sorted(revoked.said.items()):
+    for (name, by), told in sorted(revoked.said.items()):
+        if by in revoked.names:
+            continue  # nobody listened to it
         first = min(told.values(), key=_index)
         for node in (node for node in core if up.get(node) and node not in revoked.names):
             known = told.get(node)

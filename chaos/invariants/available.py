@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from chaos.cuts import cut_links
+from chaos.faults import security
 from chaos.history import What
 from chaos.invariants.invariant import Finding, Id, Witness
 from chaos.invariants.lives import Fact, Life, facts, lives
@@ -15,6 +16,9 @@ from chaos.scenario.schedule import PlannedFault
 
 DEADLINE = "deadline_exceeded"
 BROKEN = "stream_broken"
+
+FOR_GOOD = (security.RevokedKeepsTalking, security.RevokedInPartition)
+"""Faults after which a node is cut off from all others."""
 
 
 def check(run: Run) -> Finding:
@@ -57,11 +61,13 @@ class _Servers:
         self._cluster = run.schedule.cluster
         planned = {fault.id: fault for fault in run.schedule.faults}
         ends = {fact.event.subject: fact.at_s for fact in facts(run, What.FAULT_END)}
-        self._touched = [
-            (planned[begun.event.subject], begun.at_s, ends.get(begun.event.subject, math.inf))
-            for begun in facts(run, What.FAULT_BEGIN)
-            if begun.event.subject in planned
-        ]
+        self._touched: list[tuple[PlannedFault, float, float]] = []
+        for begun in facts(run, What.FAULT_BEGIN):
+            fault = planned.get(begun.event.subject)
+            if fault is not None:
+                lasts = isinstance(fault.fault, FOR_GOOD)
+                to_s = math.inf if lasts else ends.get(fault.id, math.inf)
+                self._touched.append((fault, begun.at_s, to_s))
 
     def could(self, life: Life) -> bool:
         """Whether nothing kept one of them from answering a request that needs one."""

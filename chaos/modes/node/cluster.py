@@ -259,10 +259,11 @@ class SimCluster:
                 ended = "crashed"
         except Exception as error:  # noqa: BLE001 - a peer that breaks is what is looked for
             ended = f"error: {innermost(error)}"
-            if isinstance(next(leaves(error)), ClonedHost) and self._runs_elsewhere(host):
-                # Who keeps a peer running does not start this one again.
+            if isinstance(next(leaves(error)), ClonedHost) and (others := self._twins(host)):
                 ended = CLONED
-                host.holds.add(CLONED)
+                if any(other.boot is not None for other in others):
+                    # Who keeps a peer running does not start this one again.
+                    host.holds.add(CLONED)
         finally:
             host.start_ended(ready)
             boot.gone.set()
@@ -351,18 +352,19 @@ class SimCluster:
         await ready.wait()
         return copy.boot is not None
 
-    def _runs_elsewhere(self, host: SimHost) -> bool:
-        """Whether another process with a host's identity runs, or did until just now.
+    def _twins(self, host: SimHost) -> list[SimHost]:
+        """Where another process with a host's identity runs, or did until just now.
 
         One that has ended as a clone itself does not count: exactly one of two ends.
         """
         since_s = trio.current_time() - TOLD_OF_S
-        return any(
-            other is not host
+        return [
+            other
+            for other in (*self.hosts.values(), *self.copies)
+            if other is not host
             and other.identity.peer_id == host.identity.peer_id
             and (other.boot is not None or (other.down != CLONED and other.down_s > since_s))
-            for other in (*self.hosts.values(), *self.copies)
-        )
+        ]
 
     async def stop(self, name: str, why: str) -> bool:
         """The process ends by an error of its own: its sockets close in order.

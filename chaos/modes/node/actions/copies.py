@@ -21,6 +21,9 @@ from chaos.modes.node.actions.tickets import BackedUpTicket
 from chaos.modes.node.cluster import CLONED, SimCluster, SimHost
 from chaos.scenario.schedule import PlannedFault
 
+RAN = "clone_ran"
+"""A mark: a copy has run, of whose cache the ground truth of its original knows nothing."""
+
 ENDED = "clone_ended"
 """A mark: of two processes with one identity one has ended."""
 
@@ -109,7 +112,9 @@ async def _cloned_host(
 
     try:
         for two in twos:
-            await cluster.start_copy(two.copy)
+            if await cluster.start_copy(two.copy):
+                mark = {"node": two.copy.name, "fault": planned.id}
+                cluster.history.add(What.MARK, RAN, **mark)
         async with beside(watch):
             yield
     finally:

@@ -72,7 +72,7 @@ async def _revoked_in_partition(
     async with impaired(cluster, planned, links, Hold(effects.add)):
         twice = isinstance(planned.fault, security.RevokedTwice)
         for name in planned.nodes:
-            for issuer in (others[0], others[-1]) if twice else (others[0],):
+            for issuer in (others[0], others[-1])[: 1 + twice]:
                 _Revoked(cluster, planned, name, effects, issuer=issuer).begin()
         yield
 
