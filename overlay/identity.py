@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError
-from overlay.gossip.tenants import place_of
+from overlay.gossip.epochs import place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.ports import Entropy
 from overlay.transport.tls import Credentials

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, OverlayError, RostersUnheard, StorageError
-from overlay.gossip.tenants import Epochs, place_of
+from overlay.gossip.epochs import Epochs, place_of
 from overlay.home import Files, Home, HomeFile
 from overlay.identity import Identity, kept_keys, store_epoch, store_identity
 from overlay.peers import first_addresses

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from overlay.errors import RequestError
-from overlay.gossip.tenants import EPOCHS_MAX
+from overlay.gossip.epochs import EPOCHS_MAX
 from overlay.ports import Clock
 from overlay.principals import OWNER
 from overlay.request import Principal

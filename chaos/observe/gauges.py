@@ -9,7 +9,7 @@ import msgspec
 
 from chaos.engine import FaultyEngine
 from overlay import decisions, knowledge, peers, router, views
-from overlay.gossip import digest, graves, index, messages, relay, replica, tenants
+from overlay.gossip import digest, epochs, graves, index, messages, relay, replica
 from overlay.node import Node
 from overlay.routing import booking, expected_output, placements
 from overlay.transport import mux, outbox
@@ -83,7 +83,7 @@ def gossip_gauges(node: Node) -> Iterator[Gauge]:
     yield Gauge("replica_tags", _most(tags), replica.TAGS_MAX)
     digests = [len(tree.digest) for tree in gossip.forest._trees.values()]
     yield Gauge("digest_blocks", _most(digests), digest.BUDGET)
-    yield Gauge("epochs_carried", len(gossip.epochs.known()), tenants.EPOCHS_MAX)
+    yield Gauge("epochs_carried", len(gossip.epochs.known()), epochs.EPOCHS_MAX)
 
 
 def _knowledge(node: Node) -> Iterator[Gauge]:

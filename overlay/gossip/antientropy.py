@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from overlay.gossip.epochs import Epochs
 from overlay.gossip.messages import (
     FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -18,7 +19,6 @@ from overlay.gossip.messages import (
 )
 from overlay.gossip.origins import Origins
 from overlay.gossip.relay import Origin
-from overlay.gossip.tenants import Epochs
 from security.peer_id import PeerId
 
 REPAIR_BYTES_MAX = MESSAGE_BYTES_MAX - FRAME_BYTES_MAX - 4096

@@ -31,6 +31,7 @@ from overlay.gossip.effects import (
     RecordLearned,
     Send,
 )
+from overlay.gossip.epochs import Epochs, place_of
 from overlay.gossip.equivocation import PROOFS, Quarantine, TwoHeads, shown
 from overlay.gossip.messages import (
     MESSAGE_BYTES_MAX,
@@ -46,7 +47,6 @@ from overlay.gossip.messages import (
 from overlay.gossip.origins import Origins
 from overlay.gossip.publisher import Publisher
 from overlay.gossip.reader import Reader
-from overlay.gossip.tenants import Epochs, place_of
 from overlay.identity import Identity
 from security.epoch import TenantEpoch
 from security.peer_id import PeerId

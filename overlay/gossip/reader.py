@@ -5,7 +5,7 @@ it is stored, and nothing older is believed after a restart.
 
 When a tenant's epoch changes, what was read under the old one stays in an index of its own, and
 both are looked up, until the origin's stream of the new epoch has come or the old epoch's time is
-over (``overlay/gossip/tenants.py``).
+over (``overlay/gossip/epochs.py``).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 
 from inference.events import BlockHash
 from overlay.errors import ProtocolError
+from overlay.gossip.epochs import Epochs
 from overlay.gossip.index import Index
 from overlay.gossip.messages import Head, decode_content, decode_frame
 from overlay.gossip.origins import Origins, TakenFrame
 from overlay.gossip.relay import Origin
 from overlay.gossip.replica import Replica
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
-from overlay.gossip.tenants import Epochs
 from security.envelope import Opener
 from security.epoch import TenantEpoch
 from security.errors import SecurityError

@@ -10,7 +10,7 @@ from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.address import Address
 from overlay.errors import HomeError
-from overlay.gossip.tenants import place_of
+from overlay.gossip.epochs import place_of
 from overlay.home import Home, HomeFile
 from overlay.identity import (
     Identity,

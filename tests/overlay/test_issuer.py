@@ -11,7 +11,7 @@ from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageFull
-from overlay.gossip.tenants import Epochs
+from overlay.gossip.epochs import Epochs
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
 from overlay.issuer import IssuerDesk, found_overlay

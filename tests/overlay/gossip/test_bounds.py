@@ -9,6 +9,7 @@ import pytest
 
 from overlay.gossip.antientropy import ALLOWANCE_BYTES, ALLOWANCE_BYTES_PER_S, Allowance
 from overlay.gossip.effects import Effect, NewGeneration, Send
+from overlay.gossip.epochs import EPOCHS_MAX, Epochs
 from overlay.gossip.messages import (
     MESSAGE_BYTES_MAX,
     ORIGINS_MAX,
@@ -21,7 +22,6 @@ from overlay.gossip.messages import (
     encode,
 )
 from overlay.gossip.relay import TAIL_FRAMES_MAX, CarriedStream
-from overlay.gossip.tenants import EPOCHS_MAX, Epochs
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.record import sign_record

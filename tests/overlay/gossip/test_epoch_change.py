@@ -10,9 +10,9 @@ import pytest
 
 from inference.request import Namespace
 from overlay.gossip.effects import Send
+from overlay.gossip.epochs import GRACE_S
 from overlay.gossip.messages import Bundle, Frame, Repair, decode_frame, decode_message, encode
 from overlay.gossip.stream import CHECKPOINT, DELTA, frame_header
-from overlay.gossip.tenants import GRACE_S
 from security.certificate import ISSUER_LIFETIME_S, RootKey
 from security.envelope import Opener
 from security.epoch import TenantEpoch, open_epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from overlay.gossip.tenants import Epochs, TakenEpoch
+from overlay.gossip.epochs import Epochs, TakenEpoch
 from security.certificate import IssuerKey, make_issuer
 from security.epoch import EpochBody
 from security.signed import Kind, sign_as_issuer, verify_issuer
