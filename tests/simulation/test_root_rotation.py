@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 
 from chaos.clock import VirtualClock
+from chaos.issuing import MemoryFiles
 from chaos.rotation import RootChange, root_key_of, take_roots
 from chaos.world import Host, World, until
+from overlay.errors import StorageFull
+from overlay.home import HomeFile
 from overlay.identity import read_bundles
 from overlay.trust.seeker import SEEK_MAX_S
 from security.certificate import make_next_root, parse_issuer, parse_root, renew_issuer
@@ -95,6 +100,48 @@ def test_a_root_is_changed_and_no_connection_between_others_ends() -> None:
             assert not any(host.running.trust.posture() for host in world.hosts)
 
     simulate(1101, main)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_steps_that_are_cut_off_are_completed_while_peers_run_in_between(
+    writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of the issuer goes off in each step, its peer runs, the step is made again."""
+    write = MemoryFiles.write
+    left = 0
+
+    def cut(self: MemoryFiles, file: HomeFile, content: bytes) -> None:
+        nonlocal left
+        if not left:
+            raise StorageFull("the machine is off")
+        left -= 1
+        write(self, file, content)
+
+    def cut_off(step: Callable[[], object]) -> None:
+        nonlocal left
+        left = writes
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFiles, "write", cut)
+            with contextlib.suppress(StorageFull):
+                step()
+
+    async def main() -> None:
+        async with rotating_world(1130 + writes) as rotating:
+            world, change = rotating.world, rotating.change
+            for number, step in ((2, change.overlap), (2, change.certify), (3, change.drop)):
+                await rotating.at_issuer(partial(cut_off, step))
+                await until(lambda: is_whole(world), timeout_s=HOUR_S)
+                assert await world.ask(world.hosts[1], QUESTION)
+                await rotating.at_issuer(step)
+                await rotating.everybody_at(number)
+                if step == change.certify:
+                    await until(lambda: all(map(rotating.newest_shown, world.hosts)))
+            await until(lambda: is_whole(world), timeout_s=HOUR_S)
+            chains = [host.running.trust.now.roots for host in world.hosts]
+            assert chains[0] == chains[1] == chains[2]
+            assert not any(host.running.trust.book.conflict for host in world.hosts)
+
+    simulate(1130 + writes, main)
 
 
 def test_two_rotations_one_after_the_other() -> None:
@@ -229,6 +276,7 @@ def test_what_an_issuer_had_revoked_stays_so_when_its_root_is_let_go() -> None:
             assert all(h.running.keeper.revokes("f" * 32) for h in (a, b, c))
             assert second.issuer_id not in b.running.trust.now.issuers
             # The issuer that is left has signed it as well: who joins from now on is told it.
+            assert world.authority is not None
             signers = {each.signer for each in c.running.keeper.exchange.statements()}
             assert signers == {second.issuer_id, world.authority.issuer.issuer_id}
             await trio.sleep(120)
