@@ -19,7 +19,7 @@ from overlay.node import Node
 from overlay.ports import SecureChannel
 from overlay.transport.enrolment import answer_one, ask_one
 from security.authority import Authority
-from security.authority_state import authority_to_bytes
+from security.authority_state import authority_from_bytes, authority_to_bytes
 
 ENROL_PORT = 7402
 ASK_S = 10.0
@@ -40,6 +40,11 @@ class MemoryFiles:
         made = copy(self)
         made._files, made.epochs = dict(self._files), dict(self.epochs)
         return made
+
+    @property
+    def authority(self) -> Authority:
+        """The issuer's state as it is stored."""
+        return authority_from_bytes(self.need(HomeFile.AUTHORITY))
 
     def read(self, file: HomeFile) -> bytes | None:
         return self._files.get(file)
@@ -106,5 +111,5 @@ class EnrolmentFace:
 
         here = Address(self._transport.host, ENROL_PORT)
         async with trio.open_nursery() as nursery:
-            desk.addresses = await nursery.start(self._transport.listen, [here], accept)
+            desk.listens_at(await nursery.start(self._transport.listen, [here], accept))
             task_status.started()

@@ -42,7 +42,7 @@ from overlay.request import (
     Submission,
 )
 from security.authority import Authority
-from security.certificate import LEAF_LIFETIME_S, RootKey, renew_issuer
+from security.certificate import LEAF_LIFETIME_S, RootKey, parse_leaf, renew_issuer
 from security.revocation import make_revocation
 
 PORT = 7401
@@ -137,10 +137,11 @@ class World:
             self.hosts.append(Host(name, identity, authority.epochs, SimStorage(), engine))
         self.authority = authority
 
-    def issue_at(self, host: Host) -> None:
-        """Makes this the issuer's host, from its next start on."""
-        assert self.authority is not None
-        host.files = MemoryFiles(self.authority)
+    def issue_at(self, host: Host, authority: Authority | None = None) -> None:
+        """Makes this an issuer's host from its next start on: the first one's, or another's."""
+        kept = authority or self.authority
+        assert kept is not None
+        host.files = MemoryFiles(kept)
 
     def another_issuer(self, name: str) -> Authority:
         """A second issuer under the overlay's root; ``name`` tells its keys from others'."""
@@ -174,8 +175,14 @@ class World:
         host.epochs = authority.epochs
         return authority
 
-    def _enrolment(self) -> tuple[Address, ...]:
-        return tuple(Address(host.name, ENROL_PORT) for host in self.hosts if host.files)
+    def _enrolment(self, identity: Identity) -> tuple[Address, ...]:
+        """Where the issuer of a host's certificate listens."""
+        named = parse_leaf(identity.leaf).issuer_id
+        return tuple(
+            Address(host.name, ENROL_PORT)
+            for host in self.hosts
+            if host.files is not None and host.files.authority.issuer.issuer_id == named
+        )
 
     @asynccontextmanager
     async def started(self, hosts: Sequence[Host] | None = None) -> AsyncIterator[None]:
@@ -233,7 +240,7 @@ class World:
             listen=(Address(host.name, PORT),),
             issuer=host.files,
             leaf_s=self.leaf_s,
-            enrolment=self._enrolment(),
+            enrolment=self._enrolment(identity),
             keep=lambda renewed, _: setattr(host, "identity", renewed),
             keep_roots=partial(take_roots, host),
             **self.node_settings,  # type: ignore[arg-type]  # fields of NodeConfig

@@ -101,7 +101,7 @@ class Faces:
                 task_status=task_status,
             )
         )
-        desk.addresses = beyond_link(bound)
+        desk.listens_at(beyond_link(bound))
         return desk.addresses
 
     def _accept_for(self, node: Node) -> Callable[[SecureChannel], Awaitable[None]]:

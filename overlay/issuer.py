@@ -22,7 +22,7 @@ from overlay.revocation.subject import KnownIds
 from overlay.root import seal_apart
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import LEAF_LIFETIME_S, IssuerId
+from security.certificate import LEAF_LIFETIME_S, IssuerId, IssuerKey
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
 from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
@@ -38,6 +38,7 @@ from security.renewal import (
     make_renewal,
     refuse_renewal,
     verify_renew_request,
+    with_reason,
 )
 from security.revocation import Revocation, RevocationSet
 from security.root_bundle import ROOTS_REQUEST, encode_bundles
@@ -100,7 +101,8 @@ class IssuerDesk:
     signed, and of its certificate; ``revocations`` are those that the peer knows, ``epochs`` the
     EPOCH objects, ``heard`` whether others had their say on these. ``trust`` is what that peer
     believes now. ``addresses`` are those of its
-    enrolment listener, once that listens.
+    enrolment listener, once that listens; ``tell_enrolment`` is told them. ``statement_of`` gives
+    the statement that revokes an id.
     """
 
     def __init__(
@@ -117,8 +119,12 @@ class IssuerDesk:
         epochs: Callable[[], Epochs | None] = lambda: None,
         heard: Callable[[], bool] = lambda: True,
         trust: Callable[[], Trust] | None = None,
+        tell_enrolment: Callable[[IssuerKey, Sequence[str]], None] = lambda _, __: None,
+        statement_of: Callable[[str], bytes | None] = lambda _: None,
     ) -> None:
         self._home = home
+        self._tell_enrolment = tell_enrolment
+        self._statement_of = statement_of
         self._epochs = epochs
         self._heard = heard
         self._identity = identity
@@ -157,6 +163,14 @@ class IssuerDesk:
                 self._store(authority)
         except (SecurityError, OverlayError) as error:
             log.warning("what issuers of a former root have revoked is not signed anew: %s", error)
+
+    def listens_at(self, addresses: Sequence[Address]) -> None:
+        """Where its enrolment listener is from now on: all hosts are told."""
+        self.addresses = tuple(addresses)
+        self._tell_enrolment(self._authority.issuer, self._told_addresses())
+
+    def _told_addresses(self) -> list[str]:
+        return [str(address) for address in first_addresses(self.addresses, ADDRESSES_MAX)]
 
     def adopt(self, identity: Identity) -> None:
         """This host has another certificate."""
@@ -323,14 +337,16 @@ class IssuerDesk:
     async def _renew_late(self, request: bytes) -> bytes:
         """For a host whose certificate may have ended: it signs a challenge of ours."""
         try:
-            peer_id, challenge = verify_renew_request(request, self._authority.issuer)
-            if peer_id not in self._authority.hosts:
+            asked = verify_renew_request(request, self._authority.issuer)
+            if asked.peer_id not in self._authority.hosts:
                 raise HostUnknown("this issuer has not enrolled that host")
-            self._challenges.take(challenge, self._clock.now_s())
+            self._challenges.take(asked.challenge, self._clock.now_s())
         except SecurityError as error:
             log.info("a request for a certificate is refused: %s", error)
             return refuse_renewal(error)
-        return await self.renew(peer_id)
+        answer = await self.renew(asked.peer_id)
+        revoked = None if asked.before is None else self._statement_of(asked.before)
+        return answer if revoked is None else with_reason(answer, revoked)
 
     async def renew(self, peer_id: PeerId) -> bytes:
         """The answer to a host that has proved its key; what it gets is stored before that.
@@ -360,8 +376,7 @@ class IssuerDesk:
         except (StorageError, HomeError) as error:
             log.warning("the certificate of %s is not renewed: %s", peer_id, error)
             return refuse_renewal(None)
-        told = [str(address) for address in first_addresses(self.addresses, ADDRESSES_MAX)]
-        answer = make_renewal(authority.issuer, leaf, told)
+        answer = make_renewal(authority.issuer, leaf, self._told_addresses())
         self._made[peer_id] = (now_s, answer)
         return answer
 

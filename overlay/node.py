@@ -43,6 +43,7 @@ from overlay.revocation.messages import PROTOCOL as REVOCATION_PROTOCOL
 from overlay.router import Router
 from overlay.routing.policies import policy_named
 from overlay.serve import ForwardHandler
+from overlay.standing import Standing
 from overlay.tenants import TenantBook
 from overlay.transport.connection import Connection, Handler
 from overlay.transport.hello import FEATURE_ISSUES, Hello, Role
@@ -74,6 +75,7 @@ class Node:
         self.boot_salt = ports.entropy.secret(BOOT_SALT_BYTES)
         self.trust = TrustKeeper(trust=self.identity.trust, ports=ports, keep=config.keep_roots)
         self.keeper = self._make_keeper()
+        self.standing = Standing(lambda: self.identity, self.keeper.revokes)
         self.clones = self._make_clones()
         self.addresses: tuple[Address, ...] = ()
         self.draining = False
@@ -82,8 +84,7 @@ class Node:
         self.tenants = TenantBook(
             lambda tenants: ports.engine.share_among([Namespace(each) for each in tenants])
         )
-        self.metrics = Metrics()
-        self.decisions = DecisionLog()
+        self.metrics, self.decisions = Metrics(), DecisionLog()
         self.principals = Principals(
             lambda: self.trust.now, self.tenants, ports.clock, lambda: self.revocations
         )
@@ -165,6 +166,7 @@ class Node:
             on_down=self._on_down,
             on_self=self._on_self,
             newer_of=lambda peer_id: self.knowledge.record_of(peer_id),
+            on_turned_away=lambda reason: self.renewer.on_turned_away(reason),
         )
 
     def _make_router(self) -> Router:
@@ -263,6 +265,8 @@ class Node:
             epochs=lambda: self.knowledge.gossip.epochs,
             heard=lambda: self.confirmation.was_alone or self.knowledge.gossip.epochs.heard,
             trust=lambda: self.trust.now,
+            tell_enrolment=self.trust.tell_enrolment,
+            statement_of=self.keeper.exchange.statement_of,
         )
 
     def _make_renewer(self) -> Renewer:
@@ -274,7 +278,9 @@ class Node:
             enrolment=self.ports.enrolment,
             desk=self.desk,
             peers=self.peers,
-            trust=lambda: self.trust.now,
+            trust=self.trust,
+            revocations=lambda: self.revocations,
+            learn_revoked=self.revoke,
             keep=self.config.keep,
             adopt=self._adopt,
         )
@@ -331,18 +337,9 @@ class Node:
     def _on_revoked(self) -> None:
         self.certificates.judge_all()
         self.knowledge.on_revoked()
-        if self.is_revoked:
-            log.error(
-                "this host is revoked, so that no other takes it in any more: let it join again "
-                "with a new ticket and a fresh --home"
-            )
+        if self.standing.look():
+            self.renewer.look_elsewhere()
         self.confirmation.look()
-
-    @property
-    def is_revoked(self) -> bool:
-        """Whether this host itself, or its issuer, is revoked."""
-        leaf = parse_leaf(self.identity.leaf)
-        return any(map(self.keeper.revokes, (self.peer_id, leaf.issuer_id)))
 
     # -- connections
 

@@ -78,7 +78,8 @@ class Peers:
     """Keeps one connection to every peer that can be reached.
 
     ``admit`` raises a SecurityError or OverlayError unless a connection may come up now: much may
-    be revoked between the far side's handshake and its HELLO.
+    be revoked between the far side's handshake and its HELLO. ``on_turned_away`` is told why a peer
+    that was dialled does not admit this one.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Peers:
         on_down: Callable[[PeerId], None],
         on_self: Callable[[Connection], None],
         newer_of: Callable[[PeerId], bytes | None],
+        on_turned_away: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._me = me
         self._transport = transport
@@ -109,6 +111,7 @@ class Peers:
         self._on_down = on_down
         self._on_self = on_self
         self._newer_of = newer_of
+        self._on_turned_away = on_turned_away
         self._up: dict[PeerId, Up] = {}
         self._known: dict[PeerId, Known] = {}
         self._dialling: set[Address] = set()
@@ -352,6 +355,7 @@ class Peers:
             self.failed_dials += 1
             if isinstance(error, NotAdmitted) and peer_id is not None:
                 self.refusals.refused(peer_id, error)
+                self._on_turned_away(error.reason)
             log.debug("no connection to %s: %s", address, type(error).__name__)
         except SecurityError as error:
             self.failed_dials += 1

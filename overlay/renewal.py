@@ -8,6 +8,7 @@ has ended the pauses are a minute at most: the host is cut off until its issuer 
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -23,6 +24,9 @@ JITTER = 0.1
 RETRY_FIRST_S, RETRY_MAX_S, RETRY_ENDED_MAX_S = 60.0, 900.0, 60.0
 RETRY_FIRST_SHARE, RETRY_MAX_SHARE = 1 / 200, 1 / 20
 """Pauses are these, or these shares of a life where that is less."""
+
+ELSEWHERE_FIRST_S, ELSEWHERE_MAX_S = 5.0, 600.0
+"""Between two rounds of asking the other issuers; a host that is revoked itself asks in vain."""
 
 
 class Dated(Protocol):
@@ -138,3 +142,31 @@ class RenewalPlan(Generic[D]):
         else:
             return []
         return [("certificate", f"{words}; last try: {self._trouble or 'none yet'}")]
+
+
+class Elsewhere:
+    """When other issuers are asked: at once at first, then after growing pauses."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+        self._pause_s = ELSEWHERE_FIRST_S
+        self._not_before_s = -math.inf
+
+    def want(self, now_s: float) -> bool:
+        """There is a reason to ask; True where it is time to."""
+        self._wanted = True
+        return self.is_due(now_s)
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether they are to be asked now."""
+        return self._wanted and now_s >= self._not_before_s
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until they are to be asked; without end where there is no reason to."""
+        return max(0.0, self._not_before_s - now_s) if self._wanted else math.inf
+
+    def begin(self, now_s: float) -> None:
+        """They are asked; again only for another reason."""
+        self._wanted = False
+        self._not_before_s = now_s + self._pause_s
+        self._pause_s = min(ELSEWHERE_MAX_S, self._pause_s * 2)

@@ -3,6 +3,11 @@
 Ways, in this order: this host's own desk, where it is the issuer; peers that say in HELLO that they
 have a desk (``/rhizome/renew/1``); the issuer's enrolment listener, where a host is heard whose
 certificate has ended. Whoever passes an answer on, it is the issuer's signature that counts.
+
+Where the issuer is revoked or has ended, the enrolment listeners of the others are asked, which
+their cards name: one that has this host in its table makes the next certificate. A host that was
+away when its issuer was revoked does not know. So when peers turn it away as revoked it asks there,
+too, and believes the answer for the signed statement that comes with it.
 """
 
 from __future__ import annotations
@@ -20,12 +25,14 @@ from overlay.identity import Identity
 from overlay.issuer import IssuerDesk
 from overlay.peers import Peers
 from overlay.ports import Clock, Enrolment, Entropy
-from overlay.renewal import RenewalPlan
+from overlay.renewal import Elsewhere, RenewalPlan
 from overlay.transport.connection import Connection
 from overlay.transport.hello import FEATURE_ISSUES
 from overlay.transport.stream import Stream
-from security.certificate import parse_leaf
-from security.errors import SecurityError
+from overlay.trust.keeper import TrustKeeper
+from security.certificate import IssuerId, parse_leaf
+from security.errors import Revoked, SecurityError
+from security.judge import is_over
 from security.renewal import (
     CHALLENGE_REQUEST,
     Renewal,
@@ -33,9 +40,10 @@ from security.renewal import (
     make_renew_request,
     open_challenge,
     open_renewal,
+    reason_in,
     refuse_renewal_as,
 )
-from security.trust import Trust
+from security.revocation import RevocationSet
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +52,18 @@ PROTOCOL = "/rhizome/renew/1"
 
 CALL_S = 5.0
 
+Way = Callable[[], Awaitable[bytes]]
+"""Asks somebody for a certificate; the answer is the issuer's."""
+
 Keep = Callable[[Identity, tuple[str, ...]], None]
 """Stores a renewed identity, and addresses of the issuer where they are told, durably."""
 
 
 class Renewer:
-    """One host's. ``adopt`` is told of each renewed identity, after ``keep`` has stored it."""
+    """One host's. ``adopt`` is told of each renewed identity, after ``keep`` has stored it.
+
+    ``learn_revoked`` takes statements in that an answer brings; it raises when they are none.
+    """
 
     def __init__(
         self,
@@ -61,7 +75,9 @@ class Renewer:
         enrolment: Enrolment | None,
         desk: IssuerDesk | None,
         peers: Peers,
-        trust: Callable[[], Trust],
+        trust: TrustKeeper,
+        revocations: Callable[[], RevocationSet],
+        learn_revoked: Callable[[Sequence[bytes]], None],
         keep: Keep,
         adopt: Callable[[Identity], None],
     ) -> None:
@@ -72,9 +88,12 @@ class Renewer:
         self._desk = desk
         self._peers = peers
         self._trust = trust
+        self._revocations = revocations
+        self._learn_revoked = learn_revoked
         self._keep = keep
         self._adopt = adopt
         self._wake = trio.Event()
+        self._elsewhere = Elsewhere()
         self.plan = RenewalPlan(parse_leaf(identity.leaf), entropy.rng)
 
     @property
@@ -111,7 +130,7 @@ class Renewer:
         The leaf is as good under that, since the issuer's key is the same. Where no root in force
         has signed the issuer's certificate any more, another one is asked for at once.
         """
-        trust = self._trust()
+        trust = self._trust.now
         known = trust.issuers.get(self.plan.leaf.issuer_id)
         self._identity = replace(self._identity, trust=trust)
         if known is None:
@@ -136,26 +155,37 @@ class Renewer:
             await self._renew_if_due()
         task_status.started()
         while True:
-            with trio.move_on_after(self.plan.wait_s(self._clock.now_s(), self._clock.unix_s())):
+            now_s = self._clock.now_s()
+            wait_s = self.plan.wait_s(now_s, self._clock.unix_s())
+            with trio.move_on_after(min(wait_s, self._elsewhere.wait_s(now_s))):
                 await self._wake.wait()
             self._wake = trio.Event()
             await self._renew_if_due()
 
+    def on_turned_away(self, reason: str) -> None:
+        """A peer does not admit this one: perhaps its issuer is revoked, and nobody has told."""
+        if reason == Revoked.__name__:
+            self.look_elsewhere()
+
+    def look_elsewhere(self) -> None:
+        """This host's issuer may be revoked: the others are asked, after a pause at most."""
+        if self._elsewhere.want(self._clock.now_s()):
+            self._wake.set()
+
     async def _renew_if_due(self) -> None:
-        if self.plan.is_due(self._clock.now_s(), self._clock.unix_s()):
+        now_s = self._clock.now_s()
+        if self._elsewhere.is_due(now_s):
+            self._elsewhere.begin(now_s)
+            await self._renew_elsewhere()
+        elif self.plan.is_due(now_s, self._clock.unix_s()):
             await self.renew()
 
     async def renew(self) -> None:
         """Tries every way once."""
-        causes: list[str] = []
-        for way in self._ways():
-            try:
-                self._take(open_renewal(await way(), self._trust(), self.plan.leaf))
-            except (SecurityError, OverlayError) as error:
-                causes.append(str(error))
-            else:
-                return
-        words = "; ".join(dict.fromkeys(causes)) or "nobody is known who could: start the issuer's"
+        causes = await self._try([*self._ways(), *(self._other_ways() if self._is_over() else [])])
+        if causes is None:
+            return
+        words = "; ".join(causes) or "nobody is known who could: start the issuer's"
         now_s, now_unix_s = self._clock.now_s(), self._clock.unix_s()
         left_s = self.left_s()
         when = f"ends in {left_s:.0f} s" if left_s >= 0 else f"ended {-left_s:.0f} s ago"
@@ -166,8 +196,48 @@ class Renewer:
                 words,
             )
 
+    async def _renew_elsewhere(self) -> None:
+        causes = await self._try(self._other_ways())
+        if causes is None:
+            self._elsewhere = Elsewhere()
+        if not causes:
+            return
+        log.warning(
+            "other hosts say that this one or its issuer is revoked, and no other issuer makes it "
+            "a certificate: %s",
+            "; ".join(causes),
+        )
+
+    async def _try(self, ways: Sequence[Way]) -> list[str] | None:
+        """Tries ways in turn; None once one has worked, else why not."""
+        causes: dict[str, None] = {}
+        for way in ways:
+            try:
+                self._take(self._opened(await way()))
+            except (SecurityError, OverlayError) as error:
+                causes[str(error)] = None
+            else:
+                return None
+        return list(causes)
+
+    def _opened(self, answer: bytes) -> Renewal:
+        statement = reason_in(answer)
+        if statement:
+            self._learn_revoked([statement])
+        renewal = open_renewal(answer, self._trust.now, self.plan.leaf, is_over=self._is_over())
+        if self._revocations().revokes(renewal.leaf.issuer_id):
+            raise Revoked("the issuer that answers is revoked itself")
+        return renewal
+
+    def _is_over(self) -> bool:
+        """Whether this host's issuer makes no more certificates that others believe."""
+        issuer = self._trust.now.issuers.get(self.plan.leaf.issuer_id)
+        return issuer is not None and is_over(
+            issuer, now_unix_s=self._clock.unix_s(), revocations=self._revocations()
+        )
+
     def _take(self, renewal: Renewal) -> None:
-        identity = self._identity.renewed(renewal.leaf.der, renewal.issuer, self._trust())
+        identity = self._identity.renewed(renewal.leaf.der, renewal.issuer, self._trust.now)
         self._keep(identity, renewal.addresses)
         if renewal.addresses:
             self._addresses = tuple(_readable(renewal.addresses)) or self._addresses
@@ -181,8 +251,8 @@ class Renewer:
             self._desk.adopt(identity)
         self._adopt(identity)
 
-    def _ways(self) -> list[Callable[[], Awaitable[bytes]]]:
-        ways: list[Callable[[], Awaitable[bytes]]] = []
+    def _ways(self) -> list[Way]:
+        ways: list[Way] = []
         if self._desk is not None:
             ways.append(partial(self._desk.renew, self._identity.peer_id))
         for peer_id in self._peers.up():
@@ -190,13 +260,26 @@ class Renewer:
             if connection is not None and connection.remote.hello.features & FEATURE_ISSUES:
                 ways.append(partial(connection.call, PROTOCOL, b"", timeout_s=CALL_S))
         if self._enrolment is not None:
-            ways += [partial(self._enrol, self._enrolment, one) for one in self._addresses]
+            ours = self.plan.leaf.issuer_id
+            ways += [partial(self._enrol, self._enrolment, one, ours) for one in self._addresses]
         return ways
 
-    async def _enrol(self, enrolment: Enrolment, address: Address) -> bytes:
-        roots = self._trust().roots.in_force
+    def _other_ways(self) -> list[Way]:
+        """The enrolment listeners of the other issuers that are believed."""
+        ways: list[Way] = []
+        now_unix_s, revocations = self._clock.unix_s(), self._revocations()
+        for issuer_id, issuer in sorted(self._trust.now.issuers.items()):
+            over = is_over(issuer, now_unix_s=now_unix_s, revocations=revocations)
+            if over or issuer_id == self.plan.leaf.issuer_id or self._enrolment is None:
+                continue
+            addresses = _readable(self._trust.enrolment_of(issuer_id))
+            ways += [partial(self._enrol, self._enrolment, one, issuer_id) for one in addresses]
+        return ways
+
+    async def _enrol(self, enrolment: Enrolment, address: Address, at: IssuerId) -> bytes:
+        roots = self._trust.now.roots.in_force
         challenge = open_challenge(await enrolment.ask(address, CHALLENGE_REQUEST, roots))
-        request = make_renew_request(self._identity.keys, self.plan.leaf, challenge)
+        request = make_renew_request(self._identity.keys, self.plan.leaf, challenge, at=at)
         return await enrolment.ask(address, request, roots)
 
 

@@ -82,12 +82,8 @@ def with_host(
         LimitExceeded: when they are too many even so.
     """
     made = parse_leaf(leaf)
-    kept = dict(hosts)
+    kept = _with_room(hosts, made.peer_id, now_unix_s)
     before = kept.get(made.peer_id)
-    if before is None and len(kept) >= HOSTS_MAX:
-        kept = {id_: host for id_, host in kept.items() if host.may_renew(now_unix_s)}
-        if len(kept) >= HOSTS_MAX:
-            raise LimitExceeded(f"an issuer keeps at most {HOSTS_MAX} hosts")
     kept[made.peer_id] = EnrolledHost(
         sealing_public=sealing_public,
         leaf_ends_unix_s=made.not_after_unix_s,
@@ -119,3 +115,27 @@ def with_http_names(
     else:
         names_now = granted_names([*host.http_names, *given])
     return MappingProxyType({**hosts, peer_id: replace(host, http_names=names_now)})
+
+
+def with_adopted(
+    hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, sealing_public: bytes, now_unix_s: float
+) -> Mapping[PeerId, EnrolledHost]:
+    """These hosts and one that another issuer has enrolled; it gets no certificate yet.
+
+    Raises:
+        LimitExceeded: when they are too many.
+    """
+    kept = _with_room(hosts, peer_id, now_unix_s)
+    kept.setdefault(peer_id, EnrolledHost(sealing_public=sealing_public, leaf_ends_unix_s=None))
+    return MappingProxyType(kept)
+
+
+def _with_room(
+    hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, now_unix_s: float
+) -> dict[PeerId, EnrolledHost]:
+    kept = dict(hosts)
+    if peer_id not in kept and len(kept) >= HOSTS_MAX:
+        kept = {id_: host for id_, host in kept.items() if host.may_renew(now_unix_s)}
+        if len(kept) >= HOSTS_MAX:
+            raise LimitExceeded(f"an issuer keeps at most {HOSTS_MAX} hosts")
+    return kept

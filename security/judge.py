@@ -64,3 +64,8 @@ def judge_issuer(issuer: Issuer, *, now_unix_s: float, revocations: RevocationSe
     if revocations.revokes(issuer.issuer_id):
         raise Revoked("that issuer is revoked")
     check_dates(issuer, now_unix_s)
+
+
+def is_over(issuer: Issuer, *, now_unix_s: float, revocations: RevocationSet) -> bool:
+    """Whether an issuer is revoked or has ended, so that what it makes is believed no more."""
+    return revocations.revokes(issuer.issuer_id) or now_unix_s > issuer.not_after_unix_s

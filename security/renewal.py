@@ -21,7 +21,7 @@ from typing import Annotated, Final, cast
 import msgspec
 from msgspec import Meta
 
-from security.certificate import IssuerKey, Leaf
+from security.certificate import IssuerId, IssuerKey, Leaf
 from security.enrolment import REQUEST_BYTES_MAX, Bytes16, Bytes32, Der, Version
 from security.errors import (
     Expired,
@@ -36,6 +36,7 @@ from security.errors import (
 )
 from security.keys import HostKeys, Secret
 from security.peer_id import PeerId
+from security.revocation import STATEMENT_BYTES_MAX
 from security.signed import Kind, sign_as_issuer, sign_as_peer, verify_issuer, verify_peer
 from security.ticket import ADDRESSES_MAX, Address
 from security.trust import Trust
@@ -68,12 +69,23 @@ class Challenge(
     challenge: Bytes32
 
 
-class RenewBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="renew"):
-    """The second request, signed by the host's identity key."""
+class RenewBody(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="renew",
+):
+    """The second request, signed by the host's identity key.
+
+    ``before`` is the issuer that made its certificate so far, where that is another one.
+    """
 
     v: Version
     issuer: Bytes16
     challenge: Bytes32
+    before: Bytes16 | None = None
 
 
 class RenewalBody(
@@ -86,12 +98,23 @@ class RenewalBody(
     addresses: Annotated[list[Address], Meta(max_length=ADDRESSES_MAX)]
 
 
-class Renewed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="renewed"):
-    """The answer, on either way."""
+class Renewed(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="renewed",
+):
+    """The answer, on either way.
+
+    ``revoked`` is the statement that the issuer of before is revoked, where one was named.
+    """
 
     v: Version
     issuer: Der
     renewal: Annotated[bytes, Meta(max_length=_SIGNED_BYTES_MAX)]
+    revoked: Annotated[bytes, Meta(max_length=STATEMENT_BYTES_MAX)] = b""
 
 
 class NotRenewed(
@@ -186,17 +209,31 @@ def open_challenge(answer: bytes) -> bytes:
     return found.challenge
 
 
-def make_renew_request(keys: HostKeys, leaf: Leaf, challenge: bytes) -> bytes:
-    """What a host sends to the enrolment listener of the issuer that made its certificate."""
-    body = RenewBody(v=VERSION, issuer=bytes.fromhex(leaf.issuer_id), challenge=challenge)
+def make_renew_request(
+    keys: HostKeys, leaf: Leaf, challenge: bytes, *, at: IssuerId | None = None
+) -> bytes:
+    """What a host sends to an issuer's enrolment listener; ``at`` is its issuer where None."""
+    issuer_id = at or leaf.issuer_id
+    body = RenewBody(
+        v=VERSION,
+        issuer=bytes.fromhex(issuer_id),
+        challenge=challenge,
+        before=None if issuer_id == leaf.issuer_id else bytes.fromhex(leaf.issuer_id),
+    )
     return sign_as_peer(keys, leaf.overlay_id, Kind.RENEW, msgspec.msgpack.encode(body))
 
 
-def verify_renew_request(data: bytes, issuer: IssuerKey) -> tuple[PeerId, bytes]:
-    """Checks the signature of a request. Whether the challenge is good is the caller's question.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewRequest:
+    """A request whose signature holds. ``before``: see :class:`RenewBody`."""
 
-    Returns:
-        The host, and the challenge that it has signed.
+    peer_id: PeerId
+    challenge: bytes
+    before: IssuerId | None
+
+
+def verify_renew_request(data: bytes, issuer: IssuerKey) -> RenewRequest:
+    """Checks the signature of a request. Whether the challenge is good is the caller's question.
 
     Raises:
         Malformed, UnsupportedVersion: when it is no request.
@@ -206,8 +243,12 @@ def verify_renew_request(data: bytes, issuer: IssuerKey) -> tuple[PeerId, bytes]
     signed = verify_peer(data, Kind.RENEW, issuer.overlay_id, size_max=REQUEST_BYTES_MAX)
     body = decode(signed.value, RenewBody, VERSION, "a request to renew")
     if body.issuer.hex() != issuer.issuer_id:
-        raise UntrustedIssuer("another issuer made that host's certificate")
-    return PeerId(signed.signer), body.challenge
+        raise UntrustedIssuer("another issuer is asked for that host's certificate")
+    return RenewRequest(
+        peer_id=PeerId(signed.signer),
+        challenge=body.challenge,
+        before=None if body.before is None else IssuerId(body.before.hex()),
+    )
 
 
 def make_renewal(issuer: IssuerKey, leaf: bytes, addresses: Sequence[str]) -> bytes:
@@ -215,6 +256,22 @@ def make_renewal(issuer: IssuerKey, leaf: bytes, addresses: Sequence[str]) -> by
     body = RenewalBody(v=VERSION, leaf=leaf, addresses=list(addresses)[:ADDRESSES_MAX])
     renewal = sign_as_issuer(issuer, Kind.RENEWAL, msgspec.msgpack.encode(body))
     return msgspec.msgpack.encode(Renewed(v=VERSION, issuer=issuer.der, renewal=renewal))
+
+
+def with_reason(answer: bytes, revoked: bytes) -> bytes:
+    """The answer and the statement that the host's issuer of before is revoked."""
+    found = decode(answer, _ANSWERS, VERSION, "an issuer's answer")
+    if isinstance(found, NotRenewed):
+        return answer
+    return msgspec.msgpack.encode(msgspec.structs.replace(found, revoked=revoked))
+
+
+def reason_in(answer: bytes) -> bytes:
+    """The statement that an answer brings, unchecked; nothing where it brings none."""
+    if len(answer) > ANSWER_BYTES_MAX:
+        raise MalformedObject(f"an answer of {len(answer)} bytes")
+    found = decode(answer, _ANSWERS, VERSION, "an issuer's answer")
+    return b"" if isinstance(found, NotRenewed) else found.revoked
 
 
 def refuse_renewal(error: SecurityError | None) -> bytes:
@@ -240,19 +297,23 @@ def refuse_renewal_as(reason: RenewRefusal) -> bytes:
     return msgspec.msgpack.encode(NotRenewed(v=VERSION, reason=reason.value))
 
 
-def open_renewal(answer: bytes, trust: Trust, before: Leaf) -> Renewal:
+def open_renewal(answer: bytes, trust: Trust, before: Leaf, *, is_over: bool = False) -> Renewal:
     """Reads the answer on the host that asked.
+
+    Another issuer than that of its certificate so far may answer only where that one ``is_over``:
+    a thief of some issuer's key must not take hosts over.
 
     Args:
         answer: what came.
         trust: of this host.
         before: its certificate so far.
+        is_over: whether the issuer of that is revoked, or its own certificate has ended.
 
     Raises:
         Refused, Revoked, Expired, HostUnknown, StaleChallenge: the issuer said no, and why.
         Malformed, UnsupportedVersion: it is no answer.
         UntrustedIssuer, BadSignature, IdentityMismatch, WrongOverlay: it is not the issuer of this
-            host's certificate that answered, or not for this host.
+            host's certificate that answered, nor one in its place, or not for this host.
     """
     if len(answer) > ANSWER_BYTES_MAX:
         raise MalformedObject(f"an answer of {len(answer)} bytes")
@@ -261,14 +322,17 @@ def open_renewal(answer: bytes, trust: Trust, before: Leaf) -> Renewal:
         raise _refusal(renewed.reason)
     with_issuer = trust.with_issuer(renewed.issuer)
     signed = verify_issuer(renewed.renewal, Kind.RENEWAL, with_issuer)
-    if signed.signer != before.issuer_id:
+    is_same = signed.signer == before.issuer_id
+    if not is_same and not is_over:
         raise UntrustedIssuer("another issuer than the certificate's has answered")
     body = decode(signed.value, RenewalBody, VERSION, "a renewal")
-    leaf, _ = with_issuer.leaf(body.leaf, renewed.issuer)
+    leaf, issuer = with_issuer.leaf(body.leaf, renewed.issuer)
+    if issuer.issuer_id != signed.signer:
+        raise UntrustedIssuer("an issuer answers with another one's certificate")
     if leaf.peer_id != before.peer_id:
         raise IdentityMismatch("a renewal for another host")
     ours = (before.not_before_unix_s, before.not_after_unix_s)
-    if (leaf.not_before_unix_s, leaf.not_after_unix_s) <= ours:
+    if is_same and (leaf.not_before_unix_s, leaf.not_after_unix_s) <= ours:
         raise Refused("the issuer's answer is no newer than the certificate that it should replace")
     return Renewal(leaf=leaf, issuer=renewed.issuer, addresses=tuple(body.addresses))
 

@@ -59,6 +59,7 @@ class Kind(enum.StrEnum):
     RENEW = "renew"
     RENEWAL = "renewal"
     ISSUER_REQUEST = "issuer_request"
+    ISSUER = "issuer"
     HEAD = "head"
     FRAME = "frame"
 

@@ -8,6 +8,7 @@ import click
 
 from overlay.commands.ca_issuers import (
     add_command,
+    adopt_command,
     install_command,
     list_command,
     request_command,
@@ -39,7 +40,7 @@ def export(home: str | None) -> None:
         click.echo(ssl.DER_cert_to_PEM_cert(root), nl=False)
 
 
-for each in (request_command, add_command, install_command, list_command):
+for each in (request_command, add_command, install_command, adopt_command, list_command):
     issuer.add_command(each)
 command.add_command(root_group)
 command.add_command(issuer)

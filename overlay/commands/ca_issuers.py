@@ -1,8 +1,9 @@
-"""``rhizome ca issuer request``, ``add``, ``install`` and ``list``: more issuers than one."""
+"""``rhizome ca issuer request``, ``add``, ``install``, ``adopt`` and ``list``: several issuers."""
 
 from __future__ import annotations
 
 import click
+import trio
 
 from overlay.commands.options import (
     chosen_home,
@@ -15,6 +16,8 @@ from overlay.commands.options import (
 from overlay.commands.passphrase import passphrase_of, passphrase_option
 from overlay.commands.root_files import signing_file
 from overlay.commands.tables import print_table
+from overlay.control.client import call
+from overlay.control.messages import Adopt, AdoptReply
 from overlay.home import Home
 from overlay.issuers import (
     IssuerLine,
@@ -108,6 +111,30 @@ def install_command(answer_text: str, home: str | None) -> None:
         made = install(folder, _word(answer_text), SystemClock(), SystemEntropy())
     click.echo(f"issuer {made.issuer_id[:16]} is certified until {ends(made)}")
     click.echo("start this host:  rhizome peer")
+
+
+@click.command("adopt")
+@click.argument("peers", metavar="PEER...", nargs=-1, required=True)
+@home_option
+@json_option
+def adopt_command(peers: tuple[str, ...], home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Take hosts in that another issuer has enrolled. Runs beside this issuer's peer.
+
+    This issuer renews their certificates from the moment on at which the other one is revoked or
+    has ended. Name whole PeerIds that you know: a thief of the other issuer's key may have enrolled
+    hosts of his own.
+
+    \b
+    Example: rhizome ca issuer adopt 12D3KooWAe1yg9J9pfPv2S41Pga427XuSk1zy385TMRiNrokwNH
+    """  # noqa: D301 - click's mark
+    reply = trio.run(call, existing_home(home), Adopt(peers=list(peers)), AdoptReply)
+    if as_json:
+        print_json(reply)
+        return
+    for peer_id in reply.adopted:
+        click.echo(f"adopted  {peer_id}")
+    for peer_id in reply.already:
+        click.echo(f"known    {peer_id}")
 
 
 @click.command("list")

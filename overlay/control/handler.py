@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from overlay.address import Address
+from overlay.control.adopting import adopt
 from overlay.control.http_name_messages import ChangeHttpNames, ListHttpNames
 from overlay.control.http_names import http_names
 from overlay.control.messages import (
+    Adopt,
     CandidateReply,
     Command,
     ControlRefusal,
@@ -106,6 +108,8 @@ class ControlHandler:
                 return self._create_token(command)
             case Revoke():
                 return self._revoke(command)
+            case Adopt():
+                return adopt(self._node, self._need_desk(), command)
             case ListRevocations():
                 return revocations_of(self._node)
             case ListTokens():
@@ -226,7 +230,7 @@ def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) ->
         confirmed=node.confirmation.event.is_set(),
         waits_for=waits_for(node),
         revocations=len(node.revocations.statements),
-        revoked=node.is_revoked,
+        revoked=node.standing.is_revoked or node.standing.is_issuer_revoked,
     )
 
 

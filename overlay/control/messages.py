@@ -95,6 +95,12 @@ class Revoke(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sure: bool
 
 
+class Adopt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adopt"):
+    """Take hosts in that another issuer has enrolled, by their whole PeerIds."""
+
+    peers: Annotated[list[Name], Meta(min_length=1, max_length=256)]
+
+
 class ListRevocations(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revocations"
 ):
@@ -117,6 +123,7 @@ Command = (
     | Invite
     | CreateToken
     | Revoke
+    | Adopt
     | ListRevocations
     | ListTokens
     | Leave
@@ -313,6 +320,13 @@ class TokensReply(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
     tokens: list[TokenStatus]
 
 
+class AdoptReply(msgspec.Struct, frozen=True, kw_only=True, tag="adopted"):
+    """Hosts that are in this issuer's table from now on, and those that were before."""
+
+    adopted: list[str]
+    already: list[str]
+
+
 class LeaveReply(msgspec.Struct, frozen=True, kw_only=True, tag="leave"):
     """The peer is draining and will end."""
 
@@ -330,6 +344,7 @@ Reply = (
     | InviteReply
     | TokenReply
     | RevokeReply
+    | AdoptReply
     | RevocationsReply
     | TokensReply
     | LeaveReply

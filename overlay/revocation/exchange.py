@@ -295,6 +295,11 @@ class Exchange:
         known = self._trust.now.issuers.get(IssuerId(signer))
         return self._then.issuer(IssuerId(signer)) if known is None else known
 
+    def statement_of(self, id_: str) -> bytes | None:
+        """A statement that revokes this id."""
+        told = self.against(id_)
+        return None if told is None else told.statements[0]
+
     def statements(self) -> list[Verified[Revocation]]:
         """All of them, in the order in which they were learned."""
         return [each.statement for each in self._news]

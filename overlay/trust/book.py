@@ -7,7 +7,9 @@ Rules
 2. Of two certificates of one issuer the newest root's counts, of these the one that ends last.
 3. Which roots are in force is said by root bundles (``security/root_bundle.py``). An issuer that no
    root in force has signed is forgotten; one that a former root has signed is no news and no lie.
-4. There are at most ``ISSUERS_MAX``; one more is refused, and those that are known stay.
+4. Of two cards of one issuer the one with the higher number counts; one without its issuer is
+   believed by nobody.
+5. There are at most ``ISSUERS_MAX``; one more is refused, and those that are known stay.
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ from overlay.errors import ProtocolError
 from overlay.trust.messages import MARK_BYTES, VERSION, Lacking, Question
 from security.certificate import IssuerId
 from security.errors import RootConflict, SecurityError, UntrustedIssuer
+from security.issuer_card import IssuerCard, open_card
 from security.peer_id import PeerId
+from security.signed import Verified
 from security.trust import Trust
 
 TABLE = "trust"
-_ISSUER, _TAKEN = b"i", b"t"
+_ISSUER, _CARD, _TAKEN = b"i", b"c", b"t"
 _NUMBER_BYTES = 4
 
-Rows = dict[bytes, bytes | None]
+Rows = dict[bytes, bytes]
 
 
 class TrustBook:
     """The trust of one host, which grows.
 
-    ``unbelieved`` counts stored rows that say nothing; ``conflict`` are words for a person, once
-    two root bundles of one number were seen. ``taken`` is the number of the root bundle that each
-    peer has, by its own word.
+    ``cards`` say where issuers can be asked. ``unbelieved`` counts stored rows that say nothing;
+    ``conflict`` are words for a person, once two root bundles of one number were seen. ``taken`` is
+    the number of the root bundle that each peer has, by its own word.
     """
 
     def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
@@ -43,35 +47,40 @@ class TrustBook:
         A stored issuer that the root has not signed is passed over: believing less harms nobody.
         """
         self.now = trust
+        self.cards: dict[IssuerId, Verified[IssuerCard]] = {}
         self.unbelieved = 0
         self.conflict: str | None = None
         self.taken = taken_in(stored)
-        for key, row in sorted(stored.items()):
-            try:
-                if key[:1] == _ISSUER:
-                    self.now = self.now.with_issuer(row)
-            except SecurityError:
-                self.unbelieved += 1
+        for kind, take in ((_ISSUER, self._keep_issuer), (_CARD, self._learn_card)):
+            for row in [row for key, row in sorted(stored.items()) if key[:1] == kind]:
+                try:
+                    take(row)
+                except SecurityError:
+                    self.unbelieved += 1
 
-    def learn(self, *, issuers: Sequence[bytes] = (), roots: Sequence[bytes] = ()) -> Rows:
-        """Believes more, and gives the rows to be stored: none where nothing is new.
+    def learn(
+        self,
+        *,
+        issuers: Sequence[bytes] = (),
+        roots: Sequence[bytes] = (),
+        cards: Sequence[bytes] = (),
+    ) -> None:
+        """Believes more.
 
         Args:
             issuers: Certificates of issuers, as anybody has shown them.
             roots: Root bundles.
+            cards: Where issuers can be asked, as each has signed it.
 
         Raises:
             SecurityError: When one is not to be believed, or there is no room; those before it are
                 believed.
         """
-        before = self.now
-        try:
-            self._learn_roots(roots)
-            for der in issuers:
-                self._learn_issuer(der)
-        finally:
-            rows = self._rows_since(before)
-        return rows
+        self._learn_roots(roots)
+        for der in issuers:
+            self._learn_issuer(der)
+        for card in cards:
+            self._learn_card(card)
 
     def _learn_roots(self, bundles: Sequence[bytes]) -> None:
         try:
@@ -79,33 +88,49 @@ class TrustBook:
         except RootConflict as error:
             # The far side may be honest: it has taken the other one.
             self.conflict = str(error)
+        self.cards = {id_: card for id_, card in self.cards.items() if id_ in self.now.issuers}
 
     def _learn_issuer(self, der: bytes) -> None:
         try:
-            self.now = self.now.with_issuer(der)
+            self._keep_issuer(der)
         except UntrustedIssuer:
             self.now.roots.former_issuer(der)
 
-    def _rows_since(self, before: Trust) -> Rows:
-        now = self.now.issuers
-        rows: Rows = {_key_of(id_): None for id_ in sorted(before.issuers.keys() - now.keys())}
-        for id_, issuer in sorted(now.items()):
-            if before.issuers.get(id_) is not issuer:
-                rows[_key_of(id_)] = issuer.der
-        return rows
+    def _keep_issuer(self, der: bytes) -> None:
+        self.now = self.now.with_issuer(der)
+
+    def _learn_card(self, data: bytes) -> None:
+        if any(data == known.data for known in self.cards.values()):
+            return
+        card = open_card(data, self.now)
+        known = self.cards.get(card.value.issuer_id)
+        if known is None or _number(card) > _number(known):
+            self.cards = {**self.cards, card.value.issuer_id: card}
+
+    def rows(self) -> Rows:
+        """All that is believed, as it is to be stored."""
+        issuers, cards = sorted(self.now.issuers.items()), sorted(self.cards.items())
+        return {
+            **{_ISSUER + bytes.fromhex(id_): issuer.der for id_, issuer in issuers},
+            **{_CARD + bytes.fromhex(id_): card.data for id_, card in cards},
+            **{
+                _TAKEN + peer_id.encode(): number.to_bytes(_NUMBER_BYTES, "big")
+                for peer_id, number in sorted(self.taken.items())
+            },
+        }
 
     def marks(self) -> set[bytes]:
         """What stands for each object that is believed here."""
-        return {mark_of(each) for each in (*self._issuers(), *self.now.roots.bundles)}
+        return {
+            mark_of(each) for each in (*self._issuers(), *self._cards(), *self.now.roots.bundles)
+        }
 
-    def note_taken(self, peer_id: PeerId, marks: Container[bytes]) -> Rows:
-        """Notes the newest root bundle that a peer has named; gives the row to be stored."""
+    def note_taken(self, peer_id: PeerId, marks: Container[bytes]) -> None:
+        """Notes the newest root bundle that a peer has named."""
         chain = self.now.roots.chain
         number = max((one.number for one in chain if mark_of(one.data) in marks), default=0)
-        if number <= self.taken.get(peer_id, 0):
-            return {}
-        self.taken[peer_id] = number
-        return {_TAKEN + peer_id.encode(): number.to_bytes(_NUMBER_BYTES, "big")}
+        if number > self.taken.get(peer_id, 0):
+            self.taken[peer_id] = number
 
     def question(self, known: Container[bytes]) -> Question:
         """What a peer is asked and told, that is known to have the objects of these marks."""
@@ -114,6 +139,7 @@ class TrustBook:
             marks=b"".join(sorted(self.marks())),
             issuers=_without(self._issuers(), known),
             roots=_without(self.now.roots.bundles, known),
+            cards=_without(self._cards(), known),
         )
 
     def answer(self, question: Question) -> Lacking:
@@ -126,10 +152,18 @@ class TrustBook:
         return Lacking(
             issuers=_without(self._issuers(), marks),
             roots=_without(self.now.roots.bundles, marks),
+            cards=_without(self._cards(), marks),
         )
 
     def _issuers(self) -> list[bytes]:
         return [issuer.der for _, issuer in sorted(self.now.issuers.items())]
+
+    def _cards(self) -> list[bytes]:
+        return [card.data for _, card in sorted(self.cards.items())]
+
+
+def _number(card: Verified[IssuerCard]) -> tuple[int, bytes]:
+    return card.value.seq, card.data
 
 
 def taken_in(stored: Mapping[bytes, bytes]) -> dict[PeerId, int]:
@@ -139,10 +173,6 @@ def taken_in(stored: Mapping[bytes, bytes]) -> dict[PeerId, int]:
         for key, row in stored.items()
         if key[:1] == _TAKEN and len(row) == _NUMBER_BYTES
     }
-
-
-def _key_of(issuer_id: IssuerId) -> bytes:
-    return _ISSUER + bytes.fromhex(issuer_id)
 
 
 def mark_of(data: bytes) -> bytes:

@@ -26,7 +26,7 @@ from overlay.ports import Ports
 from overlay.transport.connection import Connection
 from overlay.transport.frame import ResetCode
 from overlay.transport.stream import Stream
-from overlay.trust.book import TABLE, Rows, TrustBook, mark_of, marks_in
+from overlay.trust.book import TABLE, TrustBook, mark_of, marks_in
 from overlay.trust.messages import (
     PROTOCOL,
     Lacking,
@@ -35,7 +35,9 @@ from overlay.trust.messages import (
     decode_question,
     encode,
 )
+from security.certificate import IssuerId, IssuerKey
 from security.errors import SecurityError
+from security.issuer_card import make_card
 from security.peer_id import PeerId
 from security.trust import Trust
 
@@ -68,14 +70,14 @@ class TrustKeeper:
             StorageError: When that cannot be read.
         """
         self._ports = ports
-        self.book = TrustBook(trust, ports.storage.read(TABLE))
+        self._stored = dict(ports.storage.read(TABLE))
+        self.book = TrustBook(trust, self._stored)
         if self.book.unbelieved:
             log.warning("%d stored issuers are not our roots': passed over", self.book.unbelieved)
         self._keep_roots = keep
         self.on_change: Callable[[Trust], None] = lambda _: None
         self._kept_roots = trust.roots
         self._said: str | None = None
-        self._unstored: Rows = {}
         self._allowance = Allowance()
         self._grown = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -87,22 +89,50 @@ class TrustKeeper:
         """What is believed at present."""
         return self.book.now
 
-    def learn(self, *, issuers: Sequence[bytes] = (), roots: Sequence[bytes] = ()) -> None:
+    def learn(
+        self,
+        *,
+        issuers: Sequence[bytes] = (),
+        roots: Sequence[bytes] = (),
+        cards: Sequence[bytes] = (),
+    ) -> None:
         """Believes, stores and tells more, where it is new.
 
         Raises:
             SecurityError: As ``TrustBook.learn``; what came before is believed.
         """
-        before = self.now
+        before, cards_before = self.now, self.book.cards
         try:
-            self._store(self.book.learn(issuers=issuers, roots=roots))
+            self.book.learn(issuers=issuers, roots=roots, cards=cards)
         finally:
             self._say_conflict()
-            if self.now is not before:
+            if self.now is not before or self.book.cards != cards_before:
+                self._store()
                 self._store_roots()
                 self._grown.set()
                 self._grown = trio.Event()
+            if self.now is not before:
                 self.on_change(before)
+
+    def enrolment_of(self, issuer_id: IssuerId) -> tuple[str, ...]:
+        """Where an issuer's enrolment listener is, as it has told; nothing where it has not."""
+        card = self.book.cards.get(issuer_id)
+        return () if card is None else card.value.addresses
+
+    def tell_enrolment(self, issuer: IssuerKey, addresses: Sequence[str]) -> None:
+        """Where this host's own issuer can be asked now: all others are to know.
+
+        Nobody is told of an issuer that is not to be believed, as after its root was let go.
+        """
+        known = self.book.cards.get(issuer.issuer_id)
+        if known is not None and known.value.addresses == tuple(addresses):
+            return
+        after = 0 if known is None else known.value.seq + 1
+        seq = max(int(self._ports.clock.unix_s()), after)
+        try:
+            self.learn(issuers=[issuer.der], cards=[make_card(issuer, addresses, seq)])
+        except SecurityError as error:
+            log.warning("nobody is told where this issuer can be asked: %s", error)
 
     def posture(self) -> list[tuple[str, str]]:
         """Lines for this host's owner: none while all is well."""
@@ -128,14 +158,16 @@ class TrustKeeper:
         except (StorageError, HomeError) as error:
             log.warning("roots are believed and not stored, which is tried again: %s", error)
 
-    def _store(self, rows: Rows) -> None:
+    def _store(self) -> None:
         """What cannot be stored is believed all the same: after a start others tell it."""
-        self._unstored = {**self._unstored, **rows}
-        if not self._unstored:
+        rows = self.book.rows()
+        changed: dict[bytes, bytes | None] = dict.fromkeys(self._stored.keys() - rows.keys())
+        changed |= {key: row for key, row in rows.items() if self._stored.get(key) != row}
+        if not changed:
             return
         try:
-            self._ports.storage.write(TABLE, self._unstored, durable=True)
-            self._unstored = {}
+            self._ports.storage.write(TABLE, dict(sorted(changed.items())), durable=True)
+            self._stored = rows
         except StorageError as error:
             log.warning("issuers are believed and not stored, which is tried again: %s", error)
 
@@ -143,6 +175,7 @@ class TrustKeeper:
         self, peers: Peers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Asks and tells peers until cancelled."""
+        self._store()  # the home folder's own issuer, which may be another one next time
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             # A peer that was faster than this task was passed over when it came up.
@@ -191,7 +224,7 @@ class TrustKeeper:
             while self.book.marks() <= known:
                 await self._grown.wait()
             return
-        self._store({})
+        self._store()
         self._store_roots()
 
     async def _ask(self, connection: Connection) -> None:
@@ -221,7 +254,8 @@ class TrustKeeper:
             self.refused += 1
             raise ProtocolError(f"an issuer or root that is none: {type(error).__name__}") from None
         answer = encode(self.book.answer(question))
-        self._store(self.book.note_taken(peer_id, marks_in(question)))
+        self.book.note_taken(peer_id, marks_in(question))
+        self._store()
         self._allowance.spend(peer_id, len(answer), now_s)
         await stream.send(answer)
         await stream.finish()
@@ -229,5 +263,6 @@ class TrustKeeper:
     def _take(self, connection: Connection, told: Question | Lacking) -> None:
         """Believes what a peer has shown, which it need not be told again."""
         if connection in self._knows:
-            self._knows[connection] |= {mark_of(each) for each in (*told.issuers, *told.roots)}
-        self.learn(issuers=told.issuers, roots=told.roots)
+            objects = (*told.issuers, *told.roots, *told.cards)
+            self._knows[connection] |= {mark_of(each) for each in objects}
+        self.learn(issuers=told.issuers, roots=told.roots, cards=told.cards)

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from overlay.wire import read
 from security.certificate_form import CERTIFICATE_BYTES_MAX
+from security.issuer_card import CARD_BYTES_MAX
 from security.root_bundle import Bundles
 from security.trust import ISSUERS_MAX
 
@@ -30,6 +31,9 @@ Marks = Annotated[bytes, Meta(max_length=MARK_BYTES * MARKS_MAX)]
 Issuers = Annotated[
     list[Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES_MAX)]], Meta(max_length=ISSUERS_MAX)
 ]
+Cards = Annotated[
+    list[Annotated[bytes, Meta(max_length=CARD_BYTES_MAX)]], Meta(max_length=ISSUERS_MAX)
+]
 
 
 class Question(
@@ -41,6 +45,7 @@ class Question(
     marks: Marks
     issuers: Issuers
     roots: Bundles
+    cards: Cards
 
 
 class Lacking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="lacking"):
@@ -48,6 +53,7 @@ class Lacking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     issuers: Issuers
     roots: Bundles
+    cards: Cards
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -27,6 +27,7 @@ from overlay.transport.alpn import offered_protocols, record_bytes
 from overlay.transport.hello import decode_hello
 from overlay.transport.limits import Limits, Windows
 from overlay.transport.mux import Mux
+from overlay.trust import messages as trust
 from security.authority import Authority
 from security.authority_state import authority_from_bytes
 from security.certificate import DAY_S, issue_leaf, overlay_id_of, parse_issuer, parse_leaf
@@ -36,10 +37,22 @@ from security.epoch import open_epoch
 from security.errors import SecurityError
 from security.http_certificate import make_http_certificate, read_http_certificate
 from security.http_request import open_http_answer, verify_http_request
+from security.issuer_card import open_card
+from security.issuer_request import (
+    issuer_key_from_bytes,
+    open_issuer_answer,
+    open_issuer_request,
+)
 from security.keys import HostKeys
 from security.peer_id import parse_peer_id
 from security.record import open_record
-from security.renewal import make_renewal, open_challenge, open_renewal, verify_renew_request
+from security.renewal import (
+    make_renewal,
+    open_challenge,
+    open_renewal,
+    reason_in,
+    verify_renew_request,
+)
 from security.revocation import open_revocation
 from security.root_bundle import decode_bundles
 from security.root_key import root_of
@@ -185,6 +198,19 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "revocations told": (decode_part, [WIRE["revocations_part"]]),
     "revocations taken": (decode_taken, [WIRE["revocations_taken"]]),
     "revocation": (lambda data: open_revocation(data, OVERLAY.trust), [SIGNED["revocation"]]),
+    "issuers asked": (trust.decode_question, [WIRE["trust_question"]]),
+    "issuers told": (trust.decode_lacking, [WIRE["trust_lacking"]]),
+    "issuer's card": (lambda data: open_card(data, OVERLAY.trust), [SIGNED["issuer_card"]]),
+    "request to become an issuer": (
+        text(lambda word: open_issuer_request(word, OVERLAY.overlay_id)),
+        [SIGNED["issuer_request"]],
+    ),
+    "answer to it": (
+        text(lambda word: open_issuer_answer(word, OVERLAY.trust.roots)),
+        [SIGNED["issuer_answer"]],
+    ),
+    "issuer's key": (issuer_key_from_bytes, [SIGNED["issuer_request"]]),
+    "why another issuer": (reason_in, [SIGNED["renewed_and_why"], SIGNED["not_renewed"]]),
     "epoch": (
         lambda data: open_epoch(data, STEWARD.trust, HOST, NOW_S, NOTHING),
         [SIGNED["epoch"]],
@@ -207,7 +233,10 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
         signed(Kind.JOIN, join_request),
         [body_of("join_request", Kind.JOIN)],
     ),
-    "request to renew": (renew_request, [SIGNED["renew_request"]]),
+    "request to renew": (
+        renew_request,
+        [SIGNED["renew_request"], SIGNED["renew_request_of_another_issuer"]],
+    ),
     "request to renew's body": (
         signed(Kind.RENEW, renew_request),
         [body_of("renew_request", Kind.RENEW)],

@@ -37,7 +37,7 @@ def made(victim: Victim, number: int) -> RootKey:
 
 async def tell(victim: Victim, own: KeyHolder, bundles: Sequence[bytes]) -> int | None:
     """What becomes of a question that brings these: the code of its reset, None for an answer."""
-    question = encode(Question(v=VERSION, marks=b"", issuers=[], roots=list(bundles)))
+    question = encode(Question(v=VERSION, marks=b"", issuers=[], roots=list(bundles), cards=[]))
     async with own.connected(victim.honest[0]) as connection:
         try:
             await connection.call(PROTOCOL, question, timeout_s=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.renewal import (
+    ELSEWHERE_FIRST_S,
+    ELSEWHERE_MAX_S,
     LOOK_AGAIN_S,
     RETRY_ENDED_MAX_S,
     RETRY_MAX_S,
+    Elsewhere,
     RenewalPlan,
 )
 from security.certificate import Leaf, issue_leaf, parse_leaf
@@ -120,3 +124,20 @@ def test_an_issuer_that_comes_up_is_asked_at_once_where_that_was_waited_for() ->
     assert not plan.is_due(1.0, plan.due_unix_s + 1)
     plan.hurry()
     assert plan.is_due(1.0, plan.due_unix_s + 1)
+
+
+def test_other_issuers_are_asked_at_once_and_then_after_growing_pauses() -> None:
+    elsewhere, now_s = Elsewhere(), 100.0
+    assert not elsewhere.is_due(now_s)
+    assert elsewhere.wait_s(now_s) == math.inf, "without a reason nobody is asked"
+    pauses = []
+    for _ in range(12):
+        assert elsewhere.want(now_s)
+        elsewhere.begin(now_s)
+        assert not elsewhere.is_due(now_s + 3600), "again only for another reason"
+        assert not elsewhere.want(now_s), "a peer that says so again and again hurries nobody"
+        pauses.append(elsewhere.wait_s(now_s))
+        now_s += pauses[-1]
+    assert pauses[0] == ELSEWHERE_FIRST_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == ELSEWHERE_MAX_S

@@ -43,6 +43,7 @@ from overlay.trust.book import mark_of
 from security.enrolment import make_admission, open_admission, refuse_join
 from security.envelope import Opener, Sealer
 from security.errors import TicketUsed
+from security.issuer_card import make_card
 from security.keys import HostKeys
 from security.revocation import hash_of, make_revocation
 from security.signed import Kind, sign_as_peer, verify_peer
@@ -380,6 +381,7 @@ CLIENTS = {
             "revoke_as": control.Revoke(
                 subject=REQUEST_ID, kind=SubjectKind.TICKET, unknown=True, reason="", sure=True
             ),
+            "adopt": control.Adopt(peers=[HOST.peer_id]),
             "revocations": control.ListRevocations(),
             "tokens": control.ListTokens(),
             "leave": control.Leave(),
@@ -413,6 +415,7 @@ CLIENTS = {
             "revoke_reply": control.RevokeReply(
                 kind="peer", id=HOST.peer_id, name="", already=False, peers=4
             ),
+            "adopt_reply": control.AdoptReply(adopted=[HOST.peer_id], already=[]),
             "revocations_reply": control.RevocationsReply(
                 total=1,
                 revocations=[
@@ -479,12 +482,15 @@ TRUST = {
             marks=mark_of(OVERLAY.issuer.der),
             issuers=[OVERLAY.issuer.der],
             roots=[],
+            cards=[make_card(OVERLAY.issuer, ["192.0.2.1:7402"], 1)],
         ),
         trust.encode,
         trust.decode_question,
     ),
     "trust_lacking": Case(
-        trust.Lacking(issuers=[OVERLAY.issuer.der], roots=[]), trust.encode, trust.decode_lacking
+        trust.Lacking(issuers=[OVERLAY.issuer.der], roots=[], cards=[]),
+        trust.encode,
+        trust.decode_lacking,
     ),
 }
 

@@ -42,9 +42,11 @@ from security.renewal import (
     make_renewal,
     open_challenge,
     open_renewal,
+    reason_in,
     refuse_renewal,
     refuse_renewal_as,
     verify_renew_request,
+    with_reason,
 )
 from security.signed import Kind, claims_kind, sign_as_peer
 from tests.security.world import DAY_S, NOTHING, NOW_S, Member, Overlay, member, seeded
@@ -160,7 +162,8 @@ def test_a_request_is_of_one_host_issuer_overlay_and_kind() -> None:
     keys = overlay.host()
     leaf = parse_leaf(overlay.leaf(keys))
     request = make_renew_request(keys, leaf, CHALLENGE)
-    assert verify_renew_request(request, overlay.issuer) == (keys.peer_id, CHALLENGE)
+    asked = verify_renew_request(request, overlay.issuer)
+    assert (asked.peer_id, asked.challenge, asked.before) == (keys.peer_id, CHALLENGE, None)
     assert claims_kind(request, Kind.RENEW)
     assert not claims_kind(request, Kind.JOIN)
     assert not claims_kind(CHALLENGE_REQUEST, Kind.RENEW)
@@ -220,6 +223,36 @@ def test_an_answer_of_another_issuer_host_or_root_is_refused() -> None:
     outside = issue_leaf(other.issuer, before.peer_id, seeded(5), NOW_S + 100)
     with pytest.raises(UntrustedIssuer):
         open_renewal(make_renewal(other.issuer, outside, []), trust, before)
+
+
+def test_in_place_of_an_issuer_that_is_over_another_one_answers() -> None:
+    world = member()
+    before, trust = parse_leaf(world.leaf), world.authority.trust
+    second = make_issuer(world.authority.root, seeded(4), NOW_S)
+    early = issue_leaf(second, before.peer_id, seeded(5), NOW_S - 60)  # its clock is behind
+    answer = make_renewal(second, early, [])
+    assert open_renewal(answer, trust, before, is_over=True).leaf.der == early
+    theirs = issue_leaf(second, HostKeys.generate(seeded(6)).peer_id, seeded(5), NOW_S)
+    with pytest.raises(IdentityMismatch):
+        open_renewal(make_renewal(second, theirs, []), trust, before, is_over=True)
+    mixed = make_renewal(
+        second, issue_leaf(world.authority.issuer, before.peer_id, seeded(5), NOW_S), []
+    )
+    with pytest.raises(UntrustedIssuer):
+        open_renewal(mixed, trust, before, is_over=True)
+    foreign = Overlay(2)
+    outside = issue_leaf(foreign.issuer, before.peer_id, seeded(5), NOW_S)
+    with pytest.raises(UntrustedIssuer):
+        open_renewal(make_renewal(foreign.issuer, outside, []), trust, before, is_over=True)
+
+
+def test_an_answer_says_why_it_is_another_issuers() -> None:
+    answer, _ = answered(member())
+    assert reason_in(answer) == b""
+    assert reason_in(with_reason(answer, b"statement")) == b"statement"
+    refusal = refuse_renewal_as(RenewRefusal.REVOKED)
+    assert with_reason(refusal, b"statement") == refusal
+    assert reason_in(refusal) == b""
 
 
 def test_whoever_passes_it_on_changes_no_byte_of_it() -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.msgpack import encode
 
 from security.authority import Authority
-from security.certificate import dns_name_of, parse_leaf, renew_issuer
+from security.certificate import IssuerId, dns_name_of, parse_leaf, renew_issuer
 from security.enrolment import make_join_request, verify_join_request
 from security.envelope import Opener, Sealer
 from security.epoch import open_epoch
@@ -31,6 +31,7 @@ from security.http_request import (
     refuse_http_as,
     verify_http_request,
 )
+from security.issuer_card import make_card, open_card
 from security.issuer_request import (
     answer_issuer_request,
     make_issuer_request,
@@ -47,8 +48,10 @@ from security.renewal import (
     make_renewal,
     open_challenge,
     open_renewal,
+    reason_in,
     refuse_renewal_as,
     verify_renew_request,
+    with_reason,
 )
 from security.revocation import RevocationSet, make_revocation, open_revocation
 from security.root_bundle import ROOTS_REQUEST, decode_bundles, encode_bundles
@@ -159,6 +162,14 @@ def made() -> dict[str, str]:
         "challenge": challenge_answer(bytes([9]) * 32).hex(),
         "renew_request": make_renew_request(host, parse_leaf(leaf), bytes([9]) * 32).hex(),
         **rotation(),
+        "renew_request_of_another_issuer": make_renew_request(
+            host, parse_leaf(leaf), bytes([9]) * 32, at=IssuerId("5a" * 16)
+        ).hex(),
+        "renewed_and_why": with_reason(
+            make_renewal(overlay.issuer, leaf, []),
+            make_revocation(overlay.issuer, "5a" * 16, NOW_S, reason="stolen"),
+        ).hex(),
+        "issuer_card": make_card(overlay.issuer, ["192.0.2.1:7402"], 7).hex(),
         "renewed": make_renewal(overlay.issuer, leaf, ["192.0.2.1:7402"]).hex(),
         "not_renewed": refuse_renewal_as(RenewRefusal.HOST_UNKNOWN).hex(),
         "http_request": make_http_request(
@@ -241,10 +252,13 @@ def test_what_was_made_is_still_read() -> None:
     assert (join.peer_id, join.ticket_id) == (host.peer_id, committed["ticket_id"])
     assert open_challenge(raw("challenge")) == bytes([9]) * 32
     asked = verify_renew_request(raw("renew_request"), overlay.issuer)
-    assert asked == (host.peer_id, bytes([9]) * 32)
+    assert (asked.peer_id, asked.challenge) == (host.peer_id, bytes([9]) * 32)
     older = parse_leaf(overlay.leaf(host, NOW_S - 60))
     renewal = open_renewal(raw("renewed"), overlay.trust, older)
     assert (renewal.leaf.der, renewal.addresses) == (raw("leaf"), ("192.0.2.1:7402",))
+    assert open_revocation(reason_in(raw("renewed_and_why")), overlay.trust).value.id == "5a" * 16
+    card = open_card(raw("issuer_card"), overlay.trust).value
+    assert (card.seq, card.addresses) == (7, ("192.0.2.1:7402",))
     with pytest.raises(HostUnknown):
         open_renewal(raw("not_renewed"), overlay.trust, older)
     http = verify_http_request(raw("http_request"), overlay.overlay_id, host.peer_id)

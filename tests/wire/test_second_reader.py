@@ -202,7 +202,7 @@ MESSAGES = {
     "client_": {"ask", "began", "piece", "done", "refusal"},
     "control_": {
         *("status", "explain", "invite", "token", "leave", "refusal"),
-        *("revoke", "revocations", "tokens"),
+        *("revoke", "revocations", "tokens", "adopt", "adopted"),
         *("tenant-add", "tenant-create", "tenant-list", "tenant-remove", "tenant-rotate"),
         *("tenant", "tenants"),
     },

@@ -219,17 +219,22 @@ def test_the_root_signs_on_a_machine_that_is_no_host(founder: Home, tmp_path: Pa
     assert "rhizome init" in said or "is missing" in said
 
 
+def second_issuer(first: PeerProcess, second: Path) -> None:
+    """Makes a host that joins at ``first`` a second issuer's, as a person does."""
+    ticket = first.run("invite", "--role", "issuer", "--json").worked().json
+    assert ticket["role"] == "issuer"
+    said = rhizome("join", ticket["ticket"], "--home", str(second)).worked().out
+    assert "rhizome ca issuer request" in said
+    asked = rhizome("ca", "issuer", "request", "--home", str(second)).worked().out
+    at_root = ("ca", "issuer", "add", "-", "--home", str(first.home))
+    word = rhizome(*at_root, text=asked).worked().out.strip()
+    rhizome("ca", "issuer", "install", word, "--home", str(second)).worked()
+
+
 def test_a_second_issuers_host_invites_and_keeps_tenants(founder: Home, tmp_path: Path) -> None:
     second, third = tmp_path / "second", tmp_path / "third"
     with running_peer(founder.path) as first:
-        ticket = first.run("invite", "--role", "issuer", "--json").worked().json
-        assert ticket["role"] == "issuer"
-        said = rhizome("join", ticket["ticket"], "--home", str(second)).worked().out
-        assert "rhizome ca issuer request" in said
-        asked = rhizome("ca", "issuer", "request", "--home", str(second)).worked().out
-        at_root = ("ca", "issuer", "add", "-", "--home", str(founder.path))
-        word = rhizome(*at_root, text=asked).worked().out.strip()
-        rhizome("ca", "issuer", "install", word, "--home", str(second)).worked()
+        second_issuer(first, second)
         with running_peer(second, "--bootstrap", address_of(first)) as issuing:
             until(lambda: issuing.status()["confirmed"])
             issuing.run("tenant create", "lab").worked()
@@ -242,6 +247,42 @@ def test_a_second_issuers_host_invites_and_keeps_tenants(founder: Home, tmp_path
                 assert host.status()["tenants"] == ["lab"]
                 known = ("ca", "issuer", "list", "--json", "--home", str(third))
                 until(lambda: len(rhizome(*known).worked().json) == 2)
+
+
+def test_a_host_of_a_stolen_issuer_comes_back_under_the_other_one(
+    founder: Home, tmp_path: Path
+) -> None:
+    """Real peers, TLS and sockets: docs/operations.md, an issuer whose key is stolen."""
+    second, third = tmp_path / "second", tmp_path / "third"
+    old = authority_in(founder).issuer.issuer_id
+    with running_peer(founder.path) as first:
+        second_issuer(first, second)
+        ticket = first.run("invite", "--json").worked().json["ticket"]
+        rhizome("join", ticket, "--home", str(third)).worked()
+        peer_id = load_identity(Home(third)).peer_id
+        with (
+            running_peer(second, "--bootstrap", address_of(first)) as issuing,
+            running_peer(third, "--bootstrap", address_of(first)) as host,
+        ):
+            until(lambda: len(issuing.status()["peers"]) == len(host.status()["peers"]) == 2)
+            until(lambda: issuing.status()["tenants"] == ["default"])
+            known = issuing.run("ca issuer adopt", peer_id[-8:]).failed(2)
+            assert "give the whole one" in known
+            until(lambda: issuing.run("ca issuer adopt", peer_id).code == 0)
+            told = issuing.run("ca issuer adopt", "--json", peer_id).worked().json
+            assert (told["adopted"], told["already"]) == ([], [peer_id])
+            new = authority_in(Home(second)).issuer.issuer_id
+            issuing.run("revoke", old, "--yes").worked()
+            until(lambda: parse_leaf(load_identity(Home(third)).leaf).issuer_id == new, 60)
+            until(lambda: [each["peer_id"] for each in issuing.status()["peers"]] == [peer_id])
+            issuing.run("tenant create", "default").worked()
+            issuing.run("tenant add", "default", peer_id).worked()
+            until(lambda: host.status()["tenants"] == ["default"])
+            lines = {row["issuer_id"]: row for row in host.run("ca issuer list", "--json").json}
+            assert lines[old]["revoked"]
+            assert lines[new]["renews_me"]
+    with running_peer(third, "--bootstrap", "127.0.0.1:1") as again:  # it starts as what it is now
+        assert again.status()["tenants"] == ["default"]
 
 
 def address_of(peer: PeerProcess) -> str:

@@ -309,7 +309,7 @@ def test_a_revoked_issuers_tenants_are_served_no_more() -> None:
             assert len(a.running.tenants) == 1
             a.running.revoke(world.revocation(world.authority.issuer.issuer_id))
             assert len(a.running.tenants) == 0
-            assert a.running.is_revoked
+            assert a.running.standing.is_issuer_revoked
             assert not a.running.knowledge.gossip.epochs.known()
             await world.restart(a)
             assert len(a.running.tenants) == 0, "nor after a restart, whatever the folder holds"
@@ -374,11 +374,11 @@ def test_who_is_cut_off_is_shown_the_statement_that_revokes_it_and_keeps_it() ->
             issuer, bad, other = world.hosts
             statements = world.revocation(bad.identity.peer_id)
             issuer.running.revoke(statements)
-            await until(lambda: bad.running.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
+            await until(lambda: bad.running.standing.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
             assert bad.running.revocations.statements == frozenset(statements)
             await until(lambda: not bad.running.peers.up(), timeout_s=ENFORCED_S)
             await world.restart(bad)
-            assert bad.running.is_revoked
+            assert bad.running.standing.is_revoked
             assert has_put_out(issuer, bad)
             assert has_put_out(other, bad)
 
@@ -406,7 +406,7 @@ def test_nothing_of_who_is_cut_off_is_taken_in_while_it_is_shown_why() -> None:
             async with trio.open_nursery() as nursery:
                 issuer.running.revoke([statement])
                 nursery.start_soon(say_on)
-            await until(lambda: bad.running.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
+            await until(lambda: bad.running.standing.is_revoked, timeout_s=ENFORCED_S, step_s=0.01)
             await trio.sleep(5)
             assert issuer.running.revocations.statements == {statement}
 
@@ -430,7 +430,7 @@ def test_a_host_that_was_away_is_refused_and_tells_its_owner_whose_word_that_is(
             ((name, words),) = node.peers.refusals.posture()
             assert name == "refused"
             assert "so they say, and nothing that an issuer has signed" in words
-            assert not node.is_revoked
+            assert not node.standing.is_revoked
             status = status_of(node, ())
             assert (name, words) in status.posture
             assert not status.revoked

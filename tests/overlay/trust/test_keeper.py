@@ -174,7 +174,9 @@ def test_a_foreign_roots_issuer_is_refused_from_whoever_tells_it() -> None:
             to_b = a.running.peers.connection(b.identity.peer_id)
             assert to_b is not None
             before = b.running.trust.now
-            body = Question(v=VERSION, marks=b"", issuers=[Overlay(9).issuer.der], roots=[])
+            body = Question(
+                v=VERSION, marks=b"", issuers=[Overlay(9).issuer.der], roots=[], cards=[]
+            )
             with pytest.raises(StreamReset) as caught:
                 await to_b.call(PROTOCOL, encode(body), timeout_s=5)
             assert caught.value.code == ResetCode.PROTOCOL
@@ -197,7 +199,11 @@ def test_hosts_of_a_revoked_issuer_are_put_out_and_the_others_go_on() -> None:
                 a.running.admission.judge(c.identity.leaf)
             assert await world.ask(b, QUESTION)
             # Those two are shown why as they are cut off, and believe each other no more.
-            await until(lambda: c.running.is_revoked and d.running.is_revoked)
+            await until(
+                lambda: (
+                    c.running.standing.is_issuer_revoked and d.running.standing.is_issuer_revoked
+                )
+            )
             await until(lambda: not c.running.peers.up() and not d.running.peers.up())
 
     simulate(409, main)

@@ -17,6 +17,7 @@ from overlay.trust.keeper import TrustKeeper
 from overlay.trust.messages import decode_lacking, decode_question, encode
 from security.certificate import make_next_root, renew_issuer
 from security.errors import UntrustedIssuer, UntrustedRoot
+from security.issuer_card import make_card
 from security.root_bundle import make_bundle
 from security.trust import Trust
 from tests.security.rotations import Rotated
@@ -64,7 +65,7 @@ def test_an_issuer_by_a_former_root_is_no_news_and_no_lie() -> None:
     told = book()
     told.learn(roots=TWICE.told, issuers=[NEW.der])
     before = told.now
-    assert told.learn(issuers=[TWICE.issuer.der]) == {}
+    told.learn(issuers=[TWICE.issuer.der])
     assert told.now is before
     with pytest.raises(UntrustedIssuer):
         told.learn(issuers=[Overlay(2).issuer.der])
@@ -73,20 +74,24 @@ def test_an_issuer_by_a_former_root_is_no_news_and_no_lie() -> None:
 def test_a_stored_issuer_goes_with_its_root() -> None:
     told = TrustBook(TWICE.trust, {})
     key = b"i" + bytes.fromhex(TWICE.issuer.issuer_id)
-    assert told.learn(roots=TWICE.told) == {key: None}
-    assert told.learn(issuers=[NEW.der]) == {key: NEW.der}
+    assert told.rows() == {key: TWICE.issuer.der}
+    told.learn(cards=[make_card(TWICE.issuer, ["192.0.2.1:7402"], 1)])
+    told.learn(roots=TWICE.told)
+    assert told.rows() == {}, "its card goes with it"
+    told.learn(issuers=[NEW.der])
+    assert told.rows() == {key: NEW.der}
 
 
 def test_which_bundle_a_peer_has_is_known_by_its_marks_and_never_falls() -> None:
     told = book()
     told.learn(roots=TWICE.told)
     overlap, drop = (mark_of(each) for each in TWICE.roots.bundles)
-    assert told.note_taken(HOST, {bytes(12)}) == {}
-    row = told.note_taken(HOST, {overlap, drop})
+    told.note_taken(HOST, {bytes(12)})
+    assert told.taken == {}
+    told.note_taken(HOST, {overlap, drop})
     assert told.taken == {HOST: 5}
-    assert told.note_taken(HOST, {overlap}) == {}
-    stored = {key: value for key, value in row.items() if value is not None}
-    assert TrustBook(TWICE.trust, stored).taken == {HOST: 5}
+    told.note_taken(HOST, {overlap})
+    assert TrustBook(TWICE.trust, told.rows()).taken == {HOST: 5}
 
 
 def test_a_conflict_is_kept_for_the_owner_and_the_issuers_beside_it_are_taken() -> None:
