@@ -238,11 +238,11 @@ async def test_a_host_is_told_falsely_that_it_is_revoked() -> None:
                 a.peers.hint(PeerHint(peer_id=insider.peer_id, addresses=(at,)))
                 await until(lambda: bool(a.peers.refusals.posture()), step_s=0.01)
                 assert insider.peer_id[-8:] in a.peers.refusals.posture()[0][1]
-                assert not a.is_revoked
+                assert not a.standing.is_revoked
             nursery.cancel_scope.cancel()
         # The control: an issuer's statement is believed.
         a.revoke(victim.world.revocation(a.peer_id))
-        assert a.is_revoked
+        assert a.standing.is_revoked
 
 
 def client_context(insider: KeyHolder, *alpn: str) -> ssl.SSLContext:
