@@ -46,7 +46,9 @@ class TenantState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     public: bool = False
 
 
-class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TicketState(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A ticket, without its secret."""
 
     verifier: Bytes32
@@ -57,7 +59,9 @@ class TicketState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     http_names: list[str] = []
 
 
-class HostState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HostState(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A host that was enrolled."""
 
     peer_id: str
@@ -86,12 +90,18 @@ class RevokedState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class AuthorityState(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="authority"
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="authority",
 ):
     """The whole state.
 
     ``root_key`` is None where it is kept elsewhere. Older files list no ``hosts``: rosters name
-    them; and no roles.
+    them. Nothing is written of a field that is as older files leave it: the version before opens
+    what uses nothing newer.
     """
 
     v: Annotated[int, Meta(ge=0, le=255)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,15 @@ def test_the_state_comes_back_byte_for_byte() -> None:
     assert again.tickets == authority.tickets
     assert again.trust == authority.trust
     assert again.issuer.private.private_bytes_raw() == authority.issuer.private.private_bytes_raw()
+
+
+def test_the_version_before_opens_a_state_that_uses_nothing_newer() -> None:
+    """It takes no field that it does not know."""
+    authority, _ = member().authority.invite(["alpha"], ["x:1"], 60, seeded(2), NOW_S)
+    body = msgspec.msgpack.decode(authority_to_bytes(authority))
+    assert not {"founded"} & set(body)
+    assert set(body["hosts"][0]) == {"peer_id", "sealing", "leaf_ends_unix_s"}
+    assert set(body["tickets"][0]) == {"verifier", "tenants", "expires_unix_s", "used_by"}
 
 
 def test_the_epoch_object_of_a_version_is_made_once() -> None:
