@@ -258,12 +258,7 @@ def issue_leaf(
         x509.UniformResourceIdentifier(f"spiffe://{issuer.overlay_id}/host/{peer_id}"),
         x509.DNSName(dns_name_of(peer_id)),
     ]
-    end = x509.load_der_x509_certificate(issuer.der).not_valid_after_utc
-    lifetime_s = min(lifetime_s, unix_s_of(end) - now_unix_s)
-    if lifetime_s < 1:
-        raise Expired(
-            "the issuer's certificate has ended: run 'rhizome ca issuer renew' on its host"
-        )
+    lifetime_s = left_of(issuer, now_unix_s, lifetime_s)
     builder = (
         builder_of(
             secret,
@@ -282,6 +277,21 @@ def issue_leaf(
         )
     )
     return builder.sign(issuer.private, None).public_bytes(Encoding.DER)
+
+
+def left_of(issuer: IssuerKey, now_unix_s: float, lifetime_s: float) -> float:
+    """Seconds that what an issuer signs now can be good: so many, or until its own end.
+
+    Raises:
+        Expired: when its own certificate has ended.
+    """
+    end = x509.load_der_x509_certificate(issuer.der).not_valid_after_utc
+    left_s = unix_s_of(end) - now_unix_s
+    if left_s < 1:
+        raise Expired(
+            "the issuer's certificate has ended: run 'rhizome ca issuer renew' on its host"
+        )
+    return min(lifetime_s, left_s)
 
 
 def parse_leaf(der: bytes) -> Leaf:

@@ -31,6 +31,7 @@ from security.certificate import (
     IssuerId,
     IssuerKey,
     check_dates,
+    left_of,
 )
 from security.certificate_form import BACKDATE_S, CERTIFICATE_BYTES_MAX
 from security.errors import (
@@ -98,6 +99,7 @@ def make_http_certificate(
     Raises:
         LimitExceeded: when there are no names, or too many.
         MalformedName: when one is none, or one that only a peer can have.
+        Expired: when the issuer's own certificate has ended.
     """
     key = Ed25519PrivateKey.from_private_bytes(secret(32))
     der = certify_http(issuer, key.public_key(), names, secret, now_unix_s, lifetime_s=lifetime_s)
@@ -118,12 +120,13 @@ def certify_http(
     Raises:
         LimitExceeded: when there are no names, or too many.
         MalformedName: when one is none, or one that only a peer can have.
+        Expired: when the issuer's own certificate has ended.
     """
     if not 0 < len(names) <= NAMES_MAX:
         raise LimitExceeded(f"an HTTP certificate has 1 to {NAMES_MAX} names")
     spelled = [_general(http_name(each)) for each in names]
     issuing = x509.load_der_x509_certificate(issuer.der)
-    end_s = min(now_unix_s + lifetime_s, issuing.not_valid_after_utc.timestamp())
+    lifetime_s = left_of(issuer, now_unix_s, lifetime_s)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rhizome http")]))
@@ -131,7 +134,7 @@ def certify_http(
         .public_key(public)
         .serial_number((int.from_bytes(secret(16), "big") >> 1) | 1)
         .not_valid_before(_moment(now_unix_s - BACKDATE_S))
-        .not_valid_after(_moment(end_s))
+        .not_valid_after(_moment(now_unix_s + lifetime_s))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_signs(), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

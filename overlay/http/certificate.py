@@ -20,6 +20,7 @@ from cryptography import x509
 from overlay.errors import ConfigError
 from overlay.ports import Clock
 from overlay.transport.tls import file_of
+from security.errors import SecurityError
 from security.http_certificate import HttpCertificate
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,11 @@ class OperatorsCertificate:
 
 
 class IssuedCertificate:
-    """One that this host's own issuer makes, and makes again at half of its life."""
+    """One that this host's own issuer makes, and makes again at half of its life.
+
+    Raises:
+        SecurityError: When it can make none at first.
+    """
 
     def __init__(
         self, make: Callable[[], HttpCertificate], names: frozenset[str], clock: Clock
@@ -110,14 +115,28 @@ class IssuedCertificate:
         self._make = make
         self.names = names
         self._clock = clock
+        self._trouble = ""
         self.context, self._renew_unix_s = self._made()
 
     async def keep(self) -> None:
-        """Makes another one in time, by this host's clock."""
+        """Makes another one in time, by this host's clock; until it can, the old one stays."""
         while True:
             await trio.sleep(LOOK_S)
             if self._clock.unix_s() >= self._renew_unix_s:
-                self.context, self._renew_unix_s = self._made()
+                self._renew()
+
+    def posture(self) -> list[tuple[str, str]]:
+        """Lines for this host's owner: none while all is well."""
+        return [("http", f"its certificate is not renewed: {self._trouble}")] * bool(self._trouble)
+
+    def _renew(self) -> None:
+        try:
+            self.context, self._renew_unix_s = self._made()
+            self._trouble = ""
+        except SecurityError as error:
+            if str(error) != self._trouble:
+                log.warning("the old certificate of the HTTP API stays: %s", error)
+            self._trouble = str(error)
 
     def _made(self) -> tuple[ssl.SSLContext, float]:
         made, now_unix_s = self._make(), self._clock.unix_s()

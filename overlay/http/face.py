@@ -122,6 +122,8 @@ async def serve_http_face(
     bound = [Address(*listener.socket.getsockname()[:2]) for listener in listeners]
     addresses = client_addresses(bound, interfaces)
     certificate = granted or certificate_of(config, desk, addresses, node.ports.clock)
+    if isinstance(certificate, IssuedCertificate):
+        node.notices.append(certificate.posture)
     urls = urls_of(
         certificate, addresses if granted is None else granted.addresses(addresses), bound
     )
@@ -196,7 +198,7 @@ def certificate_of(
 
     Raises:
         ConfigError: When it cannot be had.
-        SecurityError: When no certificate can have those names.
+        SecurityError: When no certificate can have those names, or this issuer makes none.
     """
     if config.http_cert is not None and config.http_key is not None:
         return OperatorsCertificate(config.http_cert, config.http_key)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
-from security.certificate import DAY_S, renew_issuer
+from security.certificate import DAY_S, ISSUER_LIFETIME_S, renew_issuer
 from security.enrolment import make_join_request
 from security.errors import (
     BadSignature,
@@ -192,6 +192,14 @@ def test_a_stranger_and_who_is_revoked_get_none(overlay: Overlay) -> None:
         statement = open_revocation(make_revocation(issuer, id_, NOW_S), trust)
         with pytest.raises(Revoked):
             overlay.issue(overlay.request(*NAMES), revocations=RevocationSet.of([statement]))
+
+
+def test_an_issuer_that_has_ended_certifies_nobody(overlay: Overlay) -> None:
+    late_s = NOW_S + ISSUER_LIFETIME_S
+    with pytest.raises(Expired, match="rhizome ca issuer renew"):
+        overlay.issue(overlay.request(*NAMES), now_s=late_s)
+    with pytest.raises(Expired, match="rhizome ca issuer renew"):
+        make_http_certificate(overlay.authority.issuer, NAMES, seeded(7), late_s + DAY_S)
 
 
 def test_a_name_that_is_withdrawn_is_given_no_more() -> None:

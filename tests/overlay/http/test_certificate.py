@@ -26,7 +26,7 @@ from overlay.http.face import certificate_of, serve_http_face
 from overlay.identity import load_identity
 from overlay.issuer import IssuerDesk, found_overlay
 from overlay.system import SystemClock, SystemEntropy
-from security.certificate import make_issuer, make_root
+from security.certificate import ISSUER_LIFETIME_S, make_issuer, make_root, renew_issuer
 from security.errors import MalformedName
 from security.http_certificate import HttpCertificate, make_http_certificate
 from tests.overlay.http.certificate import Certificate, make_certificate
@@ -150,6 +150,30 @@ class TestTheOverlays:
         assert len(made) == 2
         assert certificate.context is not first
         assert made[1].not_after_unix_s - made[0].not_after_unix_s >= LIFE_S / 2
+
+    async def test_while_its_issuer_makes_none_the_old_one_stays(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = VirtualClock()
+        root = make_root(seeded(1), clock.unix_s())
+        issuers = [make_issuer(root, seeded(2), clock.unix_s() - ISSUER_LIFETIME_S + LIFE_S)]
+
+        def make() -> HttpCertificate:
+            return make_http_certificate(issuers[-1], ["a"], seeded(3), clock.unix_s())
+
+        certificate = IssuedCertificate(make, frozenset({"a"}), clock)
+        first = certificate.context
+        with trio.move_on_after(2 * LIFE_S):
+            await certificate.keep()
+        assert certificate.posture()[0][1].endswith("'rhizome ca issuer renew' on its host")
+        assert len(caplog.records) == 1
+        assert certificate.context is not first, "it was made again until there was no time left"
+        last = certificate.context
+        issuers.append(renew_issuer(root, issuers[0], seeded(4), clock.unix_s()))
+        with trio.move_on_after(2 * LOOK_S):
+            await certificate.keep()
+        assert certificate.context is not last
+        assert certificate.posture() == []
 
     def test_a_name_that_only_a_peer_has_is_refused(self, tmp_path: Path) -> None:
         desk = founded(tmp_path)[1]
