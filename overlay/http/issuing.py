@@ -7,7 +7,7 @@ Nothing is stored: a certificate that was lost is asked for again, with another 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from overlay.issuer import IssuerDesk
 from overlay.ports import Clock
@@ -25,6 +25,12 @@ PROTOCOL = "/rhizome/http-certificate/1"
 EACH_S, AHEAD_S = 15.0, 120.0
 """A host gets one each so many seconds, and may be ahead by so many: nobody signs without end."""
 
+REFUSED_S = 5.0
+"""What is refused counts as so much: an honest host that waits for a grant asks less often."""
+
+TOLD_EACH_S = 600.0
+"""The log has one refusal of a host in so many seconds."""
+
 
 class HttpIssuing:
     """The serving side; ``desk`` gives None on hosts that issue nothing."""
@@ -33,6 +39,7 @@ class HttpIssuing:
         self._desk = desk
         self._clock = clock
         self._until_s: dict[PeerId, float] = {}
+        self._told_until_s: dict[PeerId, float] = {}
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:
         """Answers one host."""
@@ -46,15 +53,27 @@ class HttpIssuing:
 
     def _answer(self, desk: IssuerDesk, peer_id: PeerId, request: bytes) -> bytes:
         now_s = self._clock.now_s()
-        self._until_s = {id_: until for id_, until in self._until_s.items() if until > now_s}
-        until_s = self._until_s.get(peer_id, now_s) + EACH_S
-        if until_s - now_s > AHEAD_S:
+        self._until_s = _after(self._until_s, now_s)
+        until_s = self._until_s.get(peer_id, now_s)
+        if until_s + EACH_S - now_s > AHEAD_S:
             return refuse_http_as(HttpRefusal.TOO_OFTEN)
+        self._until_s[peer_id] = until_s + REFUSED_S
         try:
             answer = desk.certify_http(peer_id, request)
         except SecurityError as error:
-            log.warning("no HTTP certificate for %s: %s", peer_id, error)
+            self._tell(peer_id, error, now_s)
             return refuse_http(error)
-        self._until_s[peer_id] = until_s
+        self._until_s[peer_id] = until_s + EACH_S
         log.info("made an HTTP certificate for %s", peer_id)
         return answer
+
+    def _tell(self, peer_id: PeerId, error: SecurityError, now_s: float) -> None:
+        self._told_until_s = _after(self._told_until_s, now_s)
+        if peer_id not in self._told_until_s:
+            self._told_until_s[peer_id] = now_s + TOLD_EACH_S
+            log.warning("no HTTP certificate for %s: %s", peer_id, error)
+
+
+def _after(ends_s: Mapping[PeerId, float], now_s: float) -> dict[PeerId, float]:
+    """Those that have not ended."""
+    return {peer_id: end_s for peer_id, end_s in ends_s.items() if end_s > now_s}

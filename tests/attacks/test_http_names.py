@@ -158,6 +158,25 @@ async def test_http_certificates_without_end() -> None:
 
 
 @simulated
+async def test_http_names_that_were_not_granted_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that are refused: few are looked at, and one of them is in the log."""
+    async with granted() as (thief, connection), thief.victim.unharmed(thief.peer_id):
+        caplog.clear()
+        refused = set()
+        for _ in range(100):
+            with pytest.raises(Refused) as caught:
+                await thief.ask(connection, HONEST)
+            refused.add(type(caught.value))
+        assert refused == {NameNotGranted, Refused}
+        with pytest.raises(Refused, match="too often"):
+            await thief.ask(connection, OWN)
+        said = [each for each in caplog.records if each.name == "overlay.http.issuing"]
+        assert len(said) == 1
+
+
+@simulated
 async def test_a_member_that_is_no_issuer_answers_for_one() -> None:
     """A host of the overlay is asked for a certificate, and can make up none."""
     async with granted() as (thief, _):
