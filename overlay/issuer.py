@@ -321,7 +321,7 @@ class IssuerDesk:
             self._entropy.secret,
             self._clock.unix_s(),
             self._revocations(),
-            lifetime_s=self._leaf_s,
+            lifetime_s=min(self._leaf_s, LEAF_LIFETIME_S),
         )
 
     async def answer(self, request: bytes, address: Address) -> bytes:

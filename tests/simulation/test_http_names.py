@@ -23,7 +23,7 @@ from overlay.http.face import granted_to
 from overlay.http.granted import START_S, GrantedCertificate
 from security.certificate import parse_issuer
 from security.certificate_form import BACKDATE_S
-from tests.simulation.test_renewal import issued_world, simulate
+from tests.simulation.test_renewal import DAY_S, issued_world, simulate
 from tests.simulation.test_root_rotation import rotating_world
 
 NAMES = ("llm.example", "10.0.0.2")
@@ -107,6 +107,19 @@ def test_a_host_gets_what_it_was_granted_and_keeps_it_renewed() -> None:
                 nursery.cancel_scope.cancel()
 
     simulate(910, main)
+
+
+def test_where_hosts_have_theirs_for_weeks_it_lasts_a_day() -> None:
+    """It cannot be revoked."""
+
+    async def main() -> None:
+        async with asking(11, leaf_s=30 * DAY_S) as here:
+            here.grant(*NAMES)
+            await here.certificate().open()
+            life = here.kept.not_valid_after_utc - here.kept.not_valid_before_utc
+            assert life.total_seconds() == DAY_S + BACKDATE_S
+
+    simulate(921, main)
 
 
 @pytest.mark.parametrize("granted", [(), ("llm.example",), ("*.llm.example", "10.0.0.3")])
