@@ -1,9 +1,9 @@
 """A certificate of the overlay on a host that is no issuer's: asked for, kept, renewed in time.
 
 The names are those that an issuer has granted to this host. Key and certificate are kept in one
-file, so that a restart needs nobody; each certificate has a fresh key. An issuer that cannot be
-reached is waited for, with the HTTP API closed where none is kept: it may only be starting itself.
-One that says no within :data:`START_S` ends the start, as other settings that cannot be do.
+file, so that a restart needs nobody; each certificate has a fresh key. Where none is kept an issuer
+is waited for, with the HTTP API closed, also after a no: any peer can say that it is an issuer and
+say no, and the one that may say yes can be starting itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from overlay.address import Address
-from overlay.errors import ConfigError, HomeError, OverlayError, StorageError
+from overlay.errors import HomeError, OverlayError, StorageError
 from overlay.home import Files, HomeFile
 from overlay.http.certificate import LOOK_S, context_of
 from overlay.http.issuing import PROTOCOL
@@ -26,7 +26,7 @@ from overlay.peers import Peers
 from overlay.ports import Clock, Entropy
 from overlay.renewal import RenewalPlan
 from overlay.units import show_time
-from security.errors import NameNotGranted, SecurityError
+from security.errors import SecurityError
 from security.http_certificate import HttpCertificate, read_http_certificate
 from security.http_request import make_http_request, open_http_answer
 
@@ -38,10 +38,10 @@ START_S = 10.0
 """An issuer that runs is connected by then, and has answered."""
 
 POLL_S = 0.5
-"""Between looks for an issuer while a start waits for one."""
+"""From the first question to the second; later pauses double, up to :data:`LOOK_S`."""
 
-REFUSALS, REFUSED_S = 2, 3.0
-"""So many, so long apart, end a start: where there are several issuers, another may say yes."""
+CAUSES_MAX = 3
+"""So many peers that say no are told of."""
 
 
 class GrantedCertificate:
@@ -78,27 +78,17 @@ class GrantedCertificate:
         self._plan: RenewalPlan[HttpCertificate] | None = None
         self._trust = identity().trust
         self._lost = False
-        self._refused: NameNotGranted | None = None
         self._trouble = ""
 
     async def open(self) -> None:
-        """Takes the one that is kept, or waits for an issuer to make one.
-
-        Raises:
-            ConfigError: When an issuer that can be reached does not grant those names.
-        """
+        """Takes the one that is kept, or waits for an issuer to make one."""
         self._take_kept()
-        began_s = trio.current_time()
-        refusals = 0
+        pause_s = POLL_S
         while self._plan is None:
             await self._ask()
-            starting = trio.current_time() - began_s < START_S
-            refusals += self._refused is not None
-            if refusals == REFUSALS and starting:
-                raise ConfigError(f"http_name: {self._refused}")
             if self._plan is None:
-                pause_s = REFUSED_S if refusals else POLL_S
-                await trio.sleep(pause_s if starting else LOOK_S)
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LOOK_S)
 
     def addresses(self, bound: Sequence[Address]) -> tuple[Address, ...]:
         """The addresses among the names, with the ports of the HTTP API.
@@ -164,7 +154,6 @@ class GrantedCertificate:
     async def _ask(self) -> None:
         """Asks every issuer that is up, until one has made a certificate."""
         causes: list[str] = []
-        self._refused = None
         for connection in self._peers.issuers():
             identity = self._identity()
             key = Ed25519PrivateKey.from_private_bytes(self._entropy.secret(32))
@@ -175,16 +164,13 @@ class GrantedCertificate:
                 made = open_http_answer(
                     answer, key, self.all_names, me, identity.trust, self._clock.unix_s()
                 )
-            except NameNotGranted as error:
-                self._refused = error
-                causes.append(str(error))
             except (SecurityError, OverlayError) as error:
-                causes.append(str(error))
+                causes.append(f"{connection.remote.peer_id}: {error}")
             else:
                 self._keep(made)
                 self._show(made)
                 return
-        self._failed("; ".join(dict.fromkeys(causes)) or "no issuer's host is connected")
+        self._failed("; ".join(causes[:CAUSES_MAX]) or "no issuer's host is connected")
 
     def _keep(self, made: HttpCertificate) -> None:
         try:

@@ -25,7 +25,7 @@ from overlay.ports import ByteChannel, SecureChannel, Transport
 from overlay.revocation.messages import PROTOCOL as REVOCATIONS
 from overlay.revocation.messages import Answer, Compare, Part, Taken, decode_question
 from overlay.revocation.messages import encode as encode_revocations
-from overlay.transport.connection import Connection
+from overlay.transport.connection import Connection, Handler
 from overlay.transport.hello import Hello, Role, client_hello, encode_hello
 from overlay.transport.limits import Limits
 from overlay.transport.link import establish
@@ -50,7 +50,8 @@ Say = Callable[[bytes], Awaitable[None]]
 class KeyHolder:
     """Holds one identity: its key and the leaf that goes with it. Speaks to one peer at a time.
 
-    ``messages`` are the gossip messages that it was told; it carries on none of them.
+    ``messages`` are the gossip messages that it was told; it carries on none of them. ``handlers``
+    are what it serves beside gossip.
     """
 
     victim: Victim
@@ -59,6 +60,7 @@ class KeyHolder:
     generation: int = 0
     hseq: int = 0
     messages: list[bytes] = field(default_factory=list)
+    handlers: dict[str, Handler] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.generation = int(self.victim.now_unix_s * 1000)
@@ -101,13 +103,13 @@ class KeyHolder:
             ours=self.hello(**hello),
             judge=lambda leaf, _: parse_leaf(leaf).peer_id,
             expected=None,
-            clock=self.victim.nodes[0].ports.clock,
+            clock=host.running.ports.clock,
             entropy=SeededEntropy(1, "adversary's connection"),
             limits=Limits(),
         )
         async with trio.open_nursery() as nursery:
             handlers = {GOSSIP: self._hear, REVOCATIONS: self._knows_of_nobody_revoked}
-            await nursery.start(connection.run, handlers)
+            await nursery.start(connection.run, {**handlers, **self.handlers})
             yield connection
             nursery.cancel_scope.cancel()
 

@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
+import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chaos.entropy import SeededEntropy
+from chaos.issuing import MemoryFiles
 from chaos.world import until
+from overlay.config import PeerConfig
 from overlay.control.http_name_messages import ChangeHttpNames
 from overlay.control.http_names import change
 from overlay.errors import OverlayError
+from overlay.home import HomeFile
+from overlay.http.face import granted_to
 from overlay.http.issuing import AHEAD_S, EACH_S, PROTOCOL
 from overlay.transport.connection import Connection
+from overlay.transport.hello import FEATURE_ISSUES
+from overlay.transport.stream import Stream
+from security.certificate import DAY_S, IssuerKey
 from security.errors import HostUnknown, NameNotGranted, Refused, SecurityError
-from security.http_certificate import HttpCertificate
-from security.http_request import make_http_request, open_http_answer
+from security.http_certificate import HttpCertificate, certify_http
+from security.http_request import (
+    HttpIssued,
+    HttpRefusal,
+    make_http_request,
+    open_http_answer,
+    refuse_http_as,
+    verify_http_request,
+)
 from security.peer_id import PeerId
 from tests.attacks.adversary import KeyHolder, member_of_beta, revoke
 from tests.attacks.victim import Victim
@@ -176,16 +191,90 @@ async def test_http_names_that_were_not_granted_without_end(
         assert len(said) == 1
 
 
+@dataclass
+class FalseIssuer:
+    """Says that it is an issuer, and answers with all that a host without an issuer's key can.
+
+    ``left`` are the answers that it has not given yet; the last one is given again and again.
+    """
+
+    thief: NameThief
+    own: bytes
+    """The answer with its own certificate, of the true issuer."""
+
+    left: list[str] = field(
+        default_factory=lambda: [
+            "its own",
+            "its leaf",
+            "as the issuer",
+            "garbage",
+            "no",
+            "no",
+            "no",
+        ]
+    )
+
+    async def __call__(self, connection: Connection, stream: Stream) -> None:
+        await stream.send(self._answer(self.left[0], stream.body))
+        await stream.finish()
+        if len(self.left) > 1:
+            self.left.pop(0)
+
+    def _answer(self, how: str, request: bytes) -> bytes:
+        if how == "its own":
+            return self.own
+        if how == "garbage":
+            return b"\x00"
+        if how == "no":
+            return refuse_http_as(HttpRefusal.NOT_GRANTED, [HONEST])
+        me, honest = self.thief.holder.identity, self.thief.victim.honest[1]
+        asked = verify_http_request(request, me.trust.overlay_id, honest.identity.peer_id)
+        (true,) = me.trust.issuers.values()
+        issuer = IssuerKey(
+            private=me.keys.identity,
+            der=me.leaf if how == "its leaf" else true.der,
+            issuer_id=true.issuer_id,
+            overlay_id=true.overlay_id,
+        )
+        now_unix_s = self.thief.victim.now_unix_s
+        secret = SeededEntropy(2, "false issuer").secret
+        made = certify_http(issuer, asked.public, asked.names, secret, now_unix_s, lifetime_s=DAY_S)
+        return msgspec.msgpack.encode(HttpIssued(v=1, certificate=made, issuer=issuer.der))
+
+
 @simulated
 async def test_a_member_that_is_no_issuer_answers_for_one() -> None:
-    """A host of the overlay is asked for a certificate, and can make up none."""
+    """While the true one is down: nothing that it makes up is shown, and no start ends."""
+    async with granted() as (thief, connection):
+        victim = thief.victim
+        own = await connection.call(PROTOCOL, thief.request(OWN), timeout_s=9)
+        false = FalseIssuer(thief, own)
+        thief.holder.handlers[PROTOCOL] = false
+        files, honest = MemoryFiles(), victim.honest[1]
+        certificate = granted_to(honest.running, PeerConfig(http_names=(HONEST,)), files)
+        assert certificate is not None
+        victim.world.kill(victim.honest[0])
+        async with thief.holder.connected(honest, features=FEATURE_ISSUES):
+            await until(lambda: honest.running.peers.up() == [thief.peer_id])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(certificate.open)
+                await until(lambda: len(false.left) == 1, timeout_s=600)
+                assert files.read(HomeFile.HTTP) is None
+                ((_, line),) = certificate.posture()
+                assert str(thief.peer_id) in line, "whose word it is"
+                await victim.world.start(victim.honest[0])
+                await until(lambda: certificate.posture() == [], timeout_s=600)
+        assert certificate.names == {HONEST}
+
+
+@simulated
+async def test_a_host_without_a_desk_is_asked_for_a_certificate() -> None:
+    """And a host that this issuer has never enrolled is certified by nobody."""
     async with granted() as (thief, _):
         victim = thief.victim
         async with thief.holder.connected(victim.honest[1]) as connection:
             with pytest.raises(SecurityError, match="not an issuer"):
                 await thief.ask(connection, OWN)
-        stranger = KeyHolder(victim, victim.guest.identity)
-        assert stranger.peer_id == thief.peer_id
         desk = victim.nodes[0].desk
         assert desk is not None
         foreign = PeerId("12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5")

@@ -144,7 +144,8 @@ class Victim:
 
     @property
     def now_unix_s(self) -> float:
-        return self.nodes[0].ports.clock.unix_s()
+        up = next(host for host in self.honest if host.node is not None)
+        return up.running.ports.clock.unix_s()
 
     async def ask(self, host: Host, tenant: str = ALPHA) -> None:
         """An honest request; whatever happens it is answered as it was the first time."""
