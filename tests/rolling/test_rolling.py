@@ -88,9 +88,7 @@ async def new_token(issuer: Host, tenant: str = "default") -> Any:
     return await issuer.tells("token", "create", "--tenant", tenant)
 
 
-async def test_every_host_is_upgraded_and_one_goes_back_under_load(
-    old: Code, tmp_path: Path
-) -> None:
+async def test_every_host_is_upgraded_and_two_go_back_under_load(old: Code, tmp_path: Path) -> None:
     hosts = await found(tmp_path, NAMES, old)
     issuer, bert, cleo = hosts
     try:
@@ -122,7 +120,10 @@ async def test_every_host_is_upgraded_and_one_goes_back_under_load(
             await cleo.replace(old)
             await load.more(SOME)
             await issuer.command("tenant", "rotate", "lab", "--hard")
+            await issuer.replace(old)
+            await load.more(SOME)
             await issuer.command("token", "revoke", spares[1]["token_id"])
+            await issuer.command("tenant", "rotate", "default")
             nursery.cancel_scope.cancel()
         await load.once_more()
         await revoked_everywhere(hosts, {each["token_id"] for each in spares})
