@@ -150,6 +150,9 @@ class GrantedCertificate:
         if made.pem != shown.pem:
             self._keep(made)
             self.context, plan.leaf = context_of(made), made
+        if self._lost:
+            self._plan = RenewalPlan(made, self._entropy.rng)
+            self._trouble, self._lost = "", False
 
     async def _ask(self) -> None:
         """Asks every issuer that is up, until one has made a certificate."""

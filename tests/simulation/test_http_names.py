@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from chaos.clock import VirtualClock
+from chaos.entropy import SeededEntropy
 from chaos.issuing import MemoryFiles
 from chaos.world import Host, World, until
 from overlay.config import PeerConfig
@@ -21,6 +23,7 @@ from overlay.home import HomeFile
 from overlay.http.certificate import LOOK_S
 from overlay.http.face import granted_to
 from overlay.http.granted import START_S, GrantedCertificate
+from security.authority import Authority
 from security.certificate import parse_issuer
 from security.certificate_form import BACKDATE_S
 from tests.simulation.test_renewal import DAY_S, issued_world, simulate
@@ -301,6 +304,29 @@ def test_the_chain_follows_a_change_of_the_root_and_asks_for_nothing() -> None:
             assert here.kept == first
 
     simulate(920, main)
+
+
+def test_one_that_is_believed_again_is_no_alarm_and_asks_no_more() -> None:
+    async def main() -> None:
+        async with asking(12, leaf_s=DAY_S) as here:
+            here.grant(*NAMES)
+            certificate, identity = here.certificate(), here.host.running.identity
+            await certificate.open()
+            here.world.kill(here.issuer)
+            foreign = Authority.create(
+                SeededEntropy(1, "foreign").secret, VirtualClock().unix_s(), []
+            )
+            certificate._identity = lambda: replace(identity, trust=foreign.trust)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(certificate.keep)
+                await until(lambda: certificate.posture() != [], timeout_s=LONG_S)
+                certificate._identity = lambda: identity
+                await until(lambda: certificate.posture() == [], timeout_s=LONG_S)
+                await trio.sleep(LONG_S)
+                assert certificate.posture() == []
+                nursery.cancel_scope.cancel()
+
+    simulate(922, main)
 
 
 def test_the_issuers_own_host_asks_nobody() -> None:
