@@ -12,6 +12,7 @@ from overlay.control.http_name_messages import (
 )
 from overlay.issuer import IssuerDesk
 from overlay.steward import peer_of
+from security.errors import UnknownHost
 from security.hosts import with_http_names
 
 
@@ -20,7 +21,8 @@ def http_names(command: HttpNameCommand, desk: IssuerDesk) -> HttpNamesReply:
 
     Raises:
         ConfigError: When that is no PeerId.
-        SecurityError: When no such host is enrolled, it is revoked, or a name cannot be its own.
+        SecurityError: When no such host is enrolled, one that is revoked is to be granted more, or
+            a name cannot be its own.
         StorageError: When it cannot be stored; then nothing has changed.
     """
     if isinstance(command, ChangeHttpNames):
@@ -28,7 +30,8 @@ def http_names(command: HttpNameCommand, desk: IssuerDesk) -> HttpNamesReply:
     hosts = desk.authority.hosts
     if command.peer:
         shown = [peer_of(command.peer)]
-        desk.authority.sealing_key(shown[0])
+        if shown[0] not in hosts:
+            raise UnknownHost("this issuer has enrolled no such host")
     else:
         shown = sorted(peer_id for peer_id, host in hosts.items() if host.http_names)
     return HttpNamesReply(
@@ -39,6 +42,7 @@ def http_names(command: HttpNameCommand, desk: IssuerDesk) -> HttpNamesReply:
 def change(desk: IssuerDesk, command: ChangeHttpNames) -> None:
     """Grants a host names, or takes them back. Raises as ``http_names``."""
     authority, peer_id = desk.authority, peer_of(command.peer)
-    authority.sealing_key(peer_id)
+    if not command.remove:
+        authority.sealing_key(peer_id)
     hosts = with_http_names(authority.hosts, peer_id, command.names, remove=command.remove)
     desk.store(replace(authority, hosts=hosts), [])
