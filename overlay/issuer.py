@@ -459,7 +459,8 @@ class IssuerDesk:
                 )
             log.warning(
                 "this issuer's state is an old copy: it goes on from a newer roster, and the "
-                "tickets of the copy that it takes for unused are void"
+                "tickets of the copy that it takes for unused are void; HTTP names are granted as "
+                "they were then ('rhizome ca http-name')"
             )
             authority, again = self._authority.catch_up(tenant, self._entropy.secret)
             self.store(authority, [again])

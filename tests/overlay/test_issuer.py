@@ -478,7 +478,9 @@ def test_an_issuer_restored_from_an_old_copy_goes_on_from_what_the_overlay_knows
         open_admission(answer, ticket, keys, issuing.clock.unix_s())
 
 
-def test_tickets_of_an_old_copy_are_void_once_it_is_found_to_be_one(issuing: Issuing) -> None:
+def test_tickets_of_an_old_copy_are_void_once_it_is_found_to_be_one(
+    issuing: Issuing, caplog: pytest.LogCaptureFixture
+) -> None:
     identity = load_identity(issuing.home)
     first, second = (issuing.desk.invite(["a"], [HERE], 600) for _ in range(2))
     issuing.admitted(first)
@@ -492,6 +494,7 @@ def test_tickets_of_an_old_copy_are_void_once_it_is_found_to_be_one(issuing: Iss
     issuing.desk._epochs = lambda: epochs
     with pytest.raises(TicketUnknown):
         issuing.admitted(second, host=3)
+    assert "rhizome ca http-name" in caplog.text, "names are as they were then"
     assert issuing.admitted(first) == ["a"], "who has used one may ask again"
     issuing.home.write(HomeFile.AUTHORITY, copy)
     issuing.desk = issuing.opened()
