@@ -116,6 +116,7 @@ class Peers:
         self._known: dict[PeerId, Known] = {}
         self._dialling: set[Address] = set()
         self.refusals = Refusals()
+        self._said: dict[Address, type[SecurityError]] = {}
         self._nursery: trio.Nursery | None = None
         self.failed_dials = 0
         self._sent_before = 0
@@ -359,12 +360,21 @@ class Peers:
             log.debug("no connection to %s: %s", address, type(error).__name__)
         except SecurityError as error:
             self.failed_dials += 1
-            log.warning("refused the peer at %s: %s", address, error)
+            self._say_refused(address, error)
         else:
             remote = connection.remote.peer_id
             if peer_id is None and remote is not None and remote not in self._known:
                 self.hint(PeerHint(peer_id=remote, addresses=(address,)), vouched=True)
             await self._keep(connection, dialled_by_us=True)
+
+    def _say_refused(self, address: Address, error: SecurityError) -> None:
+        """Once for a cause: who is refused may be dialled for as long as somebody announces it."""
+        said = self._said.get(address) is type(error)
+        level = logging.DEBUG if said else logging.WARNING
+        log.log(level, "refused the peer at %s: %s", address, error)
+        if len(self._said) >= KNOWN_MAX:
+            self._said.clear()
+        self._said[address] = type(error)
 
 
 def first_addresses(addresses: Sequence[Address], count: int) -> tuple[Address, ...]:

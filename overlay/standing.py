@@ -29,6 +29,11 @@ class Standing:
         """Whether the issuer of this host's certificate is revoked."""
         return self._revokes(parse_leaf(self._identity().leaf).issuer_id)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether a signed statement keeps this host out."""
+        return self.is_revoked or self.is_issuer_revoked
+
     def look(self) -> bool:
         """More is revoked: tells the owner; True where another issuer may help."""
         if self.is_revoked:

@@ -157,10 +157,11 @@ def list_command(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - cli
 
 def words_of(line: IssuerLine) -> str:
     """What an issuer is to this host."""
+    hosts = "1 host" if line.hosts == 1 else f"{line.hosts} hosts"
     words = {
         "revoked": line.revoked,
         "ended": line.ended,
-        f"of this host, keeps {line.hosts} hosts": line.mine,
+        f"of this host, keeps {hosts}": line.mine,
         "made this host's certificate": line.renews_me,
     }
     return ", ".join(word for word, holds in words.items() if holds)

@@ -225,13 +225,19 @@ def _status_of(node: Node, http: tuple[str, ...], tenant: TenantEpoch | None) ->
             if tenant is None or peer_id in tenant.members
         ],
         dtypes={model.name: model.output.dtype for model in capabilities.models},
-        posture=[*node.peers.refusals.posture(), *node.engine_posture()],
+        posture=_posture(node),
         variants={model.name: advertised(model).weights for model in capabilities.models},
         confirmed=node.confirmation.event.is_set(),
         waits_for=waits_for(node),
         revocations=len(node.revocations.statements),
-        revoked=node.standing.is_revoked or node.standing.is_issuer_revoked,
+        revoked=node.standing.is_out,
     )
+
+
+def _posture(node: Node) -> list[tuple[str, str]]:
+    """What others say unsigned is told only where nothing signed says the same."""
+    said = [] if node.standing.is_out else node.peers.refusals.posture()
+    return [*said, *node.engine_posture()]
 
 
 def waits_for(node: Node) -> list[str]:

@@ -413,6 +413,25 @@ def test_nothing_of_who_is_cut_off_is_taken_in_while_it_is_shown_why() -> None:
     simulate(73, main)
 
 
+def test_a_revoked_host_that_is_announced_for_long_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with world_of(77, [FAST] * 2) as world:
+            await everybody_ready(world)
+            issuer, bad = world.hosts
+            issuer.running.revoke(world.revocation(bad.identity.peer_id))
+            hint = PeerHint(peer_id=bad.identity.peer_id, addresses=bad.running.addresses)
+            issuer.running.peers.hint(hint)
+            before = issuer.running.peers.failed_dials
+            await until(lambda: issuer.running.peers.failed_dials > before + 5, timeout_s=600)
+
+    with caplog.at_level(logging.WARNING):
+        simulate(77, main)
+    refused = [each.getMessage() for each in caplog.records if "refused the peer" in each.msg]
+    assert len(refused) == len(set(refused)) > 0
+
+
 def test_a_host_that_was_away_is_refused_and_tells_its_owner_whose_word_that_is() -> None:
     async def main() -> None:
         async with world_of(74, [FAST] * 3) as world:
@@ -434,6 +453,10 @@ def test_a_host_that_was_away_is_refused_and_tells_its_owner_whose_word_that_is(
             status = status_of(node, ())
             assert (name, words) in status.posture
             assert not status.revoked
+            node.revoke(sorted(issuer.running.revocations.statements))
+            status = status_of(node, ())
+            assert status.revoked
+            assert name not in dict(status.posture)  # it is signed now
 
     simulate(74, main)
 
