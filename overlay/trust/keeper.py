@@ -261,8 +261,14 @@ class TrustKeeper:
         await stream.finish()
 
     def _take(self, connection: Connection, told: Question | Lacking) -> None:
-        """Believes what a peer has shown, which it need not be told again."""
-        if connection in self._knows:
-            objects = (*told.issuers, *told.roots, *told.cards)
-            self._knows[connection] |= {mark_of(each) for each in objects}
-        self.learn(issuers=told.issuers, roots=told.roots, cards=told.cards)
+        """Believes what a peer has shown, which it need not be told again.
+
+        What is not believed is not remembered: there is no end to what a peer can make up.
+        """
+        try:
+            self.learn(issuers=told.issuers, roots=told.roots, cards=told.cards)
+        finally:
+            if connection in self._knows:
+                objects = (*told.issuers, *told.roots, *told.cards)
+                shown = {mark_of(each) for each in objects}
+                self._knows[connection] |= shown & self.book.marks()

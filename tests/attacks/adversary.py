@@ -31,6 +31,9 @@ from overlay.transport.limits import Limits
 from overlay.transport.link import establish
 from overlay.transport.stream import Stream
 from overlay.transport.tcp import TlsTransport
+from overlay.trust.messages import PROTOCOL as TRUST
+from overlay.trust.messages import Lacking
+from overlay.trust.messages import encode as encode_trust
 from security.certificate import issue_leaf, parse_leaf
 from security.keys import HostKeys
 from security.peer_id import PeerId
@@ -108,7 +111,11 @@ class KeyHolder:
             limits=Limits(),
         )
         async with trio.open_nursery() as nursery:
-            handlers = {GOSSIP: self._hear, REVOCATIONS: self._knows_of_nobody_revoked}
+            handlers = {
+                GOSSIP: self._hear,
+                REVOCATIONS: self._knows_of_nobody_revoked,
+                TRUST: self._knows_of_nothing_new,
+            }
             await nursery.start(connection.run, {**handlers, **self.handlers})
             yield connection
             nursery.cancel_scope.cancel()
@@ -133,6 +140,11 @@ class KeyHolder:
         else:
             answer = Taken(digest=digest)
         await stream.send(encode_revocations(answer))
+        await stream.finish()
+
+    async def _knows_of_nothing_new(self, connection: Connection, stream: Stream) -> None:
+        """As a peer of this version answers: the others keep in mind what it has shown them."""
+        await stream.send(encode_trust(Lacking(issuers=[], roots=[], cards=[])))
         await stream.finish()
 
     async def _hear(self, connection: Connection, stream: Stream) -> None:

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
+import pytest
 import trio
 
 from chaos.entropy import SeededEntropy
 from chaos.world import until
 from overlay.errors import StreamReset
+from overlay.revocation.messages import PROTOCOL as REVOCATIONS
+from overlay.revocation.messages import VERSION as REVOCATIONS_VERSION
+from overlay.revocation.messages import Tell
+from overlay.revocation.messages import encode as encode_revocations
 from overlay.transport.frame import ResetCode
 from overlay.trust.messages import PROTOCOL, VERSION, Question, encode
-from security.certificate import RootKey, make_next_root, parse_root
+from security.certificate import IssuerKey, RootKey, make_issuer, make_next_root, parse_root
+from security.revocation import make_revocation
 from security.root_bundle import BUNDLE_BYTES_MAX, CHAIN_MAX, SignedBundle, make_bundle
 from tests.attacks.adversary import KeyHolder, host_of
 from tests.attacks.victim import Victim
@@ -185,3 +191,61 @@ async def test_root_bundles_that_are_too_large_or_too_many() -> None:
             ):
                 assert await tell(victim, own, bundles) == ResetCode.PROTOCOL
         assert roots(victim) == before
+
+
+@simulated
+async def test_issuers_and_bundles_that_are_none_without_end() -> None:
+    """They are refused one by one, and the connection stays: nothing is kept of them."""
+    async with honest_overlay() as victim:
+        own, keeper = host_of(victim), victim.nodes[0].trust
+        true = [issuer.der for issuer in keeper.now.issuers.values()]
+        async with victim.unharmed(by=own.peer_id), own.connected(victim.honest[0]) as connection:
+            await until(lambda: len(keeper._knows) == 2, step_s=0.01)
+            for number in range(100):
+                made_up = [bytes([number, other]) * 2 for other in range(63)]
+                question = Question(
+                    v=VERSION,
+                    marks=b"",
+                    issuers=[*true, *made_up],
+                    roots=made_up[:CHAIN_MAX],
+                    cards=made_up[:CHAIN_MAX],
+                )
+                with pytest.raises(StreamReset):
+                    await connection.call(PROTOCOL, encode(question), timeout_s=5)
+            assert connection.closed is None
+            assert all(known == keeper.book.marks() for known in keeper._knows.values())
+
+
+def told_of(issuer: IssuerKey, *ids: str, now_unix_s: float) -> bytes:
+    """What an issuer revokes, with its certificate beside it."""
+    statements = [make_revocation(issuer, each, now_unix_s) for each in ids]
+    return encode_revocations(
+        Tell(v=REVOCATIONS_VERSION, issuers=[issuer.der], statements=statements)
+    )
+
+
+@simulated
+async def test_a_root_that_was_let_go_has_issuers_that_revoke() -> None:
+    """One that it signs after its end, and one that all knew before and nobody certified anew.
+
+    Their statements harm nobody, and are not told on.
+    """
+    async with honest_overlay() as victim:
+        known = make_issuer(root_of(victim), SECRET, victim.now_unix_s)
+        for node in victim.nodes:
+            node.trust.learn(issuers=[known.der])
+        own, _, _ = await rotate(victim, host_of(victim), end=True)
+        late = make_issuer(root_of(victim), SECRET, victim.now_unix_s)
+        async with victim.unharmed(by=own.peer_id), own.connected(victim.honest[0]) as connection:
+            for issuer in (known, late):
+                ids = (
+                    victim.nodes[1].peer_id,
+                    *victim.nodes[0].trust.now.issuers,
+                    issuer.issuer_id,
+                )
+                told = told_of(issuer, *ids, now_unix_s=victim.now_unix_s)
+                await connection.call(REVOCATIONS, told, timeout_s=5)
+            assert connection.closed is None
+        for node in victim.nodes:
+            assert not node.keeper.exchange.statements()
+            assert not node.keeper.revokes(victim.nodes[1].peer_id)
