@@ -17,8 +17,10 @@ from overlay.errors import HomeError
 from overlay.home import Files, HomeFile
 from overlay.identity import read_bundles, store_bundles
 from overlay.ports import Clock, Entropy
+from overlay.trust.book import Taken
 from security.authority import Authority
 from security.certificate import (
+    RENEWAL_GRACE_S,
     Issuer,
     IssuerId,
     RootCertificate,
@@ -108,8 +110,8 @@ def tidied(files: Files) -> Roots:
 class Lacking:
     """What a rotation waits for.
 
-    ``hosts`` have not told that they have the newest bundle, ``issuers`` are not known to have a
-    certificate by the new root.
+    ``hosts`` have not told that they have the newest bundle: this issuer's, and those of others
+    that have asked here. ``issuers`` are not known to have a certificate by the new root.
     """
 
     hosts: tuple[PeerId, ...]
@@ -123,7 +125,7 @@ def lacking(
     roots: Roots,
     authority: Authority,
     issuers: Collection[Issuer],
-    taken: Mapping[PeerId, int],
+    taken: Mapping[PeerId, Taken],
     revoked: RevocationSet,
     me: PeerId,
     now_unix_s: float,
@@ -134,21 +136,22 @@ def lacking(
         roots: As they are now.
         authority: The issuer of this host.
         issuers: Those that this host knows, by their newest certificates.
-        taken: The number of the bundle that each peer has, by its own word.
+        taken: How far each peer is that has asked here, by its own word.
         revoked: What is revoked.
         me: This host, which has it.
         now_unix_s: The time: hosts that can only join again are not waited for.
     """
     if not roots.overlap:
         return Lacking(hosts=(), issuers=())
-    hosts = [
-        peer_id
-        for peer_id, host in sorted(authority.hosts.items())
-        if peer_id != me
-        and host.may_renew(now_unix_s)
-        and not revoked.revokes(peer_id)
-        and taken.get(peer_id, 0) < roots.number
+    of_others = {id_: one for id_, one in taken.items() if id_ not in authority.hosts}
+    known = [id_ for id_, host in authority.hosts.items() if host.may_renew(now_unix_s)]
+    known += [
+        id_
+        for id_, one in of_others.items()
+        if now_unix_s <= one.leaf_ends_unix_s + RENEWAL_GRACE_S
     ]
+    behind = {id_ for id_ in known if id_ not in taken or taken[id_].number < roots.number}
+    hosts = [id_ for id_ in sorted(behind - {me}) if not revoked.revokes(id_)]
     newest = parse_root(roots.newest).root_id
     own = roots.former_issuer(authority.issuer.der)
     known = {one.issuer_id: one for one in issuers} | {own.issuer_id: own}

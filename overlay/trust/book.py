@@ -15,7 +15,9 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from overlay.errors import ProtocolError
 from overlay.trust.messages import MARK_BYTES, VERSION, Lacking, Question
@@ -28,17 +30,31 @@ from security.trust import Trust
 
 TABLE = "trust"
 _ISSUER, _CARD, _TAKEN = b"i", b"c", b"t"
-_NUMBER_BYTES = 4
+_TAKEN_ROW = struct.Struct(">IQ")
+_NUMBER_ALONE_BYTES = 4
+"""As the version before wrote it."""
 
 Rows = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How far a peer is that has asked here.
+
+    ``number`` is that of the newest root bundle that it has named, 0 for none. ``leaf_ends_unix_s``
+    is the end of the certificate that it has shown, 0 where that was not written down.
+    """
+
+    number: int
+    leaf_ends_unix_s: int
 
 
 class TrustBook:
     """The trust of one host, which grows.
 
     ``cards`` say where issuers can be asked. ``unbelieved`` counts stored rows that say nothing;
-    ``conflict`` are words for a person, once two root bundles of one number were seen. ``taken`` is
-    the number of the root bundle that each peer has, by its own word.
+    ``conflict`` are words for a person, once two root bundles of one number were seen. ``taken``
+    says how far each peer is that has asked here, by its own word.
     """
 
     def __init__(self, trust: Trust, stored: Mapping[bytes, bytes]) -> None:
@@ -114,8 +130,8 @@ class TrustBook:
             **{_ISSUER + bytes.fromhex(id_): issuer.der for id_, issuer in issuers},
             **{_CARD + bytes.fromhex(id_): card.data for id_, card in cards},
             **{
-                _TAKEN + peer_id.encode(): number.to_bytes(_NUMBER_BYTES, "big")
-                for peer_id, number in sorted(self.taken.items())
+                _TAKEN + peer_id.encode(): _TAKEN_ROW.pack(one.number, one.leaf_ends_unix_s)
+                for peer_id, one in sorted(self.taken.items())
             },
         }
 
@@ -125,12 +141,18 @@ class TrustBook:
             mark_of(each) for each in (*self._issuers(), *self._cards(), *self.now.roots.bundles)
         }
 
-    def note_taken(self, peer_id: PeerId, marks: Container[bytes]) -> None:
-        """Notes the newest root bundle that a peer has named."""
-        chain = self.now.roots.chain
-        number = max((one.number for one in chain if mark_of(one.data) in marks), default=0)
-        if number > self.taken.get(peer_id, 0):
-            self.taken[peer_id] = number
+    def note_taken(self, peer_id: PeerId, marks: Container[bytes], leaf_ends_unix_s: int) -> None:
+        """Notes how far a peer is that asks.
+
+        Args:
+            peer_id: Who asks.
+            marks: Those of its question.
+            leaf_ends_unix_s: The end of the certificate that it has shown.
+        """
+        before, chain = self.taken.get(peer_id), self.now.roots.chain
+        named = max((one.number for one in chain if mark_of(one.data) in marks), default=0)
+        number = max(named, before.number if before else 0)
+        self.taken[peer_id] = Taken(number, leaf_ends_unix_s)
 
     def question(self, known: Container[bytes]) -> Question:
         """What a peer is asked and told, that is known to have the objects of these marks."""
@@ -166,13 +188,17 @@ def _number(card: Verified[IssuerCard]) -> tuple[int, bytes]:
     return card.value.seq, card.data
 
 
-def taken_in(stored: Mapping[bytes, bytes]) -> dict[PeerId, int]:
-    """The number of the root bundle that each peer has, out of the stored rows."""
-    return {
-        PeerId(key[1:].decode("ascii", "replace")): int.from_bytes(row, "big")
-        for key, row in stored.items()
-        if key[:1] == _TAKEN and len(row) == _NUMBER_BYTES
-    }
+def taken_in(stored: Mapping[bytes, bytes]) -> dict[PeerId, Taken]:
+    """How far each peer is that has asked here, out of the stored rows."""
+    taken = {}
+    for key, row in stored.items():
+        peer_id = PeerId(key[1:].decode("ascii", "replace"))
+        if key[:1] == _TAKEN and len(row) == _TAKEN_ROW.size:
+            number, leaf_ends_unix_s = _TAKEN_ROW.unpack(row)
+            taken[peer_id] = Taken(number, leaf_ends_unix_s)
+        elif key[:1] == _TAKEN and len(row) == _NUMBER_ALONE_BYTES:
+            taken[peer_id] = Taken(int.from_bytes(row, "big"), 0)
+    return taken
 
 
 def mark_of(data: bytes) -> bytes:

@@ -35,7 +35,7 @@ from overlay.trust.messages import (
     decode_question,
     encode,
 )
-from security.certificate import IssuerId, IssuerKey
+from security.certificate import IssuerId, IssuerKey, parse_leaf
 from security.errors import SecurityError
 from security.issuer_card import make_card
 from security.peer_id import PeerId
@@ -254,7 +254,7 @@ class TrustKeeper:
             self.refused += 1
             raise ProtocolError(f"an issuer or root that is none: {type(error).__name__}") from None
         answer = encode(self.book.answer(question))
-        self.book.note_taken(peer_id, marks_in(question))
+        self.book.note_taken(peer_id, marks_in(question), _leaf_end(connection))
         self._store()
         self._allowance.spend(peer_id, len(answer), now_s)
         await stream.send(answer)
@@ -272,3 +272,9 @@ class TrustKeeper:
                 objects = (*told.issuers, *told.roots, *told.cards)
                 shown = {mark_of(each) for each in objects}
                 self._knows[connection] |= shown & self.book.marks()
+
+
+def _leaf_end(connection: Connection) -> int:
+    """When the certificate ends that a peer has shown."""
+    leaf = connection.remote.leaf
+    return 0 if leaf is None else parse_leaf(leaf).not_after_unix_s

@@ -43,7 +43,8 @@ def state_of(host: Host, stranger: PeerId | None, honest: set[PeerId]) -> dict[s
     reader = gossip.reader
 
     def of_others(rows: Rows) -> Rows:
-        return {k: row for k, row in rows.items() if k.partition(b"|")[0] != str(stranger).encode()}
+        own = str(stranger).encode()
+        return {k: row for k, row in rows.items() if k.partition(b"|")[0] not in {own, b"t" + own}}
 
     return {
         "identity": (node.peer_id, node.generation, node.boot_salt),

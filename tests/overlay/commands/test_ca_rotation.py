@@ -20,7 +20,13 @@ from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.trust.book import TABLE, TrustBook, mark_of
 from security.authority_state import authority_to_bytes
-from security.certificate import make_issuer, parse_issuer, parse_root, renew_issuer
+from security.certificate import (
+    RENEWAL_GRACE_S,
+    make_issuer,
+    parse_issuer,
+    parse_root,
+    renew_issuer,
+)
 from security.errors import BadSeal, UntrustedIssuer
 from security.keys import HostKeys
 from security.peer_id import PeerId
@@ -29,6 +35,7 @@ from tests.overlay.commands.terminal import running_peer
 from tests.overlay.commands.test_ca_keys import failed, ran
 
 CLOCK, ENTROPY = SystemClock(), SystemEntropy()
+DAY_S = 86_400.0
 WORDS = "correct horse battery staple"
 
 
@@ -76,11 +83,13 @@ def enrolled(folder: Home) -> PeerId:
     return keys.peer_id
 
 
-def tells(folder: Home, peer_id: PeerId) -> None:
-    """That host says that it has the newest bundle."""
+def tells(folder: Home, peer_id: PeerId, *bundles: bytes, leaf_ends_s: float = DAY_S) -> None:
+    """That host says that it has these bundles."""
     storage = SqliteStorage(folder.database_path)
     book = TrustBook(load_identity(folder).trust, storage.read(TABLE))
-    storage.write(TABLE, book.note_taken(peer_id, {mark_of(read_bundles(folder)[-1])}))
+    marks, ends = set(map(mark_of, bundles)), int(CLOCK.unix_s() + leaf_ends_s)
+    book.note_taken(peer_id, marks, ends)
+    storage.write(TABLE, dict(book.rows()))
     storage.close()
 
 
@@ -95,7 +104,7 @@ def test_a_rotation_from_its_beginning_to_its_end(sealed: Home, words: str) -> N
     assert status.issuers_lacking == [authority_in(sealed).issuer.issuer_id]
     assert "wait until every host" in status.next
     assert f"have not taken the new one: {host}" in ca.refused("--drop")
-    tells(sealed, host)
+    tells(sealed, host, *read_bundles(sealed))
     assert "rhizome ca issuer renew" in status_of(sealed).next
     assert "issuers without its certificate" in ca.refused("--drop")
     ca.renew()
@@ -113,6 +122,23 @@ def test_a_rotation_from_its_beginning_to_its_end(sealed: Home, words: str) -> N
     ca.renew()
     ca.rotate("--drop", "--anyway")
     assert roots_in(sealed).number == 5
+
+
+def test_hosts_of_other_issuers_that_have_asked_here_are_waited_for(
+    sealed: Home, words: str
+) -> None:
+    """Until their last certificate cannot be renewed any more."""
+    there, gone = (HostKeys.generate(ENTROPY.secret).peer_id for _ in range(2))
+    tells(sealed, there)
+    tells(sealed, gone, leaf_ends_s=-RENEWAL_GRACE_S - 1)
+    ca = Ca(sealed, words)
+    ca.rotate()
+    ca.renew()
+    assert status_of(sealed).hosts_lacking == [there]
+    assert f"have not taken the new one: {there}" in ca.refused("--drop")
+    tells(sealed, there, *read_bundles(sealed))
+    assert status_of(sealed).next == "rhizome ca root rotate --drop"
+    ca.rotate("--drop")
 
 
 def test_an_issuer_of_another_host_is_waited_for_until_it_is_known_to_be_certified(

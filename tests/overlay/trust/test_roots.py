@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chaos.storage import SimStorage
 from overlay.errors import StorageFull
 from overlay.ports import Ports
-from overlay.trust.book import TABLE, TrustBook, mark_of
+from overlay.trust.book import TABLE, Taken, TrustBook, mark_of
 from overlay.trust.keeper import TrustKeeper
 from overlay.trust.messages import decode_lacking, decode_question, encode
 from security.certificate import make_next_root, renew_issuer
@@ -26,6 +26,7 @@ from tests.security.world import NOW_S, Overlay, seeded
 TWICE = Rotated(rotations=2)
 NEW = renew_issuer(TWICE.keys[2], TWICE.issuer, seeded(4), NOW_S)
 HOST = TWICE.host().peer_id
+ENDS = int(NOW_S)
 
 
 def book() -> TrustBook:
@@ -86,12 +87,18 @@ def test_which_bundle_a_peer_has_is_known_by_its_marks_and_never_falls() -> None
     told = book()
     told.learn(roots=TWICE.told)
     overlap, drop = (mark_of(each) for each in TWICE.roots.bundles)
-    told.note_taken(HOST, {bytes(12)})
-    assert told.taken == {}
-    told.note_taken(HOST, {overlap, drop})
-    assert told.taken == {HOST: 5}
-    told.note_taken(HOST, {overlap})
-    assert TrustBook(TWICE.trust, told.rows()).taken == {HOST: 5}
+    told.note_taken(HOST, {bytes(12)}, ENDS)
+    assert told.taken == {HOST: Taken(0, ENDS)}
+    told.note_taken(HOST, {overlap, drop}, ENDS)
+    assert told.taken == {HOST: Taken(5, ENDS)}
+    told.note_taken(HOST, {overlap}, ENDS + 1)
+    assert told.taken == {HOST: Taken(5, ENDS + 1)}
+    assert TrustBook(TWICE.trust, told.rows()).taken == told.taken
+
+
+def test_what_the_version_before_has_stored_of_a_peer_is_read() -> None:
+    stored = {b"t" + HOST.encode(): bytes([0, 0, 0, 5]), b"t" + b"other": b"?"}
+    assert TrustBook(TWICE.trust, stored).taken == {HOST: Taken(5, 0)}
 
 
 def test_a_conflict_is_kept_for_the_owner_and_the_issuers_beside_it_are_taken() -> None:
