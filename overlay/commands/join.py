@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 import trio
 
@@ -14,7 +16,7 @@ from overlay.identity import kept_keys, store_enrolment, store_identity
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol
 from security.enrolment import Admission, make_join_request, open_admission
-from security.errors import SecurityError, UntrustedIssuer
+from security.errors import MalformedObject, SecurityError, UntrustedIssuer
 from security.hosts import HostRole
 from security.keys import HostKeys
 from security.root_bundle import ROOTS_REQUEST, Roots, decode_bundles
@@ -68,25 +70,39 @@ def check_free(home: Home, ticket: Ticket) -> None:
 async def ask(address: Address, root: bytes, request: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     """Asks one enrolment listener.
 
-    One whose root was changed since the ticket was made is first asked, as nobody in particular,
-    for the bundles that lead on from the ticket's.
+    Before anything else it is asked for its root bundles, so that a joiner begins with what is in
+    force there: who holds the key of a root that was let go cannot tell it an earlier bundle
+    first. A listener whose root was changed since the ticket was made is asked for the bundles
+    that lead on from the ticket's as nobody in particular, and once more when it is believed.
 
     Returns:
-        The answer, and the root bundles that were needed to believe who gave it.
+        The answer, and the root bundles that were told.
 
     Raises:
         SecurityError, OverlayError: As ``enrol``.
     """
     roots = Roots.of(root)
     try:
-        return await enrol(address, roots.in_force, request, timeout_s=TIMEOUT_S), ()
+        roots = await _told(address, roots, roots.in_force)
     except UntrustedIssuer:
-        told = await enrol(address, None, ROOTS_REQUEST, timeout_s=TIMEOUT_S)
-        after = roots.learn(decode_bundles(told))
+        after = await _told(address, roots, None)
         if after == roots:
             raise
-    answer = await enrol(address, after.in_force, request, timeout_s=TIMEOUT_S)
-    return answer, after.bundles
+        roots = await _told(address, after, after.in_force)
+    answer = await enrol(address, roots.in_force, request, timeout_s=TIMEOUT_S)
+    return answer, roots.bundles
+
+
+async def _told(address: Address, roots: Roots, believed: Sequence[bytes] | None) -> Roots:
+    """These roots after the bundles that a listener tells.
+
+    One of the version before knows of none, and answers or refuses as it does to any nonsense.
+    """
+    try:
+        bundles = decode_bundles(await enrol(address, believed, ROOTS_REQUEST, timeout_s=TIMEOUT_S))
+    except (RequestError, MalformedObject):
+        return roots
+    return roots.learn(bundles)
 
 
 async def redeem(ticket: Ticket, keys: HostKeys, clock: SystemClock) -> Admission:

@@ -15,7 +15,13 @@ from overlay.address import Address
 from overlay.commands.join import redeem
 from overlay.errors import HomeError, OverlayError
 from overlay.home import Home
-from overlay.identity import Identity, load_identity, store_identity, store_renewed
+from overlay.identity import (
+    Identity,
+    load_identity,
+    read_bundles,
+    store_identity,
+    store_renewed,
+)
 from overlay.issuer import IssuerDesk, found_overlay
 from overlay.root import authority_in, root_key_in
 from overlay.system import SystemClock, SystemEntropy
@@ -23,6 +29,7 @@ from overlay.transport.enrolment import Handle, serve_enrolment
 from security.enrolment import refuse_join
 from security.errors import SecurityError, TicketUsed
 from security.keys import HostKeys
+from security.root_bundle import ROOTS_REQUEST, encode_bundles
 
 ENTROPY = SystemEntropy()
 CLOCK = SystemClock()
@@ -61,6 +68,10 @@ class Desk:
         """As the commands do, one after the other; this host shows the new chain then."""
         for step in (self.change.overlap, self.change.certify, self.change.drop):
             step()
+        self.show_the_newest()
+
+    def show_the_newest(self) -> None:
+        """The certificate of the issuer, by the root that signs now."""
         issuer = authority_in(self.home).issuer.der
         self.start()
         trust = self.identity.trust
@@ -121,6 +132,45 @@ async def test_a_ticket_from_before_the_root_was_changed_is_still_good(
     assert identity.trust.roots == desk.identity.trust.roots
     assert identity.trust.roots.number == 5
     assert identity.trust.leaf(identity.leaf)[0].peer_id == keys.peer_id
+
+
+async def test_a_new_host_knows_the_end_of_the_last_rotation(desk: Desk) -> None:
+    """Its ticket has the new root alone: the overlap, told again, puts no root back in force."""
+    desk.change.overlap()
+    overlap = read_bundles(desk.home)
+    desk.change.certify()
+    desk.change.drop()
+    desk.show_the_newest()
+    async with desk.serving(desk.desk.answer) as addresses:
+        ticket = desk.desk.invite([], addresses, 60)
+        admission = await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+    roots = admission.trust.roots
+    assert ticket.root == roots.newest
+    assert roots == desk.identity.trust.roots
+    assert roots.learn(overlap) is roots
+
+
+async def test_who_is_in_the_way_of_an_old_ticket_keeps_no_bundle_back(desk: Desk) -> None:
+    """As nobody in particular it tells the overlap alone; whoever is believed tells the rest."""
+    made = desk.desk.invite([], [Address("127.0.0.1", 1)], 3600)
+    desk.change.overlap()
+    overlap = read_bundles(desk.home)
+    desk.change.certify()
+    desk.change.drop()
+    desk.show_the_newest()
+    asked = 0
+
+    async def answer(request: bytes, address: Address) -> bytes:
+        nonlocal asked
+        asked += request == ROOTS_REQUEST
+        # The first question that gets here is the one that judges nobody.
+        return encode_bundles(overlap) if asked == 1 else await desk.desk.answer(request, address)
+
+    async with desk.serving(answer) as addresses:
+        ticket = replace(made, addresses=tuple(map(str, addresses)))
+        admission = await redeem(ticket, HostKeys.generate(ENTROPY.secret), CLOCK)
+    assert asked == 2
+    assert admission.trust.roots == desk.identity.trust.roots
 
 
 async def test_bundles_that_do_not_follow_from_the_tickets_root_help_nobody(desk: Desk) -> None:
