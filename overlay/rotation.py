@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ from security.revocation import RevocationSet
 from security.root_bundle import Roots, next_bundle, number_after
 from security.root_key import open_root, root_of, seal_root
 
+DROP = "rhizome ca root rotate --drop"
+
 
 def roots_in(files: Files) -> Roots:
     """The roots that a folder trusts.
@@ -42,6 +45,18 @@ def roots_in(files: Files) -> Roots:
         HomeError, SecurityError: When it holds none, or they are damaged.
     """
     return Roots.of(files.need(HomeFile.ROOT), read_bundles(files))
+
+
+def before_begin(files: Files) -> Roots:
+    """The roots in force, where a rotation may begin, or its beginning be completed.
+
+    Raises:
+        HomeError: When the end of the one before was cut off: that is to be completed first.
+    """
+    roots, sealed = roots_in(files), files.read(HomeFile.NEXT_ROOT_KEY)
+    if sealed is not None and (root_of(sealed),) == roots.in_force:
+        raise HomeError(f"the end of a rotation was cut off: {DROP} once more")
+    return roots
 
 
 def begin(files: Files, old: RootKey, passphrase: str, clock: Clock, entropy: Entropy) -> Roots:
@@ -55,11 +70,11 @@ def begin(files: Files, old: RootKey, passphrase: str, clock: Clock, entropy: En
         entropy: For its key.
 
     Raises:
-        HomeError: When the old root is another one than that in force.
+        HomeError: As :func:`before_begin`, or when the old root is another one than that in force.
         LimitExceeded: When the passphrase is too short, or the overlay had too many rotations.
         BadSeal: When the new key is there already, under another passphrase.
     """
-    roots = tidied(files)
+    roots = before_begin(files)
     if roots.overlap:
         return roots
     if roots.newest != old.der:
@@ -106,6 +121,27 @@ def tidied(files: Files) -> Roots:
     return roots
 
 
+class KeyHere(enum.Enum):
+    """Whose key is in a folder's ``root.key``."""
+
+    NONE = enum.auto()
+    IN_FORCE = enum.auto()
+    ANOTHER = enum.auto()
+    """Of a root that was let go: the new root's key was moved away before its rotation ended."""
+
+
+def key_here(files: Files) -> KeyHere:
+    """Whose key a folder holds.
+
+    Raises:
+        HomeError, SecurityError: When the folder cannot be read, or the file is damaged.
+    """
+    sealed = files.read(HomeFile.ROOT_KEY)
+    if sealed is None:
+        return KeyHere.NONE
+    return KeyHere.IN_FORCE if root_of(sealed) in roots_in(files).in_force else KeyHere.ANOTHER
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lacking:
     """What a rotation waits for.
@@ -143,14 +179,15 @@ def lacking(
     """
     if not roots.overlap:
         return Lacking(hosts=(), issuers=())
-    of_others = {id_: one for id_, one in taken.items() if id_ not in authority.hosts}
-    known = [id_ for id_, host in authority.hosts.items() if host.may_renew(now_unix_s)]
-    known += [
+    mine = [id_ for id_, host in authority.hosts.items() if host.may_renew(now_unix_s)]
+    of_others = [
         id_
-        for id_, one in of_others.items()
-        if now_unix_s <= one.leaf_ends_unix_s + RENEWAL_GRACE_S
+        for id_, one in taken.items()
+        if id_ not in authority.hosts and now_unix_s <= one.leaf_ends_unix_s + RENEWAL_GRACE_S
     ]
-    behind = {id_ for id_ in known if id_ not in taken or taken[id_].number < roots.number}
+    behind = {
+        id_ for id_ in (*mine, *of_others) if id_ not in taken or taken[id_].number < roots.number
+    }
     hosts = [id_ for id_ in sorted(behind - {me}) if not revoked.revokes(id_)]
     newest = parse_root(roots.newest).root_id
     own = roots.former_issuer(authority.issuer.der)
@@ -168,16 +205,17 @@ def next_step(files: Files, roots: Roots, waits_for: Lacking) -> str:
     sealed = files.read(HomeFile.NEXT_ROOT_KEY)
     if not roots.overlap and sealed is not None:
         done = (root_of(sealed),) == roots.in_force
-        return f"it was cut off: rhizome ca root rotate{' --drop' if done else ''} once more"
+        return f"it was cut off: {DROP if done else 'rhizome ca root rotate'} once more"
     if not roots.overlap:
-        return "nothing"
+        former = key_here(files) is KeyHere.ANOTHER
+        return "destroy root.key here: it is a former root's" if former else "nothing"
     if waits_for.hosts:
         return "start this host's peer and wait until every host has the new root"
     if waits_for.issuers:
         return (
             "rhizome ca issuer renew here, and request, add and install for issuers of other hosts"
         )
-    return "rhizome ca root rotate --drop"
+    return DROP
 
 
 def certificates(roots: Roots) -> tuple[RootCertificate, ...]:

@@ -12,6 +12,7 @@ from overlay.commands.passphrase import passphrase_of, passphrase_option
 from overlay.commands.root_files import signing_file
 from overlay.home import Home, HomeFile
 from overlay.root import authority_in, ends, renew, root_key_in, seal
+from overlay.rotation import KeyHere, key_here
 from overlay.system import SystemClock, SystemEntropy
 from security.certificate import parse_issuer
 from security.root_key import open_root
@@ -78,7 +79,11 @@ def renew_command(root_key: str | None, passphrase_file: str | None, home: str |
 
 
 class IssuerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--json`` prints. ``root_key``: ``here in clear``, ``here, encrypted`` or ``away``."""
+    """What ``--json`` prints.
+
+    ``root_key``: ``here in clear``, ``here, encrypted``, ``away``, or ``away; root.key here is a
+    former root's``.
+    """
 
     overlay_id: str
     issuer_id: str
@@ -111,18 +116,24 @@ def status_command(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - c
         click.echo("alarm     half of its life is over: rhizome ca issuer renew")
 
 
+APART = {
+    KeyHere.NONE: "away",
+    KeyHere.IN_FORCE: "here, encrypted",
+    KeyHere.ANOTHER: "away; root.key here is a former root's",
+}
+
+
 def status_of(folder: Home, now_unix_s: float) -> IssuerStatus:
     """What the folder says."""
     authority = authority_in(folder)
     certificate = parse_issuer(authority.issuer.der, authority.root.der)
-    apart = "away" if folder.read(HomeFile.ROOT_KEY) is None else "here, encrypted"
     middle = (certificate.not_before_unix_s + certificate.not_after_unix_s) / 2
     return IssuerStatus(
         overlay_id=authority.root.overlay_id,
         issuer_id=authority.issuer.issuer_id,
         ends_unix_s=certificate.not_after_unix_s,
         half_life_over=now_unix_s > middle,
-        root_key="here in clear" if authority.holds_root else apart,
+        root_key="here in clear" if authority.holds_root else APART[key_here(folder)],
         hosts=len(authority.hosts),
         tenants=len(authority.tenants),
     )

@@ -16,7 +16,19 @@ from overlay.identity import load_identity
 from overlay.revocation.exchange import TABLE as REVOCATIONS
 from overlay.revocation.exchange import Exchange
 from overlay.root import authority_in
-from overlay.rotation import Lacking, begin, certificates, end, lacking, next_step, roots_in, tidied
+from overlay.rotation import (
+    KeyHere,
+    Lacking,
+    before_begin,
+    begin,
+    certificates,
+    end,
+    key_here,
+    lacking,
+    next_step,
+    roots_in,
+    tidied,
+)
 from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
 from overlay.trust.book import TABLE as TRUST
@@ -73,13 +85,14 @@ def rotate_command(
 
 
 def _begin(folder: Home, root_key: str | None, passphrase_file: str | None) -> None:
-    if not roots_in(folder).overlap:
+    if not before_begin(folder).overlap:
         sealed = root_file(folder, root_key)
         passphrase = passphrase_of(passphrase_file, twice=False)
         old = open_root(sealed, passphrase)
         begin(folder, old, passphrase, SystemClock(), SystemEntropy())
     click.echo("two roots are in force: the old one and the next")
-    click.echo(f"copy {folder.path / HomeFile.NEXT_ROOT_KEY.value} to two media")
+    if folder.read(HomeFile.NEXT_ROOT_KEY) is not None:
+        click.echo(f"copy {folder.path / HomeFile.NEXT_ROOT_KEY.value} to two media")
     click.echo("start this host's peer, and see what is next: rhizome ca root status")
 
 
@@ -98,15 +111,22 @@ def _drop(
             raise HomeError(f"the old root is still needed: {words_of(waits_for)} (--anyway)")
         # Both files are looked for before a passphrase is asked for.
         old = root_file(folder, root_key)
-        new = root_file(folder, new_root_key, HomeFile.NEXT_ROOT_KEY)
+        new = root_file(folder, new_root_key, HomeFile.NEXT_ROOT_KEY, "--new-root-key")
         passphrase = passphrase_of(passphrase_file, twice=False)
         end(folder, open_root(old, passphrase), open_root(new, passphrase))
     elif not roots.chain:
         raise HomeError("no rotation is under way: 'rhizome ca root rotate' begins one")
     else:
         tidied(folder)
-    click.echo("the new root alone is in force; its key is in root.key, if it was here")
+    click.echo(f"the new root alone is in force; {_KEY_WORDS[key_here(folder)]}")
     click.echo("start this host's peer, which tells the others; then destroy the old key's copies")
+
+
+_KEY_WORDS = {
+    KeyHere.IN_FORCE: "its key is in root.key",
+    KeyHere.ANOTHER: "its key is not here: root.key here is a former root's, destroy it",
+    KeyHere.NONE: "its key is not here",
+}
 
 
 def waiting(folder: Home) -> Lacking:

@@ -20,8 +20,19 @@ def signing_file(folder: Home | None, path: str | None) -> bytes:
     return root_file(folder, path, HomeFile.NEXT_ROOT_KEY if rotating else HomeFile.ROOT_KEY)
 
 
-def root_file(folder: Home | None, path: str | None, file: HomeFile = HomeFile.ROOT_KEY) -> bytes:
+def root_file(
+    folder: Home | None,
+    path: str | None,
+    file: HomeFile = HomeFile.ROOT_KEY,
+    flag: str = "--root-key",
+) -> bytes:
     """A root key's file: the one that is named, else that of the folder, which has to be there.
+
+    Args:
+        folder: Where it is looked for; None where it has to be named.
+        path: The one that is named.
+        file: Which one it is in the folder.
+        flag: By which it is named.
 
     Raises:
         ConfigError: When the named one cannot be read.
@@ -31,10 +42,10 @@ def root_file(folder: Home | None, path: str | None, file: HomeFile = HomeFile.R
         assert folder is not None
         found = folder.read(file)
         if found is None:
-            raise HomeError(f"{folder.path} holds no {file.value}: name it with --root-key FILE")
+            raise HomeError(f"{folder.path} holds no {file.value}: name it with {flag} FILE")
         return found
     try:
         with Path(path).open("rb") as opened:
             return opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"--root-key: {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{flag}: {path} cannot be read: {error.strerror}") from None

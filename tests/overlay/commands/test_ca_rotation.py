@@ -194,6 +194,48 @@ def test_both_keys_may_be_on_media(sealed: Home, words: str, tmp_path: Path) -> 
     assert sealed.read(HomeFile.ROOT_KEY) is None
 
 
+def test_the_new_key_may_be_on_a_medium_from_its_beginning(
+    sealed: Home, words: str, tmp_path: Path
+) -> None:
+    """The folder's own key is a former root's then, and is said to be."""
+    ca, medium = Ca(sealed, words), tmp_path / "medium.key"
+    ca.rotate()
+    medium.write_bytes(sealed.need(HomeFile.NEXT_ROOT_KEY))
+    sealed.remove(HomeFile.NEXT_ROOT_KEY)
+    assert "to two media" not in ca.rotate()
+    assert "with --new-root-key FILE" in ca.refused("--drop", "--anyway")
+    gone = str(tmp_path / "gone.key")
+    words_of_it = ca.refused("--drop", "--anyway", "--new-root-key", gone)
+    assert words_of_it.startswith("--new-root-key: ")
+    ca.renew("--root-key", str(medium))
+    assert "root.key here is a former root's, destroy it" in ca.rotate(
+        "--drop", "--new-root-key", str(medium)
+    )
+    assert "destroy root.key here" in status_of(sealed).next
+    shown = ran(ca_keys.issuer, "status", "--home", str(sealed.path)).output
+    assert "away; root.key here is a former root's" in shown
+    assert "destroy it" in ca.rotate("--drop")
+    sealed.remove(HomeFile.ROOT_KEY)
+    assert status_of(sealed).next == "nothing"
+    assert "its key is not here\n" in ca.rotate("--drop")
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_no_rotation_begins_before_the_end_of_another_is_complete(
+    sealed: Home, words: str, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    ca = Ca(sealed, words)
+    ca.rotate()
+    with monkeypatch.context() as patch:
+        cut_off_after(patch, writes)
+        flags = ("--drop", "--anyway", "--home", str(sealed.path), "--passphrase-file", words)
+        assert isinstance(ran(ca_keys.root, "rotate", *flags).exception, PowerCut)
+    for _ in range(2):
+        assert "rhizome ca root rotate --drop once more" in ca.refused()
+    assert "its key is in root.key" in ca.rotate("--drop")
+    assert roots_in(sealed).number == 3
+
+
 def test_what_is_shown_as_json(sealed: Home, words: str) -> None:
     Ca(sealed, words).rotate()
     done = ran(ca_keys.root, "status", "--home", str(sealed.path), "--json")
