@@ -121,8 +121,10 @@ class Renewer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where the issuer's enrolment listener can be asked, as far as this host knows."""
-        return self._addresses
+        """Where issuers' enrolment listeners can be asked, its own issuer's first."""
+        issuers = sorted(self._trust.now.issuers)
+        others = [one for id_ in issuers for one in _readable(self._trust.enrolment_of(id_))]
+        return tuple(dict.fromkeys((*self._addresses, *others)))
 
     def on_trust(self) -> None:
         """Other roots or issuers are believed: this host shows its issuer's newest certificate.
