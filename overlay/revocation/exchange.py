@@ -42,6 +42,9 @@ from security.trust import Trust
 TABLE = "revocations"
 _ISSUER, _STATEMENT = b"i", b"s"
 
+AGAINST_MAX = 4
+"""Statements that are shown to whom they concern: one will do, if their signer is known there."""
+
 DROPPED_MAX = 16_384
 """Dropped statements that are remembered, so that nobody sends them again."""
 
@@ -279,9 +282,9 @@ class Exchange:
         return Tell(v=VERSION, issuers=issuers, statements=data), until
 
     def against(self, *ids: str) -> Tell | None:
-        """What revokes any of some ids, for whom that concerns; None where nothing does."""
+        """Some of what revokes any of some ids, for whom that concerns; None where nothing does."""
         found = [each.statement for each in self._news if each.statement.value.id in ids]
-        told = found[:PART_STATEMENTS]
+        told = found[:AGAINST_MAX]
         if not told:
             return None
         data = [each.data for each in told]

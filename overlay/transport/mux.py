@@ -225,8 +225,13 @@ class Mux:
         return frame.encode_goaway(code, self._last_theirs, reason)
 
     def last_words(self, protocol: str, body: bytes) -> bytes:
-        """A stream with one message, for when nothing else is to be sent any more."""
+        """A stream with one message, for when nothing else is to be sent any more.
+
+        Nothing, where that is more than the far side takes in one frame.
+        """
         payload = frame.encode_opening(protocol, 0) + body
+        if len(payload) > self._theirs.frame_bytes:
+            return b""
         return frame.encode(frame.OPEN, frame.FIN | frame.OPENER, self._next_id, payload)
 
     # -- bytes out and in

@@ -6,7 +6,7 @@ import pytest
 
 from overlay.errors import ProtocolError
 from overlay.revocation import exchange as module
-from overlay.revocation.exchange import Exchange
+from overlay.revocation.exchange import AGAINST_MAX, Exchange
 from overlay.revocation.messages import MARK_BYTES, PART_STATEMENTS, VERSION, Compare, encode
 from overlay.trust.book import TrustBook
 from security.certificate import make_issuer
@@ -135,6 +135,21 @@ def test_news_does_not_go_back_to_whom_it_came_from() -> None:
     message, until = b.exchange.news(0, c.peer_id)
     assert message is not None
     assert (message.statements, until) == ([said("x")], 1)
+
+
+def test_whom_many_statements_concern_is_shown_a_few_of_them() -> None:
+    a = Host("a")
+    statements = [
+        make_revocation(OVERLAY.issuer, "x", NOW_S + number, reason="r" * 128)
+        for number in range(20)
+    ]
+    a.learn(statements, [])
+    a.revoke("y")
+    told = a.exchange.against("x")
+    assert told is not None
+    assert (len(told.statements), told.issuers) == (AGAINST_MAX, [OVERLAY.issuer.der])
+    assert set(told.statements) <= set(statements)
+    assert a.exchange.against("z") is None
 
 
 def test_nothing_is_believed_before_it_is_prepared_and_stored() -> None:

@@ -469,6 +469,22 @@ async def test_who_is_dropped_is_shown_the_last_words_and_is_not_heard_any_more(
         assert both.right.closed == "the far side said goodbye: not admitted"
 
 
+async def test_last_words_that_are_too_long_for_the_far_side_are_left_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    shown: list[bytes] = []
+
+    async def show(connection: Connection, stream: Stream) -> None:
+        shown.append(stream.body)
+
+    async with pair({"/show": show}) as both:
+        await trio.testing.wait_all_tasks_blocked()
+        both.left.drop("not admitted", ("/show", bytes(Limits().windows.frame_bytes)))
+        await trio.sleep(3)
+        assert shown == []
+        assert both.right.closed == "the far side said goodbye: not admitted"
+
+
 async def test_who_is_dropped_and_reads_nothing_is_waited_for_half_a_second(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
