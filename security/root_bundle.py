@@ -9,8 +9,9 @@ Rules
    is in force here. Nothing else makes a root trusted but the home folder and a ticket.
 2. Bundles that let a root go are kept and carried, as that root has signed them: a host that was
    off during any number of rotations goes from one to the next.
-3. Of two bundles with one number the first one stays. The other one proves that the key of a root
-   is in two hands; it changes nothing.
+3. Of two bundles with one number the first one stays, and the other one changes nothing. It proves
+   that the key of a root is in two hands, and is told while the first one is kept: an overlap's is
+   until its end is taken.
 """
 
 from __future__ import annotations
