@@ -81,7 +81,8 @@ def authority_in(home: Files) -> Authority:
     stored = home.read(HomeFile.AUTHORITY)
     if stored is None:
         raise HomeError(
-            "this is no issuer's folder: run this on the host where 'rhizome init' was run"
+            "this is no issuer's folder: run this on a host where 'rhizome init' or 'rhizome ca "
+            "issuer install' was run"
         )
     return authority_from_bytes(stored)
 

@@ -50,7 +50,10 @@ from security.errors import SecurityError
 from security.peer_id import PeerId
 from security.tenant import TenantId
 
-NOT_AN_ISSUER = "only the issuer's host can do that: run it where 'rhizome init' was run"
+NOT_AN_ISSUER = (
+    "only an issuer's host can do that: run it where 'rhizome init' or 'rhizome ca issuer install' "
+    "was run"
+)
 
 NOT_KNOWN = (
     "that request is not among the last 1,000 that this peer took in: "

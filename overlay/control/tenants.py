@@ -18,8 +18,8 @@ from overlay.steward import Steward
 from security.epoch import EpochContent, TenantEpoch
 
 NOT_THE_STEWARD = (
-    "only the issuer's host keeps rosters: run it where 'rhizome init' was run "
-    "('rhizome tenant list' works here)"
+    "only an issuer's host keeps rosters: run it where 'rhizome init' or 'rhizome ca issuer "
+    "install' was run ('rhizome tenant list' works here)"
 )
 
 

@@ -197,7 +197,7 @@ def test_a_host_that_issues_nothing_says_so(founded: Home) -> None:
         (ca_keys.issuer, "status"),
     ):
         error = failed(group, word, "--home", str(founded.path))
-        assert "is no issuer's folder: run this on the host where" in str(error)
+        assert "is no issuer's folder: run this on a host where" in str(error)
 
 
 def test_a_running_peer_keeps_its_folder(home: Path, founded: Home, words: str) -> None:
