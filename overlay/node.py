@@ -67,8 +67,7 @@ class Node:
     """A running peer, for its faces and for tests."""
 
     def __init__(self, config: NodeConfig, ports: Ports) -> None:
-        self.config = config
-        self.ports = ports
+        self.config, self.ports = config, ports
         self.identity = config.identity
         self.peer_id: PeerId = config.identity.peer_id
         self.generation = self._next_generation()
@@ -78,16 +77,13 @@ class Node:
         self.standing = Standing(lambda: self.identity, self.keeper.revokes)
         self.clones = self._make_clones()
         self.addresses: tuple[Address, ...] = ()
-        self.draining = False
-        self._serving = 0
+        self.draining, self._serving = False, 0
         self.leaving = trio.Event()
         self.tenants = TenantBook(
             lambda tenants: ports.engine.share_among([Namespace(each) for each in tenants])
         )
         self.metrics, self.decisions = Metrics(), DecisionLog()
-        self.principals = Principals(
-            lambda: self.trust.now, self.tenants, ports.clock, lambda: self.revocations
-        )
+        self.principals = self._make_principals()
         self.quotas = Quotas(config.quotas, ports.clock, serves=self.tenants.__contains__)
         self.engine_tenants = EngineTenants(
             engine=ports.engine,
@@ -197,6 +193,11 @@ class Node:
             entropy=self.ports.entropy,
             limits=self.config.limits,
         )
+
+    def _make_principals(self) -> Principals:
+        trust, revocations = lambda: self.trust.now, lambda: self.revocations
+        clock, issuer = self.ports.clock, self.standing.issuer
+        return Principals(trust, self.tenants, clock, revocations, issuer)
 
     def _make_keeper(self) -> RevocationKeeper:
         return RevocationKeeper(

@@ -8,6 +8,7 @@ from overlay.errors import RequestError
 from overlay.ports import Clock
 from overlay.request import Principal, Scope
 from overlay.tenants import TenantBook
+from security.certificate import IssuerId
 from security.epoch import TenantEpoch
 from security.errors import (
     Expired,
@@ -54,8 +55,11 @@ class Principals:
         tenants: TenantBook,
         clock: Clock,
         revocations: Callable[[], RevocationSet],
+        issuer: Callable[[], IssuerId],
     ) -> None:
+        """``issuer`` is that of this host's own certificate."""
         self._trust = trust
+        self._issuer = issuer
         self._tenants = tenants
         self._clock = clock
         self._revocations = revocations
@@ -84,14 +88,26 @@ class Principals:
     def of_owner(self, tenant: str) -> Principal:
         """This host's owner, as a tenant; an empty name means the only one, or ``default``.
 
-        A public tenant is never meant where it is not named.
+        A public tenant is never meant where it is not named, nor one of another issuer than that of
+        this host's certificate: any issuer can put any host on a roster, and prompts with it.
 
         Raises:
             RequestError: When this host serves no such tenant.
         """
-        names = [epoch.name for epoch in self._tenants if not epoch.public]
-        epoch = self.tenant_named(tenant or (names[0] if len(names) == 1 else DEFAULT_TENANT))
+        epoch = self.tenant_named(tenant) if tenant else self._usual()
         return Principal(tenant=TenantId(epoch.tenant_id), token_id=OWNER, scopes=frozenset(Scope))
+
+    def _usual(self) -> TenantEpoch:
+        issuer_id = self._issuer()
+        own = [
+            epoch
+            for epoch in self._tenants
+            if epoch.header.steward == issuer_id and not epoch.public
+        ]
+        meant = own if len(own) == 1 else [each for each in own if each.name == DEFAULT_TENANT]
+        if not meant:
+            raise self._not_served(DEFAULT_TENANT)
+        return meant[0]
 
     def tenant_named(self, name: str) -> TenantEpoch:
         """The tenant that this host's owner means, as ``TenantBook.named``.
@@ -101,14 +117,17 @@ class Principals:
         """
         epoch = self._tenants.named(name)
         if epoch is None:
-            served = ", ".join(each.name for each in self._tenants) or "none"
-            raise RequestError(
-                f"this host serves no tenant {name[:64]!r}; it serves: {served}",
-                code="not_a_member",
-                status=421,
-                param="tenant",
-            )
+            raise self._not_served(name)
         return epoch
+
+    def _not_served(self, name: str) -> RequestError:
+        served = ", ".join(each.name for each in self._tenants) or "none"
+        return RequestError(
+            f"this host serves no tenant {name[:64]!r}; it serves: {served}",
+            code="not_a_member",
+            status=421,
+            param="tenant",
+        )
 
 
 def words_of(error: SecurityError) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from overlay.identity import Identity
-from security.certificate import parse_leaf
+from security.certificate import IssuerId, parse_leaf
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,10 @@ class Standing:
         self._identity = identity
         self._revokes = revokes
 
+    def issuer(self) -> IssuerId:
+        """Who made this host's certificate."""
+        return parse_leaf(self._identity().leaf).issuer_id
+
     @property
     def is_revoked(self) -> bool:
         """Whether this host itself is revoked."""
@@ -27,7 +31,7 @@ class Standing:
     @property
     def is_issuer_revoked(self) -> bool:
         """Whether the issuer of this host's certificate is revoked."""
-        return self._revokes(parse_leaf(self._identity().leaf).issuer_id)
+        return self._revokes(self.issuer())
 
     @property
     def is_out(self) -> bool:

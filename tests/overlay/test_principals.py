@@ -9,7 +9,8 @@ from overlay.errors import RequestError
 from overlay.principals import OWNER, Principals
 from overlay.request import Scope
 from overlay.tenants import TenantBook
-from security.certificate import ISSUER_LIFETIME_S, RootKey
+from security.authority import Authority
+from security.certificate import ISSUER_LIFETIME_S, RootKey, make_issuer
 from security.epoch import open_epoch
 from security.revocation import RevocationSet
 from security.tenant import TenantId
@@ -39,8 +40,13 @@ class Desk:
         self.tenants = TenantBook()
         self.tenants.learn(self.member.tenant)
         self.trust = self.member.authority.trust
+        self.issuer_id = self.member.authority.issuer.issuer_id
         self.principals = Principals(
-            lambda: self.trust, self.tenants, self.clock, lambda: self.revoked
+            lambda: self.trust,
+            self.tenants,
+            self.clock,
+            lambda: self.revoked,
+            lambda: self.issuer_id,
         )
 
     def token(self, *scopes: str, token_id: str = "0" * 32, tenant: str = "alpha") -> str:
@@ -166,8 +172,29 @@ def test_an_owner_with_several_tenants_names_one() -> None:
     assert desk.principals.of_owner("beta").tenant == authority.tenant_id("beta")
 
 
+def test_a_tenant_that_another_issuer_has_made_of_this_host_is_never_meant_unnamed() -> None:
+    desk = Desk()
+    own = desk.principals.of_owner("")
+    authority, keys, secret = desk.member.authority, desk.member.keys, Overlay(6).secret
+    assert isinstance(authority.root, RootKey)
+    other = Authority.joined(authority.root.public_part, make_issuer(authority.root, secret, NOW_S))
+    for name in ("default", "alpha"):
+        other, tenant_id = other.create_tenant(name, secret)
+        other, data = other.add_member(tenant_id, keys.peer_id, keys.sealing_public, secret)
+        opened = open_epoch(data, other.trust, keys, NOW_S, NOTHING)
+        assert opened is not None
+        desk.tenants.learn(opened.value)
+        assert desk.principals.of_owner("") == own
+    named = desk.principals.of_owner(f"alpha@{other.issuer.issuer_id[:8]}")
+    assert named.tenant == tenant_id
+    desk.issuer_id = other.issuer.issuer_id
+    assert desk.principals.of_owner("").tenant == other.tenant_id("default")
+
+
 def test_an_owner_of_nothing_is_told_so() -> None:
     desk = Desk()
-    lone = Principals(lambda: desk.trust, TenantBook(), desk.clock, lambda: NOTHING)
+    lone = Principals(
+        lambda: desk.trust, TenantBook(), desk.clock, lambda: NOTHING, lambda: desk.issuer_id
+    )
     with pytest.raises(RequestError, match="it serves: none"):
         lone.of_owner("")
