@@ -422,6 +422,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.ports.engine.run)
             self.trust.on_change = self._on_believed
+            self.trust.revocations = lambda: self.revocations
             if self.desk is not None:
                 self.trust.learn(issuers=[self.desk.authority.issuer.der])
             self.renewer.on_trust()

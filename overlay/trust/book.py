@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay.errors import ProtocolError
@@ -80,6 +80,7 @@ class TrustBook:
         issuers: Sequence[bytes] = (),
         roots: Sequence[bytes] = (),
         cards: Sequence[bytes] = (),
+        takes_card: Callable[[IssuerId], bool] = lambda _: True,
     ) -> None:
         """Believes more.
 
@@ -87,6 +88,8 @@ class TrustBook:
             issuers: Certificates of issuers, as anybody has shown them.
             roots: Root bundles.
             cards: Where issuers can be asked, as each has signed it.
+            takes_card: Asked of the issuer of each card that would count from now on; one that is
+                not taken is passed over.
 
         Raises:
             SecurityError: When one is not to be believed, or there is no room; those before it are
@@ -96,7 +99,7 @@ class TrustBook:
         for der in issuers:
             self._learn_issuer(der)
         for card in cards:
-            self._learn_card(card)
+            self._learn_card(card, takes_card)
 
     def _learn_roots(self, bundles: Sequence[bytes]) -> None:
         try:
@@ -115,13 +118,14 @@ class TrustBook:
     def _keep_issuer(self, der: bytes) -> None:
         self.now = self.now.with_issuer(der)
 
-    def _learn_card(self, data: bytes) -> None:
+    def _learn_card(self, data: bytes, takes: Callable[[IssuerId], bool] = lambda _: True) -> None:
         if any(data == known.data for known in self.cards.values()):
             return
         card = open_card(data, self.now)
-        known = self.cards.get(card.value.issuer_id)
-        if known is None or _number(card) > _number(known):
-            self.cards = {**self.cards, card.value.issuer_id: card}
+        issuer_id = card.value.issuer_id
+        known = self.cards.get(issuer_id)
+        if (known is None or _number(card) > _number(known)) and takes(issuer_id):
+            self.cards = {**self.cards, issuer_id: card}
 
     def rows(self) -> Rows:
         """All that is believed, as it is to be stored."""

@@ -7,6 +7,7 @@ what is new here is told it at once. All this goes on before this host is confir
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import trio
@@ -38,7 +39,9 @@ from overlay.trust.messages import (
 from security.certificate import IssuerId, IssuerKey, parse_leaf
 from security.errors import SecurityError
 from security.issuer_card import make_card
+from security.judge import is_over
 from security.peer_id import PeerId
+from security.revocation import RevocationSet
 from security.trust import Trust
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,10 @@ TIMEOUT_S = 10.0
 
 COMPARE_EVERY_S = 30.0
 """What has not come by any other way comes by this."""
+
+CARD_EVERY_S = 10.0
+"""A card of one issuer is taken from peers after so long: no key makes this host write without end.
+The newest of those that came in between is told again when peers compare."""
 
 KeepRoots = Callable[[tuple[bytes, ...]], None]
 """Stores root bundles durably."""
@@ -60,7 +67,7 @@ class TrustKeeper:
     """What one peer believes, stores, tells and hears of issuers and roots.
 
     ``keep`` stores root bundles in the home folder; ``on_change`` is told what was believed
-    before, whenever that has changed.
+    before, whenever that has changed. ``revocations`` are those that the peer knows.
     """
 
     def __init__(self, *, trust: Trust, ports: Ports, keep: KeepRoots = lambda _: None) -> None:
@@ -75,7 +82,9 @@ class TrustKeeper:
         if self.book.unbelieved:
             log.warning("%d stored issuers are not our roots': passed over", self.book.unbelieved)
         self._keep_roots = keep
+        self._card_taken_s: dict[IssuerId, float] = {}
         self.on_change: Callable[[Trust], None] = lambda _: None
+        self.revocations: Callable[[], RevocationSet] = RevocationSet
         self._kept_roots = trust.roots
         self._said: str | None = None
         self._allowance = Allowance()
@@ -98,12 +107,23 @@ class TrustKeeper:
     ) -> None:
         """Believes, stores and tells more, where it is new.
 
+        A card of an issuer that is revoked or has ended is passed over.
+
         Raises:
             SecurityError: As ``TrustBook.learn``; what came before is believed.
         """
+        self._learn(issuers, roots, cards, lambda issuer_id: not self._is_over(issuer_id))
+
+    def _learn(
+        self,
+        issuers: Sequence[bytes],
+        roots: Sequence[bytes],
+        cards: Sequence[bytes],
+        takes_card: Callable[[IssuerId], bool],
+    ) -> None:
         before, cards_before = self.now, self.book.cards
         try:
-            self.book.learn(issuers=issuers, roots=roots, cards=cards)
+            self.book.learn(issuers=issuers, roots=roots, cards=cards, takes_card=takes_card)
         finally:
             self._say_conflict()
             if self.now is not before or self.book.cards != cards_before:
@@ -113,6 +133,20 @@ class TrustKeeper:
                 self._grown = trio.Event()
             if self.now is not before:
                 self.on_change(before)
+
+    def _is_over(self, issuer_id: IssuerId) -> bool:
+        now_unix_s, revocations = self._ports.clock.unix_s(), self.revocations()
+        issuer = self.now.issuer(issuer_id)
+        return is_over(issuer, now_unix_s=now_unix_s, revocations=revocations)
+
+    def _takes_card_of_peer(self, issuer_id: IssuerId) -> bool:
+        now_s, taken_s = self._ports.clock.now_s(), self._card_taken_s
+        too_soon = now_s - taken_s.get(issuer_id, -math.inf) < CARD_EVERY_S
+        if too_soon or self._is_over(issuer_id):
+            return False
+        kept = {id_: at_s for id_, at_s in taken_s.items() if id_ in self.now.issuers}
+        self._card_taken_s = {**kept, issuer_id: now_s}
+        return True
 
     def enrolment_of(self, issuer_id: IssuerId) -> tuple[str, ...]:
         """Where an issuer's enrolment listener is, as it has told; nothing where it has not."""
@@ -233,7 +267,7 @@ class TrustKeeper:
         data = await connection.call(PROTOCOL, encode(question), timeout_s=TIMEOUT_S)
         if connection.closed is not None:
             raise PeerGone(connection.closed)  # dropped while this waited
-        self._knows[connection] |= marks_in(question)
+        self._knows[connection] = (self._knows[connection] | marks_in(question)) & self.book.marks()
         self._take(connection, decode_lacking(data))
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:
@@ -266,7 +300,7 @@ class TrustKeeper:
         What is not believed is not remembered: there is no end to what a peer can make up.
         """
         try:
-            self.learn(issuers=told.issuers, roots=told.roots, cards=told.cards)
+            self._learn(told.issuers, told.roots, told.cards, self._takes_card_of_peer)
         finally:
             if connection in self._knows:
                 objects = (*told.issuers, *told.roots, *told.cards)

@@ -14,11 +14,12 @@ from overlay.transport.connection import Connection
 from overlay.transport.frame import ResetCode
 from overlay.transport.stream import Stream
 from overlay.trust.book import TABLE
-from overlay.trust.keeper import COMPARE_EVERY_S
+from overlay.trust.keeper import CARD_EVERY_S, COMPARE_EVERY_S
 from overlay.trust.messages import PROTOCOL, VERSION, Question, encode
 from security.authority import Authority
 from security.certificate import ISSUER_LIFETIME_S, IssuerKey, RootKey, make_issuer
 from security.errors import Expired, Revoked, UntrustedIssuer
+from security.issuer_card import make_card
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 from tests.security.world import Overlay, forged_leaf
 
@@ -225,3 +226,63 @@ def test_a_leaf_of_an_issuer_whose_certificate_has_ended_is_refused() -> None:
                 judge(stolen, None, b.identity.issuer)
 
     simulate(410, main)
+
+
+def test_a_thief_of_an_issuers_key_makes_no_host_write_and_tell_without_end() -> None:
+    """Each card is as good as the one before and newer: a few are taken, and none once revoked."""
+
+    async def main() -> None:
+        async with two_issuers(411) as (world, _, second):
+            await everybody_ready(world)
+            a, b, *_ = world.hosts
+            thief = a.running.peers.connection(b.identity.peer_id)
+            assert thief is not None
+            key, row = second.issuer, b"c" + bytes.fromhex(second.issuer.issuer_id)
+            written: list[bytes] = []
+
+            async def tell(*seqs: int) -> None:
+                for seq in seqs:
+                    card = make_card(key, [f"192.0.2.66:{seq}"], seq)
+                    body = Question(v=VERSION, marks=b"", issuers=[], roots=[], cards=[card])
+                    await thief.call(PROTOCOL, encode(body), timeout_s=5)
+                    stored = b.storage.read(TABLE).get(row, b"")
+                    if stored not in written:
+                        written.append(stored)
+
+            began_s = trio.current_time()
+            await tell(*range(1, 40))
+            assert trio.current_time() - began_s < CARD_EVERY_S
+            assert len(written) == 1
+            await trio.sleep(CARD_EVERY_S)
+            await tell(*range(40, 60))
+            assert len(written) == 2
+            # The newest one is not lost, where an honest host has it.
+            newest = make_card(key, ["192.0.2.1:7402"], 1000)
+            a.running.trust.learn(cards=[newest])
+            trust = b.running.trust
+            await trio.sleep(1)
+            assert trust.enrolment_of(key.issuer_id) != ("192.0.2.1:7402",)
+            await until(lambda: trust.enrolment_of(key.issuer_id) == ("192.0.2.1:7402",))
+            a.running.revoke(world.revocation(key.issuer_id))
+            await until(lambda: b.running.revocations.revokes(key.issuer_id))
+            await trio.sleep(CARD_EVERY_S)
+            grown = trust._grown
+            await tell(*range(2000, 2003))
+            assert written[2:] == [newest]
+            assert trust._grown is grown, "nobody is told anything"
+
+    simulate(411, main)
+
+
+def test_marks_of_cards_that_are_out_of_date_are_not_kept() -> None:
+    async def main() -> None:
+        async with two_issuers(412) as (world, first, _):
+            await everybody_ready(world)
+            trust = world.hosts[0].running.trust
+            for number in range(20):
+                trust.tell_enrolment(first.issuer, [f"192.0.2.1:{7000 + number}"])
+                await trio.sleep(2)
+            for known in trust._knows.values():
+                assert known <= trust.book.marks()
+
+    simulate(412, main)
