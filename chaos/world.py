@@ -29,6 +29,7 @@ from inference.worker import EngineWorker
 from overlay.address import Address
 from overlay.body import parse_chat
 from overlay.clones import ClonedHost
+from overlay.discovery.bootstrap import BootstrapDiscovery
 from overlay.identity import Identity
 from overlay.node import Node, NodeConfig, run
 from overlay.ports import Engine, Ports
@@ -57,7 +58,8 @@ AnyEngine = ToyConfig | Callable[[], Engine] | None
 class Host:
     """One host: what survives its peer (identity, disk) and, while it runs, its node.
 
-    ``files`` are the issuer's, on its host.
+    ``files`` are the issuer's, on its host. ``bootstrap`` are addresses by which it finds others
+    from its next start on, where no multicast reaches it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Host:
     scope: trio.CancelScope | None = None
     starts: int = 0
     files: MemoryFiles | None = None
+    bootstrap: tuple[Address, ...] = ()
 
     @property
     def running(self) -> Node:
@@ -219,12 +222,17 @@ class World:
         host.starts += 1
         identity = host.identity
         transport = SimTransport(self.network, host.name, *identity.shown)
+        entropy = self.entropy(f"entropy {host.name} {host.starts}")
         ports = Ports(
             clock=VirtualClock(self.clock_offset_s),
-            entropy=self.entropy(f"entropy {host.name} {host.starts}"),
+            entropy=entropy,
             transport=transport,
             enrolment=SimEnrolment(self.network, host.name),
-            discovery=SimDiscovery(self.network, host.name),
+            discovery=(
+                BootstrapDiscovery(host.bootstrap, entropy)
+                if host.bootstrap
+                else SimDiscovery(self.network, host.name)
+            ),
             storage=host.storage,
             engine=(
                 no_engine()

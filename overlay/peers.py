@@ -354,8 +354,9 @@ class Peers:
                 connection = await self._establish(channel, peer_id)
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, OverlayError) as error:
             self.failed_dials += 1
-            if isinstance(error, NotAdmitted) and peer_id is not None:
-                self.refusals.refused(peer_id, error)
+            if isinstance(error, NotAdmitted):
+                if peer_id is not None:
+                    self.refusals.refused(peer_id, error)
                 self._on_turned_away(error.reason)
             log.debug("no connection to %s: %s", address, type(error).__name__)
         except SecurityError as error:

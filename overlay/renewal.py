@@ -25,8 +25,12 @@ RETRY_FIRST_S, RETRY_MAX_S, RETRY_ENDED_MAX_S = 60.0, 900.0, 60.0
 RETRY_FIRST_SHARE, RETRY_MAX_SHARE = 1 / 200, 1 / 20
 """Pauses are these, or these shares of a life where that is less."""
 
-ELSEWHERE_FIRST_S, ELSEWHERE_MAX_S = 5.0, 600.0
-"""Between two rounds of asking the other issuers; a host that is revoked itself asks in vain."""
+ELSEWHERE_FIRST_S, ELSEWHERE_MAX_S, ELSEWHERE_OVER_MAX_S = 5.0, 600.0, 60.0
+"""Between two rounds of asking the other issuers: a host that is revoked itself asks in vain. The
+third is the most while the host's own issuer is known to be over."""
+
+ELSEWHERE_SPREAD_S = 5.0
+"""All hosts of an issuer hear at once that it is revoked: they ask spread over so long."""
 
 
 class Dated(Protocol):
@@ -145,17 +149,22 @@ class RenewalPlan(Generic[D]):
 
 
 class Elsewhere:
-    """When other issuers are asked: at once at first, then after growing pauses."""
+    """When other issuers are asked: soon at first, then after growing pauses."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._wanted = False
         self._pause_s = ELSEWHERE_FIRST_S
         self._not_before_s = -math.inf
 
-    def want(self, now_s: float) -> bool:
-        """There is a reason to ask; True where it is time to."""
+    def want(self, now_s: float, *, lasting: bool) -> None:
+        """There is a reason to ask; a ``lasting`` one ends a long pause."""
+        if self._not_before_s == -math.inf:
+            self._not_before_s = now_s + self._rng.random() * ELSEWHERE_SPREAD_S
+        elif lasting:
+            most_s = self._jittered(ELSEWHERE_OVER_MAX_S)
+            self._not_before_s = min(self._not_before_s, now_s + most_s)
         self._wanted = True
-        return self.is_due(now_s)
 
     def is_due(self, now_s: float) -> bool:
         """Whether they are to be asked now."""
@@ -165,8 +174,13 @@ class Elsewhere:
         """How long until they are to be asked; without end where there is no reason to."""
         return max(0.0, self._not_before_s - now_s) if self._wanted else math.inf
 
-    def begin(self, now_s: float) -> None:
-        """They are asked; again only for another reason."""
-        self._wanted = False
-        self._not_before_s = now_s + self._pause_s
-        self._pause_s = min(ELSEWHERE_MAX_S, self._pause_s * 2)
+    def begin(self, now_s: float, *, lasting: bool) -> None:
+        """They are asked; again only for another reason, but where this one is ``lasting``."""
+        self._wanted = lasting
+        most_s = ELSEWHERE_OVER_MAX_S if lasting else ELSEWHERE_MAX_S
+        self._pause_s = min(self._pause_s, most_s)
+        self._not_before_s = now_s + self._jittered(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, most_s)
+
+    def _jittered(self, pause_s: float) -> float:
+        return pause_s * (0.75 + self._rng.random() / 2)

@@ -93,7 +93,9 @@ class Renewer:
         self._keep = keep
         self._adopt = adopt
         self._wake = trio.Event()
-        self._elsewhere = Elsewhere()
+        self._rng = entropy.rng
+        self._elsewhere = Elsewhere(self._rng)
+        self._said: str | None = None
         self.plan = RenewalPlan(parse_leaf(identity.leaf), entropy.rng)
 
     @property
@@ -155,6 +157,8 @@ class Renewer:
         """Renews until cancelled; on the issuer's host once before it reports that it runs."""
         if self._desk is not None:
             await self._renew_if_due()
+        if self._is_over():
+            self.look_elsewhere()  # it was told before it started: nobody tells it again
         task_status.started()
         while True:
             now_s = self._clock.now_s()
@@ -171,13 +175,13 @@ class Renewer:
 
     def look_elsewhere(self) -> None:
         """This host's issuer may be revoked: the others are asked, after a pause at most."""
-        if self._elsewhere.want(self._clock.now_s()):
-            self._wake.set()
+        self._elsewhere.want(self._clock.now_s(), lasting=self._is_over())
+        self._wake.set()
 
     async def _renew_if_due(self) -> None:
         now_s = self._clock.now_s()
         if self._elsewhere.is_due(now_s):
-            self._elsewhere.begin(now_s)
+            self._elsewhere.begin(now_s, lasting=self._is_over())
             await self._renew_elsewhere()
         elif self.plan.is_due(now_s, self._clock.unix_s()):
             await self.renew()
@@ -200,15 +204,16 @@ class Renewer:
 
     async def _renew_elsewhere(self) -> None:
         causes = await self._try(self._other_ways())
-        if causes is None:
-            self._elsewhere = Elsewhere()
         if not causes:
             return
-        log.warning(
+        words = "; ".join(causes)
+        log.log(
+            logging.DEBUG if words == self._said else logging.WARNING,
             "other hosts say that this one or its issuer is revoked, and no other issuer makes it "
             "a certificate: %s",
-            "; ".join(causes),
+            words,
         )
+        self._said = words
 
     async def _try(self, ways: Sequence[Way]) -> list[str] | None:
         """Tries ways in turn; None once one has worked, else why not."""
@@ -244,6 +249,7 @@ class Renewer:
         if renewal.addresses:
             self._addresses = tuple(_readable(renewal.addresses)) or self._addresses
         self.plan.renewed(renewal.leaf, self._clock.now_s())
+        self._elsewhere, self._said = Elsewhere(self._rng), None
         self._take_on(identity)
         log.info("this host's certificate is renewed for %.0f s", self.left_s())
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from overlay.renewal import (
     ELSEWHERE_FIRST_S,
     ELSEWHERE_MAX_S,
+    ELSEWHERE_OVER_MAX_S,
+    ELSEWHERE_SPREAD_S,
     LOOK_AGAIN_S,
     RETRY_ENDED_MAX_S,
     RETRY_MAX_S,
@@ -126,18 +128,54 @@ def test_an_issuer_that_comes_up_is_asked_at_once_where_that_was_waited_for() ->
     assert plan.is_due(1.0, plan.due_unix_s + 1)
 
 
-def test_other_issuers_are_asked_at_once_and_then_after_growing_pauses() -> None:
-    elsewhere, now_s = Elsewhere(), 100.0
+def test_other_issuers_are_asked_soon_and_then_after_growing_pauses() -> None:
+    elsewhere, now_s = Elsewhere(random.Random(1)), 100.0
     assert not elsewhere.is_due(now_s)
     assert elsewhere.wait_s(now_s) == math.inf, "without a reason nobody is asked"
+    elsewhere.want(now_s, lasting=False)
+    now_s += elsewhere.wait_s(now_s)
     pauses = []
     for _ in range(12):
-        assert elsewhere.want(now_s)
-        elsewhere.begin(now_s)
+        assert elsewhere.is_due(now_s)
+        elsewhere.begin(now_s, lasting=False)
         assert not elsewhere.is_due(now_s + 3600), "again only for another reason"
-        assert not elsewhere.want(now_s), "a peer that says so again and again hurries nobody"
+        elsewhere.want(now_s, lasting=False)
+        assert not elsewhere.is_due(now_s), "a peer that says so again and again hurries nobody"
         pauses.append(elsewhere.wait_s(now_s))
         now_s += pauses[-1]
-    assert pauses[0] == ELSEWHERE_FIRST_S
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == ELSEWHERE_MAX_S
+    for place, pause_s in enumerate(pauses):
+        middle_s = min(ELSEWHERE_MAX_S, ELSEWHERE_FIRST_S * 2**place)
+        assert 0.75 * middle_s <= pause_s <= 1.25 * middle_s
+
+
+def test_while_the_own_issuer_is_over_others_are_asked_on_every_minute_at_least() -> None:
+    elsewhere, now_s = Elsewhere(random.Random(2)), 100.0
+    for _ in range(12):  # it has asked in vain for long, before it knew
+        elsewhere.want(now_s, lasting=False)
+        now_s += elsewhere.wait_s(now_s)
+        elsewhere.begin(now_s, lasting=False)
+    elsewhere.want(now_s, lasting=True)
+    assert elsewhere.wait_s(now_s) <= 1.25 * ELSEWHERE_OVER_MAX_S, "a long pause ends"
+    now_s += elsewhere.wait_s(now_s)
+    for _ in range(12):
+        elsewhere.begin(now_s, lasting=True)
+        pause_s = elsewhere.wait_s(now_s)
+        assert pause_s <= 1.25 * ELSEWHERE_OVER_MAX_S, "no reason is waited for"
+        now_s += pause_s
+        assert elsewhere.is_due(now_s)
+
+
+def test_hosts_of_one_revoked_issuer_do_not_ask_another_one_together() -> None:
+    waits = []
+    for seed in range(100):
+        elsewhere = Elsewhere(random.Random(seed))
+        elsewhere.want(100.0, lasting=False)
+        first_s = elsewhere.wait_s(100.0)
+        elsewhere.want(100.0 + first_s / 2, lasting=True)
+        assert elsewhere.wait_s(100.0) == pytest.approx(first_s), "one more reason defers nothing"
+        elsewhere.begin(100.0 + first_s, lasting=True)
+        waits.append((first_s, elsewhere.wait_s(100.0 + first_s)))
+    firsts, seconds = zip(*waits, strict=True)
+    assert max(firsts) <= ELSEWHERE_SPREAD_S
+    assert max(firsts) - min(firsts) > 0.8 * ELSEWHERE_SPREAD_S
+    assert max(seconds) - min(seconds) > 0.4 * ELSEWHERE_FIRST_S

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from chaos.world import Host, World, until
+from chaos.world import PORT, Host, World, until
+from overlay.address import Address
 from overlay.control.adopting import take_over
 from overlay.errors import RequestError
 from overlay.issuer import IssuerDesk
@@ -160,6 +161,70 @@ def test_hosts_of_a_compromised_issuer_come_back_by_themselves_under_another_one
             assert issuer_id(c) == new
 
     simulate(503, main)
+
+
+def keys_of(second: Host, *hosts: Host) -> dict[str, bytes]:
+    """The hosts' sealing keys, as the roster says that both have from the first issuer."""
+    epoch = next(iter(second.running.tenants))
+    return {peer_id: epoch.members[peer_id] for peer_id in ids(*hosts)}
+
+
+def test_a_host_that_was_off_and_knows_bootstrap_addresses_alone_comes_back() -> None:
+    """Nobody's id goes with such an address, and nobody can tell it anything over a connection."""
+
+    async def main() -> None:
+        async with two_issuers(507, 4) as world:
+            first, second, c, away = world.hosts
+            old, new = issuer_id(first), desk_of(second).issuer_id
+            take_over(second.running, desk_of(second), keys_of(second, c, away))
+            await until(lambda: bool(away.running.trust.enrolment_of(new)))
+            world.kill(away)
+            await until(lambda: away.node is None)
+            desk_of(second).revoke(old, "its host was stolen")
+            await until(lambda: issuer_id(c) == new, timeout_s=BACK_S)
+            world.kill(first)
+            away.bootstrap = (c.running.addresses[0],)
+            await world.start(away)
+            await until(lambda: issuer_id(away) == new, timeout_s=BACK_S)
+            await until(lambda: up(away) == ids(second, c))
+            assert away.running.revocations.revokes(old), "by a signed statement"
+
+    simulate(507, main)
+
+
+def test_a_host_that_starts_with_its_issuer_revoked_asks_though_nobody_turns_it_away() -> None:
+    async def main() -> None:
+        async with two_issuers(508, 4) as world:
+            first, second, c, other = world.hosts
+            old, new = issuer_id(first), desk_of(second).issuer_id
+            keys = keys_of(second, c)
+            desk_of(second).revoke(old, "its host was stolen")
+            await until(lambda: c.running.standing.is_issuer_revoked)
+            world.kill(c)
+            await until(lambda: c.node is None)
+            c.bootstrap = (Address("10.0.0.99", PORT),)  # nobody is there
+            for host in (first, other):
+                world.kill(host)
+            take_over(second.running, desk_of(second), keys)
+            await world.start(c)
+            await until(lambda: issuer_id(c) == new, timeout_s=BACK_S)
+
+    simulate(508, main)
+
+
+def test_a_host_that_is_adopted_long_after_the_revocation_comes_back_within_a_minute() -> None:
+    async def main() -> None:
+        async with two_issuers(509, 3) as world:
+            first, second, c = world.hosts
+            keys = keys_of(second, c)
+            desk_of(second).revoke(issuer_id(first), "its host was stolen")
+            await until(lambda: c.running.standing.is_issuer_revoked)
+            await trio.sleep(1800)
+            take_over(second.running, desk_of(second), keys)
+            new = desk_of(second).issuer_id
+            await until(lambda: issuer_id(c) == new, timeout_s=1.5 * BACK_S)
+
+    simulate(509, main)
 
 
 def test_who_is_turned_away_without_a_reason_that_is_signed_stays_with_its_issuer() -> None:
