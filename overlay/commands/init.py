@@ -8,8 +8,8 @@ from overlay.commands.options import chosen_home, home_option
 from overlay.commands.passphrase import passphrase_of, passphrase_option
 from overlay.config import config_template
 from overlay.errors import HomeError
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
-from overlay.issuer import found_overlay
 from overlay.system import SystemClock, SystemEntropy
 
 

@@ -11,10 +11,11 @@ from chaos.clock import SIMULATION_EPOCH_UNIX_S
 from chaos.entropy import SeededEntropy
 from overlay.address import Address
 from overlay.errors import ConfigError, HomeError, StorageFull
+from overlay.founding import found_overlay
 from overlay.gossip.epochs import Epochs
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.steward import Steward
 from security.authority_state import authority_from_bytes
 from security.certificate import Leaf, parse_leaf

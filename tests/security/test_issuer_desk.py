@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from overlay.address import Address
+from overlay.founding import found_overlay
 from overlay.home import Home
 from overlay.identity import load_identity
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.system import SystemClock, SystemEntropy
 from security.enrolment import JoinRefusal, NotAdmitted, make_join_request
 from security.keys import HostKeys

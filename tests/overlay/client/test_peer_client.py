@@ -31,9 +31,9 @@ from overlay.errors import (
     RequestError,
     StreamReset,
 )
+from overlay.founding import found_overlay
 from overlay.home import Home
 from overlay.identity import load_identity
-from overlay.issuer import found_overlay
 from overlay.node import NodeConfig, run
 from overlay.ports import SecureChannel
 from overlay.quotas import Quota, QuotaLimits

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import HomeError
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
 from overlay.identity import Identity, load_identity, store_identity
-from overlay.issuer import found_overlay
 from overlay.issuers import answer, check_request, install, known_issuers, request_here
 from overlay.root import authority_in, root_key_in
 from overlay.system import SystemClock, SystemEntropy

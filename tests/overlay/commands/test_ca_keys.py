@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from overlay.commands import ca_keys, init
 from overlay.errors import ConfigError, HomeError, OverlayError
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
-from overlay.issuer import found_overlay
 from overlay.root import authority_in, root_key_in, seal
 from overlay.system import SystemClock, SystemEntropy
 from security.certificate import parse_issuer

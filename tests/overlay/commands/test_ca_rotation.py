@@ -11,9 +11,9 @@ import pytest
 from overlay.commands import ca, ca_keys
 from overlay.commands.ca_rotation import status_of
 from overlay.errors import HomeError, StorageFull
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity, read_bundles
-from overlay.issuer import found_overlay
 from overlay.root import authority_in, seal
 from overlay.rotation import roots_in
 from overlay.storage import SqliteStorage

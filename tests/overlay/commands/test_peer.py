@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
-from overlay.issuer import found_overlay
 from overlay.ports import Clock
 from overlay.system import SystemClock, SystemEntropy
 from tests.overlay.commands.terminal import (

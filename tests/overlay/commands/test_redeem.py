@@ -14,6 +14,7 @@ from chaos.rotation import RootChange
 from overlay.address import Address
 from overlay.commands.join import redeem
 from overlay.errors import HomeError, OverlayError
+from overlay.founding import found_overlay
 from overlay.home import Home
 from overlay.identity import (
     Identity,
@@ -22,7 +23,7 @@ from overlay.identity import (
     store_identity,
     store_renewed,
 )
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.root import authority_in, root_key_in
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import Handle, serve_enrolment

@@ -8,9 +8,10 @@ import pytest
 
 from overlay.control.http_name_messages import ChangeHttpNames, HttpNamesOfHost, ListHttpNames
 from overlay.control.http_names import http_names
+from overlay.founding import found_overlay
 from overlay.home import Home
 from overlay.identity import load_identity
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.system import SystemClock, SystemEntropy
 from security.errors import Revoked, UnknownHost
 

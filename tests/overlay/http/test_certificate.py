@@ -20,11 +20,12 @@ from overlay.address import Address
 from overlay.commands.ca import command as ca
 from overlay.config import PeerConfig
 from overlay.errors import ConfigError
+from overlay.founding import found_overlay
 from overlay.home import Home
 from overlay.http.certificate import LOOK_S, IssuedCertificate, OperatorsCertificate
 from overlay.http.face import certificate_of, serve_http_face
 from overlay.identity import load_identity
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.system import SystemClock, SystemEntropy
 from security.certificate import ISSUER_LIFETIME_S, make_issuer, make_root, renew_issuer
 from security.errors import MalformedName

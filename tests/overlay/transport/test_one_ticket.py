@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from overlay.address import Address
+from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
-from overlay.issuer import IssuerDesk, found_overlay
+from overlay.issuer import IssuerDesk
 from overlay.system import SystemClock, SystemEntropy
 from overlay.transport.enrolment import enrol, serve_enrolment
 from security.authority_state import authority_from_bytes
