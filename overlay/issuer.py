@@ -24,10 +24,11 @@ from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import LEAF_LIFETIME_S, IssuerId, IssuerKey
 from security.enrolment import refuse_join
 from security.epoch import EpochHeader
-from security.errors import HostUnknown, LimitExceeded, Revoked, SecurityError
+from security.errors import HostUnknown, LimitExceeded, NotItsIssuer, Revoked, SecurityError
 from security.hosts import HostRole
 from security.http_certificate import HttpCertificate, make_http_certificate
 from security.http_request import issue_http_certificate
+from security.judge import is_over
 from security.ledger import IssuedToken, TokenRow
 from security.peer_id import PeerId
 from security.renewal import (
@@ -300,15 +301,26 @@ class IssuerDesk:
             if asked.peer_id not in self._authority.hosts:
                 raise HostUnknown("this issuer has not enrolled that host")
             self._challenges.take(asked.challenge, self._clock.now_s())
+            self._check_over(asked.before)
         except SecurityError as error:
             log.info("a request for a certificate is refused: %s", error)
             return refuse_renewal(error)
-        answer = await self.renew(asked.peer_id)
+        answer = await self.renew(asked.peer_id, asked.sealing)
         revoked = None if asked.before is None else self._statement_of(asked.before)
         return answer if revoked is None else with_reason(answer, revoked)
 
-    async def renew(self, peer_id: PeerId) -> bytes:
+    def _check_over(self, before: IssuerId | None) -> None:
+        """A host whose own issuer is in force is that one's: it would not take another's answer."""
+        issuer = None if before is None else self._trust().issuers.get(before)
+        if issuer is not None and not is_over(
+            issuer, now_unix_s=self._clock.unix_s(), revocations=self._revocations()
+        ):
+            raise NotItsIssuer("that host's own issuer is in force")
+
+    async def renew(self, peer_id: PeerId, sealing_shown: bytes = b"") -> bytes:
         """The answer to a host that has proved its key; what it gets is stored before that.
+
+        ``sealing_shown`` is the sealing key that it has signed, where it has.
 
         One that asks again at once, as its answer may have been lost, gets the same: no host makes
         this one sign and write without end.
@@ -327,6 +339,7 @@ class IssuerDesk:
                     self._clock.unix_s(),
                     self._revocations(),
                     lifetime_s=self._leaf_s,
+                    sealing_shown=sealing_shown,
                 )
             self._store(authority)
         except SecurityError as error:

@@ -265,12 +265,19 @@ class Renewer:
             ways.append(partial(self._desk.renew, self._identity.peer_id))
         for peer_id in self._peers.up():
             connection = self._peers.connection(peer_id)
-            if connection is not None and connection.remote.hello.features & FEATURE_ISSUES:
+            if connection is not None and self._is_ours(connection):
                 ways.append(partial(connection.call, PROTOCOL, b"", timeout_s=CALL_S))
         if self._enrolment is not None:
             ours = self.plan.leaf.issuer_id
             ways += [partial(self._enrol, self._enrolment, one, ours) for one in self._addresses]
         return ways
+
+    def _is_ours(self, connection: Connection) -> bool:
+        """Whether that peer is the host of this one's issuer, which makes its own certificate."""
+        remote = connection.remote
+        if remote.leaf is None or not remote.hello.features & FEATURE_ISSUES:
+            return False
+        return parse_leaf(remote.leaf).issuer_id == self.plan.leaf.issuer_id
 
     def _other_ways(self) -> list[Way]:
         """The enrolment listeners of the other issuers that are believed."""
@@ -298,11 +305,12 @@ class RenewHandler:
         self._desk = desk
 
     async def __call__(self, connection: Connection, stream: Stream) -> None:
-        peer_id = connection.remote.peer_id
-        if self._desk is None or peer_id is None or connection.closed is not None:
+        leaf = connection.remote.leaf
+        asker = None if leaf is None or connection.closed is not None else parse_leaf(leaf)
+        if self._desk is None or asker is None or asker.issuer_id != self._desk.issuer_id:
             answer = refuse_renewal_as(RenewRefusal.NOT_ISSUER)
         else:
-            answer = await self._desk.renew(peer_id)
+            answer = await self._desk.renew(asker.peer_id)
         await stream.send(answer)
         await stream.finish()
 

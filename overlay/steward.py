@@ -63,7 +63,7 @@ class Steward:
         peer_id = peer_of(peer)
 
         def change(authority: Authority, tenant_id: TenantId) -> tuple[Authority, bytes]:
-            sealing = authority.sealing_key(peer_id)
+            sealing = authority.host(peer_id).need_sealing()
             return authority.add_member(tenant_id, peer_id, sealing, self.secret)
 
         return self._change(name, change)

@@ -30,16 +30,22 @@ from security.certificate import (
 from security.enrolment import Join, make_admission, verify_join_request
 from security.epoch import EpochContent, TenantEpoch, make_epoch
 from security.errors import (
-    Expired,
-    HostUnknown,
     LimitExceeded,
     Revoked,
     TenantExists,
-    UnknownHost,
     UnknownTenant,
     UntrustedIssuer,
 )
-from security.hosts import Admittance, EnrolledHost, Grant, HostRole, with_host, with_http_names
+from security.hosts import (
+    Admittance,
+    EnrolledHost,
+    Grant,
+    HostRole,
+    good_host,
+    sealing_to_renew,
+    with_host,
+    with_http_names,
+)
 from security.keys import Secret
 from security.ledger import IssuedToken, Ledger, TokenRow, make_token, with_token
 from security.peer_id import PeerId
@@ -167,6 +173,8 @@ class Authority:
     ) -> tuple[Authority, TenantId]:
         """Makes a tenant in its first epoch: empty, or with all unrevoked hosts if ``public``.
 
+        Hosts that have not shown a sealing key yet are left out.
+
         Raises:
             LimitExceeded: when the name is none, or there are too many tenants or hosts.
             TenantExists: when the name is taken.
@@ -180,7 +188,7 @@ class Authority:
         tenant_id = tenant_id_of(self.issuer.issuer_id, nonce)
         content = first_content(tenant_id, nonce, checked, secret, public=public)
         for peer_id, host in self.hosts.items() if public else ():
-            if peer_id not in self.revoked:
+            if host.sealing_public and peer_id not in self.revoked:
                 content = with_member(content, peer_id, host.sealing_public)
         return self._with_tenant(content, secret), tenant_id
 
@@ -203,18 +211,9 @@ class Authority:
             return self, kept.epoch_object
         return self._changed(with_member(kept.content, peer_id, sealing_public), secret)
 
-    def sealing_key(self, peer_id: PeerId) -> bytes:
-        """The sealing key of a host that this issuer has enrolled and not revoked.
-
-        Raises:
-            Revoked, UnknownHost: when it has revoked it, or enrolled no such host.
-        """
-        if peer_id in self.revoked:
-            raise Revoked("that host is revoked")
-        found = self.hosts.get(peer_id)
-        if found is None:
-            raise UnknownHost("this issuer has enrolled no such host: let it join first")
-        return found.sealing_public
+    def host(self, peer_id: PeerId) -> EnrolledHost:
+        """A host that this issuer has enrolled and not revoked. Raises as ``good_host``."""
+        return good_host(self.hosts, self.revoked, peer_id)
 
     def remove_member(
         self, tenant_id: TenantId, peer_id: PeerId, secret: Secret
@@ -305,25 +304,24 @@ class Authority:
         revocations: RevocationSet,
         *,
         lifetime_s: float = LEAF_LIFETIME_S,
+        sealing_shown: bytes = b"",
     ) -> tuple[Authority, bytes]:
         """Makes another certificate for a host that was enrolled. It has proved its key.
+
+        ``sealing_shown`` is the sealing key that it has signed: kept where there is none so far.
 
         Returns:
             The next state, to be stored before the certificate is shown; and the certificate.
 
         Raises:
-            HostUnknown: when this issuer has not enrolled it.
+            HostUnknown: when this issuer has not enrolled it, or knows no sealing key of it.
             Revoked: when the host or this issuer is revoked.
             Expired: when its last certificate ended too long ago.
         """
-        host = self.hosts.get(peer_id)
-        if host is None:
-            raise HostUnknown("this issuer has not enrolled that host")
         if revocations.revokes(peer_id) or revocations.revokes(self.issuer.issuer_id):
             raise Revoked("the host or its issuer is revoked")
-        if not host.may_renew(now_unix_s):
-            raise Expired("the host's certificate ended more than 30 days ago")
-        return self.certify(peer_id, host.sealing_public, secret, now_unix_s, lifetime_s=lifetime_s)
+        sealing = sealing_to_renew(self.hosts.get(peer_id), sealing_shown, now_unix_s)
+        return self.certify(peer_id, sealing, secret, now_unix_s, lifetime_s=lifetime_s)
 
     def invite(
         self,

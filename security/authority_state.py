@@ -62,10 +62,10 @@ class TicketState(
 class HostState(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """A host that was enrolled."""
+    """A host that was enrolled. ``sealing`` is missing where it has not shown its key yet."""
 
     peer_id: str
-    sealing: Bytes32
+    sealing: Bytes32 | None = None
     leaf_ends_unix_s: int | None = None
     http_names: list[str] = []
     role: HostRole = HostRole.PEER
@@ -149,7 +149,7 @@ def authority_to_bytes(authority: Authority) -> bytes:
             hosts=[
                 HostState(
                     peer_id=peer_id,
-                    sealing=host.sealing_public,
+                    sealing=host.sealing_public or None,
                     leaf_ends_unix_s=host.leaf_ends_unix_s,
                     http_names=list(host.http_names),
                     role=host.role,
@@ -235,7 +235,7 @@ def _hosts(state: AuthorityState) -> dict[PeerId, EnrolledHost]:
     }
     listed = {
         parse_peer_id(host.peer_id): EnrolledHost(
-            sealing_public=host.sealing,
+            sealing_public=host.sealing or b"",
             leaf_ends_unix_s=host.leaf_ends_unix_s,
             http_names=granted_names(host.http_names),
             role=host.role,

@@ -24,6 +24,7 @@ SecurityError
 |   |-- NotSteward            signed by an issuer that does not keep this tenant
 |   |-- BadSeal               cannot be opened with these keys
 |   |-- HostUnknown           the issuer has not enrolled that host
+|   |-- NotItsIssuer          the host's own issuer is in force, and it is another one
 |   |-- StaleChallenge        a challenge that was used, is old, or is another issuer's
 |   |-- NameNotGranted        the issuer has not granted that HTTP name to that host
 |   |-- TicketUnknown         the issuer never made that ticket, or has forgotten it
@@ -132,6 +133,10 @@ class BadSeal(Refused):
 
 class HostUnknown(Refused):
     """The issuer has not enrolled that host, or has forgotten it."""
+
+
+class NotItsIssuer(Refused):
+    """An issuer is asked by another one's host, whose own is in force."""
 
 
 class StaleChallenge(Refused):

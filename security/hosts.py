@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from security.certificate import RENEWAL_GRACE_S, parse_leaf
-from security.errors import LimitExceeded, NameNotGranted, UnknownHost
+from security.errors import (
+    Expired,
+    HostUnknown,
+    LimitExceeded,
+    NameNotGranted,
+    Revoked,
+    UnknownHost,
+)
 from security.http_names import granted_names, not_granted
 from security.peer_id import PeerId
 
@@ -27,6 +34,8 @@ class HostRole(enum.StrEnum):
 class EnrolledHost:
     """One of them. ``leaf_ends_unix_s`` is None where an older version did not write it down.
 
+    ``sealing_public`` is the key that the host itself has shown, with a signature: empty for one
+    that was adopted and has not come yet, to which nothing is sealed.
     ``http_names`` are those that the certificate of its HTTP face may have, each as it is spelled.
     """
 
@@ -34,6 +43,15 @@ class EnrolledHost:
     leaf_ends_unix_s: int | None
     http_names: tuple[str, ...] = ()
     role: HostRole = HostRole.PEER
+
+    def need_sealing(self) -> bytes:
+        """Its sealing key. Raises UnknownHost when it has not shown it yet."""
+        if not self.sealing_public:
+            raise UnknownHost(
+                "that adopted host has not shown its key yet: it does so when it comes back under "
+                "this issuer, once its own is revoked or has ended"
+            )
+        return self.sealing_public
 
     def may_renew(self, now_unix_s: float) -> bool:
         """Whether its last certificate is in force or ended not too long ago."""
@@ -93,6 +111,39 @@ def with_host(
     return MappingProxyType(kept)
 
 
+def good_host(
+    hosts: Mapping[PeerId, EnrolledHost], revoked: Container[str], peer_id: PeerId
+) -> EnrolledHost:
+    """A host that is enrolled and not revoked.
+
+    Raises:
+        Revoked, UnknownHost: when it is revoked, or no such host is enrolled.
+    """
+    if peer_id in revoked:
+        raise Revoked("that host is revoked")
+    found = hosts.get(peer_id)
+    if found is None:
+        raise UnknownHost("this issuer has enrolled no such host: let it join first")
+    return found
+
+
+def sealing_to_renew(host: EnrolledHost | None, shown: bytes, now_unix_s: float) -> bytes:
+    """The sealing key of a host that gets its next certificate; ``shown`` where there is none.
+
+    Raises:
+        HostUnknown: when it is not enrolled, or no sealing key is known.
+        Expired: when its last certificate ended too long ago.
+    """
+    if host is None:
+        raise HostUnknown("this issuer has not enrolled that host")
+    if not host.may_renew(now_unix_s):
+        raise Expired("the host's certificate ended more than 30 days ago")
+    sealing = host.sealing_public or shown
+    if not sealing:
+        raise HostUnknown("that host was adopted and has not shown its sealing key")
+    return sealing
+
+
 def with_http_names(
     hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, names: Iterable[str], *, remove: bool
 ) -> Mapping[PeerId, EnrolledHost]:
@@ -118,15 +169,17 @@ def with_http_names(
 
 
 def with_adopted(
-    hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, sealing_public: bytes, now_unix_s: float
+    hosts: Mapping[PeerId, EnrolledHost], peer_id: PeerId, now_unix_s: float
 ) -> Mapping[PeerId, EnrolledHost]:
     """These hosts and one that another issuer has enrolled; it gets no certificate yet.
+
+    Its sealing key is not asked of anybody else: who has the other issuer's key could name his own.
 
     Raises:
         LimitExceeded: when they are too many.
     """
     kept = _with_room(hosts, peer_id, now_unix_s)
-    kept.setdefault(peer_id, EnrolledHost(sealing_public=sealing_public, leaf_ends_unix_s=None))
+    kept.setdefault(peer_id, EnrolledHost(sealing_public=b"", leaf_ends_unix_s=None))
     return MappingProxyType(kept)
 
 

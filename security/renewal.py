@@ -28,13 +28,14 @@ from security.errors import (
     HostUnknown,
     IdentityMismatch,
     MalformedObject,
+    NotItsIssuer,
     Refused,
     Revoked,
     SecurityError,
     StaleChallenge,
     UntrustedIssuer,
 )
-from security.keys import HostKeys, Secret
+from security.keys import HostKeys, Secret, check_sealing_public
 from security.peer_id import PeerId
 from security.revocation import STATEMENT_BYTES_MAX
 from security.signed import Kind, sign_as_issuer, sign_as_peer, verify_issuer, verify_peer
@@ -79,13 +80,15 @@ class RenewBody(
 ):
     """The second request, signed by the host's identity key.
 
-    ``before`` is the issuer that made its certificate so far, where that is another one.
+    ``before`` is the issuer that made its certificate so far, where that is another one;
+    ``sealing`` is then the host's sealing key, and else missing.
     """
 
     v: Version
     issuer: Bytes16
     challenge: Bytes32
     before: Bytes16 | None = None
+    sealing: Bytes32 | None = None
 
 
 class RenewalBody(
@@ -214,29 +217,32 @@ def make_renew_request(
 ) -> bytes:
     """What a host sends to an issuer's enrolment listener; ``at`` is its issuer where None."""
     issuer_id = at or leaf.issuer_id
+    is_same = issuer_id == leaf.issuer_id
     body = RenewBody(
         v=VERSION,
         issuer=bytes.fromhex(issuer_id),
         challenge=challenge,
-        before=None if issuer_id == leaf.issuer_id else bytes.fromhex(leaf.issuer_id),
+        before=None if is_same else bytes.fromhex(leaf.issuer_id),
+        sealing=None if is_same else keys.sealing_public,
     )
     return sign_as_peer(keys, leaf.overlay_id, Kind.RENEW, msgspec.msgpack.encode(body))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewRequest:
-    """A request whose signature holds. ``before``: see :class:`RenewBody`."""
+    """A request whose signature holds. ``before``, ``sealing``: see :class:`RenewBody`."""
 
     peer_id: PeerId
     challenge: bytes
     before: IssuerId | None
+    sealing: bytes
 
 
 def verify_renew_request(data: bytes, issuer: IssuerKey) -> RenewRequest:
     """Checks the signature of a request. Whether the challenge is good is the caller's question.
 
     Raises:
-        Malformed, UnsupportedVersion: when it is no request.
+        Malformed, UnsupportedVersion: when it is no request, or nothing can be sealed to its key.
         WrongOverlay, UntrustedIssuer: when it is for another overlay or issuer.
         BadSignature: when the host does not hold the key.
     """
@@ -244,10 +250,15 @@ def verify_renew_request(data: bytes, issuer: IssuerKey) -> RenewRequest:
     body = decode(signed.value, RenewBody, VERSION, "a request to renew")
     if body.issuer.hex() != issuer.issuer_id:
         raise UntrustedIssuer("another issuer is asked for that host's certificate")
+    if (body.before is None) != (body.sealing is None):
+        raise MalformedObject("a request names the issuer of before with a sealing key, or neither")
+    if body.sealing is not None:
+        check_sealing_public(body.sealing)
     return RenewRequest(
         peer_id=PeerId(signed.signer),
         challenge=body.challenge,
         before=None if body.before is None else IssuerId(body.before.hex()),
+        sealing=body.sealing or b"",
     )
 
 
@@ -281,6 +292,8 @@ def refuse_renewal(error: SecurityError | None) -> bytes:
             reason = RenewRefusal.UNAVAILABLE
         case HostUnknown():
             reason = RenewRefusal.HOST_UNKNOWN
+        case NotItsIssuer():
+            reason = RenewRefusal.NOT_ISSUER
         case Expired():
             reason = RenewRefusal.TOO_LATE
         case Revoked():
@@ -341,7 +354,7 @@ def _refusal(reason: str) -> SecurityError:
     join = "get a ticket with 'rhizome invite' on the issuer's host and join with a fresh --home"
     match reason:
         case RenewRefusal.NOT_ISSUER.value:
-            return UntrustedIssuer("that peer is not the issuer's host")
+            return UntrustedIssuer("that is not the host of this one's issuer")
         case RenewRefusal.HOST_UNKNOWN.value:
             return HostUnknown(f"the issuer does not know this host: {join}")
         case RenewRefusal.TOO_LATE.value:

@@ -43,6 +43,6 @@ def change(desk: IssuerDesk, command: ChangeHttpNames) -> None:
     """Grants a host names, or takes them back. Raises as ``http_names``."""
     authority, peer_id = desk.authority, peer_of(command.peer)
     if not command.remove:
-        authority.sealing_key(peer_id)
+        authority.host(peer_id)
     hosts = with_http_names(authority.hosts, peer_id, command.names, remove=command.remove)
     desk.store(replace(authority, hosts=hosts), [])

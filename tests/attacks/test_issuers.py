@@ -20,15 +20,21 @@ from security.certificate import (
     make_issuer,
     parse_leaf,
 )
-from security.errors import BadSignature, UntrustedIssuer
+from security.errors import BadSignature, MalformedObject, UntrustedIssuer
 from security.issuer_card import make_card
 from security.issuer_request import make_issuer_request, open_issuer_request
-from security.renewal import make_renewal, open_renewal
+from security.keys import HostKeys
+from security.renewal import (
+    make_renew_request,
+    make_renewal,
+    open_renewal,
+    verify_renew_request,
+)
 from security.trust import ISSUERS_MAX
 from tests.attacks.adversary import KeyHolder, member_of_beta
 from tests.attacks.victim import Victim
 from tests.attacks.worlds import honest_overlay, simulated
-from tests.security.world import Overlay, forged_leaf, seeded
+from tests.security.world import NOW_S, Overlay, forged_leaf, seeded
 
 SECRET = seeded(66)
 
@@ -152,6 +158,26 @@ async def test_another_issuer_answers_a_renewal() -> None:
                 open_renewal(answer, host.trust.now, before)
         # The control: once its own issuer is over, that is what brings it back.
         assert open_renewal(answer, host.trust.now, before, is_over=True).leaf.der == leaf
+
+
+def test_a_sealing_key_that_another_issuers_host_has_not_signed() -> None:
+    """Who names it gets the keys of all tenants that the host is put into from then on."""
+    old, host, thief = Overlay(1), HostKeys.generate(seeded(67)), HostKeys.generate(seeded(68))
+    new = make_issuer(old.root, SECRET, NOW_S)
+    leaf = parse_leaf(old.leaf(host))
+    swapped = replace(host, sealing=thief.sealing, sealing_public=thief.sealing_public)
+    in_its_name = replace(swapped, identity=thief.identity)
+
+    def asked(keys: HostKeys) -> bytes:
+        return make_renew_request(keys, leaf, bytes(32), at=new.issuer_id)
+
+    assert verify_renew_request(asked(host), new).sealing == host.sealing_public
+    with pytest.raises(BadSignature):
+        verify_renew_request(asked(in_its_name), new)
+    with pytest.raises(BadSignature):
+        verify_renew_request(asked(host).replace(host.sealing_public, thief.sealing_public), new)
+    with pytest.raises(MalformedObject):  # a point that gives every sender the same secret
+        verify_renew_request(asked(replace(host, sealing_public=bytes(32))), new)
 
 
 @simulated

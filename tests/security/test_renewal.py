@@ -163,6 +163,7 @@ def test_a_request_is_of_one_host_issuer_overlay_and_kind() -> None:
     leaf = parse_leaf(overlay.leaf(keys))
     request = make_renew_request(keys, leaf, CHALLENGE)
     asked = verify_renew_request(request, overlay.issuer)
+    assert (asked.before, asked.sealing) == (None, b"")
     assert (asked.peer_id, asked.challenge, asked.before) == (keys.peer_id, CHALLENGE, None)
     assert claims_kind(request, Kind.RENEW)
     assert not claims_kind(request, Kind.JOIN)

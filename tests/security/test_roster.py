@@ -127,7 +127,7 @@ def test_who_comes_later_cannot_read_the_epoch_before() -> None:
     world = kept()
     newcomer = world.hosts[3]
     authority, bumped = world.authority.rotate(world.tenant_id, seeded(8))
-    sealing = authority.sealing_key(newcomer.peer_id)
+    sealing = authority.host(newcomer.peer_id).need_sealing()
     _, data = authority.add_member(world.tenant_id, newcomer.peer_id, sealing, seeded(9))
     here, member = world.must_open(data, newcomer), world.must_open(bumped, world.hosts[0])
     assert here.keys == member.keys
@@ -140,7 +140,7 @@ def test_who_comes_back_gets_the_new_key_alone() -> None:
     world = kept()
     host = world.hosts[1]
     authority, without = world.authority.remove_member(world.tenant_id, host.peer_id, seeded(8))
-    sealing = authority.sealing_key(host.peer_id)
+    sealing = authority.host(host.peer_id).need_sealing()
     _, again = authority.add_member(world.tenant_id, host.peer_id, sealing, seeded(9))
     assert world.opened(without, host) is None
     assert world.must_open(again, host).epoch == 2
@@ -161,7 +161,7 @@ def test_who_is_no_member_cannot_be_removed_and_who_is_no_host_cannot_be_added()
     with pytest.raises(NotAMember):
         world.authority.remove_member(world.tenant_id, outsider.peer_id, seeded(9))
     with pytest.raises(UnknownHost):
-        world.authority.sealing_key(stranger.peer_id)
+        world.authority.host(stranger.peer_id)
     with pytest.raises(UnknownTenant):
         world.authority.rotate(TenantId("0" * 32), seeded(9))
     with pytest.raises(UnknownTenant):
@@ -248,7 +248,7 @@ def changed_since(world: Kept, *, hard: bool) -> tuple[Authority, TenantEpoch, b
     """The state goes on without the copy: a host comes, one goes, perhaps a hard rotation."""
     authority = world.authority
     newcomer, goes = world.hosts[3], world.hosts[1]
-    sealing = authority.sealing_key(newcomer.peer_id)
+    sealing = authority.host(newcomer.peer_id).need_sealing()
     authority, _ = authority.add_member(world.tenant_id, newcomer.peer_id, sealing, seeded(21))
     authority, data = authority.remove_member(world.tenant_id, goes.peer_id, seeded(22))
     if hard:
@@ -282,7 +282,7 @@ def test_an_old_copy_goes_on_from_the_newer_roster_and_reuses_no_key(hard: bool)
 def test_where_only_members_came_since_the_epoch_goes_on() -> None:
     world = kept()
     newcomer = world.hosts[3]
-    sealing = world.authority.sealing_key(newcomer.peer_id)
+    sealing = world.authority.host(newcomer.peer_id).need_sealing()
     _, data = world.authority.add_member(world.tenant_id, newcomer.peer_id, sealing, seeded(21))
     known = world.must_open(data, world.hosts[0])
     _, again = world.authority.catch_up(known, seeded(30))

@@ -12,8 +12,15 @@ from chaos.founding import another_issuer
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.enrolment import make_join_request, open_admission
-from security.errors import HostUnknown, MalformedObject, TicketUnknown, TicketUsed, UntrustedIssuer
-from security.hosts import HostRole
+from security.errors import (
+    HostUnknown,
+    MalformedObject,
+    TicketUnknown,
+    TicketUsed,
+    UnknownHost,
+    UntrustedIssuer,
+)
+from security.hosts import HostRole, with_adopted
 from security.keys import HostKeys
 from security.ticket import Ticket
 from tests.security.world import NOTHING, NOW_S, seeded
@@ -76,6 +83,28 @@ def test_a_certificate_is_renewed_by_an_issuer_that_has_the_host_in_its_table() 
     assert first.renew(keys.peer_id, SECRET, NOW_S, NOTHING)
     with pytest.raises(HostUnknown):
         second.renew(keys.peer_id, SECRET, NOW_S, NOTHING)
+
+
+def test_a_host_that_was_adopted_shows_its_key_itself_and_once() -> None:
+    _, second = issuers()
+    keys, other = HostKeys.generate(SECRET), HostKeys.generate(SECRET)
+    second = replace(second, hosts=with_adopted(second.hosts, keys.peer_id, NOW_S))
+    second = authority_from_bytes(authority_to_bytes(second))
+    assert second.hosts[keys.peer_id].sealing_public == b""
+    with pytest.raises(UnknownHost, match="has not shown its key yet"):
+        second.host(keys.peer_id).need_sealing()
+    with pytest.raises(HostUnknown):  # as a host of the version before asks, which shows none
+        second.renew(keys.peer_id, SECRET, NOW_S, NOTHING)
+    second, public = second.create_tenant("all", SECRET, public=True)
+    assert keys.peer_id not in second.tenants[public].content.members
+    for shown in (keys.sealing_public, other.sealing_public, b""):
+        second, _ = second.renew(keys.peer_id, SECRET, NOW_S, NOTHING, sealing_shown=shown)
+        second = authority_from_bytes(authority_to_bytes(second))
+        assert second.host(keys.peer_id).need_sealing() == keys.sealing_public
+    second, later = second.create_tenant("later", SECRET, public=True)
+    assert second.tenants[later].content.members[keys.peer_id] == keys.sealing_public
+    again = with_adopted(second.hosts, keys.peer_id, NOW_S)
+    assert again[keys.peer_id].sealing_public == keys.sealing_public
 
 
 def test_the_role_goes_from_the_ticket_to_the_host_and_stays() -> None:

@@ -253,6 +253,9 @@ def test_what_was_made_is_still_read() -> None:
     assert open_challenge(raw("challenge")) == bytes([9]) * 32
     asked = verify_renew_request(raw("renew_request"), overlay.issuer)
     assert (asked.peer_id, asked.challenge) == (host.peer_id, bytes([9]) * 32)
+    elsewhere = replace(overlay.issuer, issuer_id=IssuerId("5a" * 16))
+    asked = verify_renew_request(raw("renew_request_of_another_issuer"), elsewhere)
+    assert (asked.before, asked.sealing) == (overlay.issuer.issuer_id, host.sealing_public)
     older = parse_leaf(overlay.leaf(host, NOW_S - 60))
     renewal = open_renewal(raw("renewed"), overlay.trust, older)
     assert (renewal.leaf.der, renewal.addresses) == (raw("leaf"), ("192.0.2.1:7402",))

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 
 from chaos.world import PORT, Host, World, until
 from overlay.address import Address
-from overlay.control.adopting import take_over
+from overlay.control.adopting import adopt
+from overlay.control.messages import Adopt
 from overlay.errors import RequestError
 from overlay.issuer import IssuerDesk
+from overlay.renewer import PROTOCOL as RENEW
 from overlay.steward import Steward
 from security.certificate import parse_leaf
-from security.errors import Revoked
+from security.epoch import make_epoch
+from security.errors import Revoked, UnknownHost, UntrustedIssuer
+from security.keys import HostKeys
+from security.renewal import open_renewal
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 
 BACK_S = 60.0
@@ -36,6 +42,13 @@ def steward_of(host: Host) -> Steward:
 def issuer_id(host: Host) -> str:
     """The issuer of a host's certificate."""
     return parse_leaf(host.running.identity.leaf).issuer_id
+
+
+def adopted(host: Host, *others: Host) -> None:
+    """This issuer's host takes others into its table."""
+    wanted = sorted(ids(*others))
+    reply = adopt(host.running, desk_of(host), Adopt(peers=wanted))
+    assert (reply.adopted, reply.already) == (wanted, [])
 
 
 def up(host: Host) -> set[str]:
@@ -129,10 +142,7 @@ def test_hosts_of_a_compromised_issuer_come_back_by_themselves_under_another_one
         async with two_issuers(503, 5) as world:
             first, second, c, d, forgotten = world.hosts
             old = issuer_id(first)
-            keys = {}
-            for epoch in second.running.tenants:
-                keys |= {peer_id: epoch.members[peer_id] for peer_id in ids(c, d)}
-            take_over(second.running, desk_of(second), keys)
+            adopted(second, c, d)
             assert issuer_id(c) == old
             desk_of(second).revoke(old, "its host was stolen")
             new = desk_of(second).issuer_id
@@ -163,12 +173,6 @@ def test_hosts_of_a_compromised_issuer_come_back_by_themselves_under_another_one
     simulate(503, main)
 
 
-def keys_of(second: Host, *hosts: Host) -> dict[str, bytes]:
-    """The hosts' sealing keys, as the roster says that both have from the first issuer."""
-    epoch = next(iter(second.running.tenants))
-    return {peer_id: epoch.members[peer_id] for peer_id in ids(*hosts)}
-
-
 def test_a_host_that_was_off_and_knows_bootstrap_addresses_alone_comes_back() -> None:
     """Nobody's id goes with such an address, and nobody can tell it anything over a connection."""
 
@@ -176,7 +180,7 @@ def test_a_host_that_was_off_and_knows_bootstrap_addresses_alone_comes_back() ->
         async with two_issuers(507, 4) as world:
             first, second, c, away = world.hosts
             old, new = issuer_id(first), desk_of(second).issuer_id
-            take_over(second.running, desk_of(second), keys_of(second, c, away))
+            adopted(second, c, away)
             await until(lambda: bool(away.running.trust.enrolment_of(new)))
             world.kill(away)
             await until(lambda: away.node is None)
@@ -197,7 +201,6 @@ def test_a_host_that_starts_with_its_issuer_revoked_asks_though_nobody_turns_it_
         async with two_issuers(508, 4) as world:
             first, second, c, other = world.hosts
             old, new = issuer_id(first), desk_of(second).issuer_id
-            keys = keys_of(second, c)
             desk_of(second).revoke(old, "its host was stolen")
             await until(lambda: c.running.standing.is_issuer_revoked)
             world.kill(c)
@@ -205,7 +208,7 @@ def test_a_host_that_starts_with_its_issuer_revoked_asks_though_nobody_turns_it_
             c.bootstrap = (Address("10.0.0.99", PORT),)  # nobody is there
             for host in (first, other):
                 world.kill(host)
-            take_over(second.running, desk_of(second), keys)
+            adopted(second, c)
             await world.start(c)
             await until(lambda: issuer_id(c) == new, timeout_s=BACK_S)
 
@@ -216,15 +219,90 @@ def test_a_host_that_is_adopted_long_after_the_revocation_comes_back_within_a_mi
     async def main() -> None:
         async with two_issuers(509, 3) as world:
             first, second, c = world.hosts
-            keys = keys_of(second, c)
             desk_of(second).revoke(issuer_id(first), "its host was stolen")
             await until(lambda: c.running.standing.is_issuer_revoked)
             await trio.sleep(1800)
-            take_over(second.running, desk_of(second), keys)
+            adopted(second, c)
             new = desk_of(second).issuer_id
             await until(lambda: issuer_id(c) == new, timeout_s=1.5 * BACK_S)
 
     simulate(509, main)
+
+
+def test_a_host_that_was_forgotten_is_adopted_after_the_revocation() -> None:
+    """Its issuer's tenants are forgotten by then: nobody else has to name its sealing key."""
+
+    async def main() -> None:
+        async with two_issuers(511, 3) as world:
+            first, second, c = world.hosts
+            desk_of(second).revoke(issuer_id(first), "its host was stolen")
+            await until(lambda: not second.running.tenants and not up(second))
+            adopted(second, c)
+            steward, new = steward_of(second), desk_of(second).issuer_id
+            made = steward.create("default", public=False, empty=False)
+            with pytest.raises(UnknownHost, match="shown its key"):
+                steward.add("default", c.identity.peer_id)
+            await until(lambda: issuer_id(c) == new, timeout_s=1.5 * BACK_S)
+            await until(lambda: up(second) == ids(c), timeout_s=BACK_S)
+            steward.add("default", c.identity.peer_id)
+            await until(lambda: made.tenant_id in c.running.tenants)
+
+    simulate(511, main)
+
+
+def test_a_thief_of_an_issuers_key_names_no_sealing_key_for_the_hosts_of_another_one() -> None:
+    """He puts a host on a roster that he signs, with a sealing key of his, before it is adopted."""
+
+    async def main() -> None:
+        async with two_issuers(512, 3) as world:
+            first, second, c = world.hosts
+            thief = HostKeys.generate(world.entropy("thief").secret)
+            stolen, peer_id = desk_of(first).authority, c.identity.peer_id
+            content = next(iter(stolen.tenants.values())).content
+            forged = replace(
+                content,
+                version=content.version + 50,
+                members={**content.members, peer_id: thief.sealing_public},
+            )
+            epoch = make_epoch(stolen.issuer, forged, world.entropy("forged").secret)
+            first.running.knowledge.learn_epoch(epoch)
+            seen = second.running.tenants
+            await until(
+                lambda: any(one.members.get(peer_id) == thief.sealing_public for one in seen)
+            )
+            adopted(second, c)
+            desk_of(second).revoke(issuer_id(first), "its key is in wrong hands")
+            await until(lambda: issuer_id(c) == desk_of(second).issuer_id, timeout_s=BACK_S)
+            steward = steward_of(second)
+            made = steward.create("secret", public=False, empty=False)
+            steward.add("secret", peer_id)
+            await until(lambda: made.tenant_id in c.running.tenants)
+            kept = desk_of(second).authority.tenants[made.tenant_id].content
+            assert kept.members[peer_id] == c.identity.keys.sealing_public
+
+    simulate(512, main)
+
+
+def test_no_issuer_signs_for_hosts_of_another_one_that_is_in_force() -> None:
+    """Their own certificates are due often here; the other's state is not written for that."""
+
+    async def main() -> None:
+        async with two_issuers(513, 3) as world:
+            first, second, c = world.hosts
+            adopted(second, c)
+            await trio.sleep(60)
+            before = desk_of(second).authority.hosts
+            connection = c.running.peers.connection(second.identity.peer_id)
+            assert connection is not None
+            answer = await connection.call(RENEW, b"", timeout_s=5)
+            with pytest.raises(UntrustedIssuer, match="not the host of this one's issuer"):
+                open_renewal(answer, c.running.trust.now, parse_leaf(c.running.identity.leaf))
+            c.running.renewer.look_elsewhere()
+            await trio.sleep(60)
+            assert desk_of(second).authority.hosts == before
+            assert issuer_id(c) == issuer_id(first)
+
+    simulate(513, main)
 
 
 def test_who_is_turned_away_without_a_reason_that_is_signed_stays_with_its_issuer() -> None:
@@ -233,9 +311,7 @@ def test_who_is_turned_away_without_a_reason_that_is_signed_stays_with_its_issue
     async def main() -> None:
         async with two_issuers(504, 3) as world:
             first, second, c = world.hosts
-            epoch = next(iter(second.running.tenants))
-            peer_id = c.identity.peer_id
-            take_over(second.running, desk_of(second), {peer_id: epoch.members[peer_id]})
+            adopted(second, c)
             before = c.running.identity.leaf
             for _ in range(5):
                 c.running.renewer.on_turned_away("Revoked")
@@ -250,9 +326,7 @@ def test_a_host_that_is_revoked_itself_gets_nothing_from_the_other_issuer() -> N
     async def main() -> None:
         async with two_issuers(505, 4) as world:
             first, second, c, d = world.hosts
-            epoch = next(iter(second.running.tenants))
-            keys = {peer_id: epoch.members[peer_id] for peer_id in ids(c, d)}
-            take_over(second.running, desk_of(second), keys)
+            adopted(second, c, d)
             desk_of(second).revoke(c.identity.peer_id, "stolen")
             desk_of(second).revoke(issuer_id(first), "stolen too")
             await until(lambda: up(second) == ids(d), timeout_s=BACK_S)
