@@ -46,6 +46,7 @@ from security.issuer_request import (
 )
 from security.keys import HostKeys
 from security.peer_id import PeerId
+from security.revocation import RevocationSet
 from security.root_bundle import Roots
 from security.trust import Trust
 
@@ -105,7 +106,9 @@ def check_request(text: str, root: RootKey, home: Home | None, *, any_host: bool
     Raises:
         SecurityError: When it is no request for this overlay, or not signed as it should be.
         HomeError: When it is this host's own, or of a host that was invited to be a peer, or not
-            by this issuer, or that root is not the newest in force; the message says what to do.
+            by this issuer, or the host or its issuer is revoked, or that root is not the newest in
+            force; the message says what to do.
+        StorageError: When it cannot be read what is revoked.
     """
     request = open_issuer_request(text, root.overlay_id)
     if home is None or home.read(HomeFile.ROOT) is None:
@@ -113,19 +116,33 @@ def check_request(text: str, root: RootKey, home: Home | None, *, any_host: bool
     check_signs(roots_in(home), root)
     keys, stored = home.read(HomeFile.HOST_KEYS), home.read(HomeFile.AUTHORITY)
     if keys is not None and HostKeys.from_bytes(keys).peer_id == request.peer_id:
-        raise HomeError(
-            "that request is this host's own, which has an issuer: 'rhizome ca issuer renew' has "
-            "it certified again, and a second issuer belongs on another host"
-        )
-    if stored is not None and not any_host:
-        _check_role(authority_from_bytes(stored), request.peer_id)
+        raise HomeError(f"that request is this host's own{_INSTEAD[stored is not None]}")
+    authority = None if stored is None else authority_from_bytes(stored)
+    _check_revoked(home, authority, request)
+    if authority is not None and not any_host:
+        _check_role(authority, request.peer_id)
     return request
+
+
+_INSTEAD = {
+    True: ", which has an issuer: 'rhizome ca issuer renew' has it certified again, and a second "
+    "issuer belongs on another host",
+    False: ": run 'rhizome ca issuer add' with --root-key on another one, as the root's key does "
+    "not belong beside an issuer's",
+}
+
+
+def _check_revoked(home: Home, authority: Authority | None, request: IssuerRequest) -> None:
+    """What any issuer has revoked, as far as this host knows, is made no issuer."""
+    _, known = _believed(home, load_identity(home).trust)
+    own = {} if authority is None else authority.revoked
+    for what, id_ in (("host", request.peer_id), ("issuer", request.issuer_id)):
+        if known.revokes(id_) or id_ in own:
+            raise HomeError(f"the {what} {id_} is revoked: let the owner join anew and ask again")
 
 
 def _check_role(authority: Authority, peer_id: PeerId) -> None:
     host = authority.hosts.get(peer_id)
-    if peer_id in authority.revoked:
-        raise HomeError(f"{peer_id} is revoked: it is to be no issuer")
     if host is None or host.role is not HostRole.ISSUER:
         raise HomeError(
             f"{peer_id} was not invited here with '--role issuer': invite another host so, or add "
@@ -209,12 +226,7 @@ def known_issuers(home: Home, now_unix_s: float) -> list[IssuerLine]:
     identity = load_identity(home)
     stored = home.read(HomeFile.AUTHORITY)
     authority = None if stored is None else authority_from_bytes(stored)
-    storage = SqliteStorage(home.database_path)
-    try:
-        book = TrustBook(identity.trust, storage.read(TRUST))
-        known = Exchange(book, storage.read(REVOCATIONS)).known
-    finally:
-        storage.close()
+    book, known = _believed(home, identity.trust)
     if authority is not None:
         book.learn(issuers=[authority.issuer.der])
     mine = None if authority is None else authority.issuer.issuer_id
@@ -231,3 +243,13 @@ def known_issuers(home: Home, now_unix_s: float) -> list[IssuerLine]:
         )
         for issuer_id, issuer in sorted(book.now.issuers.items())
     ]
+
+
+def _believed(home: Home, trust: Trust) -> tuple[TrustBook, RevocationSet]:
+    """Whom a host believes and what it knows to be revoked, by its folder. Raises StorageError."""
+    storage = SqliteStorage(home.database_path)
+    try:
+        book = TrustBook(trust, storage.read(TRUST))
+        return book, Exchange(book, storage.read(REVOCATIONS)).known
+    finally:
+        storage.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from overlay.founding import found_overlay
 from overlay.home import Home, HomeFile
 from overlay.identity import Identity, load_identity, store_identity
 from overlay.issuers import answer, check_request, install, known_issuers, request_here
+from overlay.revocation.exchange import TABLE, Exchange
 from overlay.root import authority_in, root_key_in
+from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
+from overlay.trust.book import TrustBook
 from security.authority_state import authority_to_bytes
-from security.certificate import parse_issuer, parse_leaf
+from security.certificate import make_issuer, parse_issuer, parse_leaf
 from security.errors import SecurityError, UntrustedIssuer, WrongOverlay
 from security.hosts import HostRole
 from security.keys import HostKeys
+from security.revocation import make_revocation, open_revocation
 from tests.overlay.commands.terminal import PeerProcess, rhizome, running_peer, until
 
 CLOCK, ENTROPY = SystemClock(), SystemEntropy()
@@ -178,6 +183,8 @@ def test_what_the_root_does_not_sign(founder: Home, tmp_path: Path) -> None:
     found_overlay(other, ["default"], CLOCK, ENTROPY)
     with pytest.raises(WrongOverlay):
         check_request(text, root_key_in(other), other, any_host=True)
+    with pytest.raises(HomeError, match="own: run 'rhizome ca issuer add' with --root-key"):
+        check_request(text, root, peer, any_host=True)
     authority, _ = authority_in(founder).revoke(load_identity(peer).peer_id, CLOCK.unix_s())
     founder.write(HomeFile.AUTHORITY, authority_to_bytes(authority))
     with pytest.raises(HomeError, match="revoked"):
@@ -200,6 +207,26 @@ def test_what_is_not_installed(founder: Home, tmp_path: Path) -> None:
     with pytest.raises(UntrustedIssuer):
         install(founder, word, CLOCK, ENTROPY)
     assert host.read(HomeFile.AUTHORITY) is None
+
+
+def test_the_root_signs_nothing_for_what_another_issuer_has_revoked(
+    founder: Home, tmp_path: Path
+) -> None:
+    """This host's issuer has not said so itself: it stands in what its peer has heard."""
+    host, root = joined(founder, tmp_path / "host"), root_key_in(founder)
+    other = make_issuer(root, ENTROPY.secret, CLOCK.unix_s())
+    text, issuer_id = request_here(host, ENTROPY)
+    assert check_request(text, root, founder, any_host=False)
+    for id_ in (load_identity(host).peer_id, issuer_id):
+        heard = Home.create(tmp_path / f"heard {id_[-4:]}")
+        shutil.copytree(founder.path, heard.path, dirs_exist_ok=True)
+        trust = load_identity(heard).trust.with_issuer(other.der)
+        said = open_revocation(make_revocation(other, id_, CLOCK.unix_s()), trust)
+        storage = SqliteStorage(heard.database_path)
+        storage.write(TABLE, Exchange(TrustBook(trust, {}), {}).prepare([said]).rows)
+        storage.close()
+        with pytest.raises(HomeError, match=f"{id_} is revoked"):
+            check_request(text, root, heard, any_host=True)
 
 
 def test_the_root_signs_on_a_machine_that_is_no_host(founder: Home, tmp_path: Path) -> None:
