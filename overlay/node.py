@@ -346,8 +346,9 @@ class Node:
 
     def hello(self) -> Hello:
         """What we say of ourselves on every connection."""
+        issues = self.desk is not None and not self.keeper.revokes(self.desk.issuer_id)
         return Hello(
-            features=0 if self.desk is None else FEATURE_ISSUES,
+            features=FEATURE_ISSUES if issues else 0,
             role=Role.PEER,
             overlay_id=self.trust.now.overlay_id,
             peer_id=self.peer_id,

@@ -105,7 +105,10 @@ class Renewer:
 
     def posture(self) -> list[tuple[str, str]]:
         """Lines for this host's owner."""
-        return self.plan.posture(self._clock.unix_s())
+        lines = self.plan.posture(self._clock.unix_s())
+        if self._desk is not None and self._revocations().revokes(self._desk.issuer_id):
+            lines.append(("issuer", "this host's own is revoked: what it signs is void"))
+        return lines
 
     def left_s(self) -> float:
         """Seconds that the certificate is still good for."""

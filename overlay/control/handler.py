@@ -34,6 +34,7 @@ from overlay.control.messages import (
     encode,
 )
 from overlay.control.revoking import revocations_of, revoke, tokens_of
+from overlay.control.tenant_messages import AddMember, CreateTenant, RemoveMember, RotateTenant
 from overlay.control.tenant_view import narrow_explain, narrow_status
 from overlay.control.tenants import reply_to
 from overlay.decisions import Explained, Outcome
@@ -54,6 +55,23 @@ NOT_AN_ISSUER = (
     "only an issuer's host can do that: run it where 'rhizome init' or 'rhizome ca issuer install' "
     "was run"
 )
+
+ISSUER_REVOKED = (
+    "this host's issuer is revoked, and what it signs is void: do that on another issuer's host "
+    "('rhizome ca issuer list')"
+)
+
+SIGNED = (
+    Invite,
+    CreateToken,
+    Adopt,
+    ChangeHttpNames,
+    CreateTenant,
+    AddMember,
+    RemoveMember,
+    RotateTenant,
+)
+"""Commands for which the issuer signs something that others are to believe."""
 
 NOT_KNOWN = (
     "that request is not among the last 1,000 that this peer took in: "
@@ -99,6 +117,9 @@ class ControlHandler:
         await stream.finish()
 
     def _reply(self, command: Command) -> Reply:
+        desk = self._desk
+        if isinstance(command, SIGNED) and desk and self._node.keeper.revokes(desk.issuer_id):
+            raise ConfigError(ISSUER_REVOKED)
         match command:
             case GetStatus():
                 tenant = self._tenant(command.tenant)

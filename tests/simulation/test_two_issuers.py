@@ -12,11 +12,20 @@ import trio
 from chaos.world import PORT, Host, World, until
 from overlay.address import Address
 from overlay.control.adopting import adopt
-from overlay.control.messages import Adopt
-from overlay.errors import RequestError
+from overlay.control.handler import ControlHandler
+from overlay.control.messages import Adopt, CreateToken, Invite
+from overlay.control.tenant_messages import (
+    AddMember,
+    CreateTenant,
+    ListTenants,
+    RemoveMember,
+    RotateTenant,
+)
+from overlay.errors import ConfigError, RequestError
 from overlay.issuer import IssuerDesk
 from overlay.renewer import PROTOCOL as RENEW
 from overlay.steward import Steward
+from overlay.transport.hello import FEATURE_ISSUES
 from security.certificate import parse_leaf
 from security.epoch import make_epoch
 from security.errors import Revoked, UnknownHost, UntrustedIssuer
@@ -26,6 +35,16 @@ from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 
 BACK_S = 60.0
 """Hosts whose issuer was revoked are back under another one within this."""
+
+WHAT_AN_ISSUER_SIGNS = [
+    Invite(tenants=["lab"], expires_s=60.0),
+    CreateToken(tenant="lab", name="web", expires_s=60.0),
+    CreateTenant(name="another"),
+    AddMember(tenant="lab", peer="12D3"),
+    RemoveMember(tenant="lab", peer="12D3"),
+    RotateTenant(tenant="lab"),
+    Adopt(peers=["12D3"]),
+]
 
 
 def desk_of(host: Host) -> IssuerDesk:
@@ -125,6 +144,19 @@ def test_a_revoked_issuer_goes_with_its_hosts_and_tenants_and_the_others_go_on()
                 with pytest.raises(RequestError, match="revoked"):
                     host.running.principals.of_token(token.text)
             assert await world.ask(c, QUESTION)
+            await until(lambda: second.running.revocations.revokes(stolen))
+            control = ControlHandler(
+                second.running, desk=desk_of(second), enrolment=(), http=lambda: ("http://h",)
+            )
+            before = desk_of(second).authority
+            for command in WHAT_AN_ISSUER_SIGNS:
+                with pytest.raises(ConfigError, match="issuer is revoked"):
+                    control._reply(command)
+            assert desk_of(second).authority is before, "nothing was signed"
+            assert control._reply(ListTenants()), "reading goes on"
+            assert "issuer" in dict(second.running.renewer.posture())
+            assert second.running.hello().features == 0
+            assert first.running.hello().features == FEATURE_ISSUES
             # Its host joined at the first one, in whose table it is: it comes back as that one's.
             await until(lambda: issuer_id(second) == old, timeout_s=BACK_S)
             await until(lambda: all(up(host) == ids(*world.hosts) - ids(host) for host in honest))

@@ -217,6 +217,8 @@ def test_a_host_that_is_no_issuer_says_where_the_issuer_is(tmp_path: Path) -> No
 class FullDesk:
     """An issuer's desk on a host whose disk is full."""
 
+    issuer_id = "00" * 16
+
     def invite(self, *_: object, **__: object) -> Ticket:
         raise StorageFull("no space is left")
 
