@@ -349,7 +349,8 @@ class IssuerDesk:
             log.warning("the certificate of %s is not renewed: %s", peer_id, error)
             return refuse_renewal(None)
         answer = make_renewal(authority.issuer, leaf, self._told_addresses())
-        self._made[peer_id] = (now_s, answer)
+        lately = {id_: one for id_, one in self._made.items() if now_s - one[0] < AGAIN_S}
+        self._made = {**lately, peer_id: (now_s, answer)}
         return answer
 
     def _renew_here(self) -> tuple[Authority, bytes]:

@@ -158,6 +158,10 @@ class TrustBook:
         number = max(named, before.number if before else 0)
         self.taken[peer_id] = Taken(number, leaf_ends_unix_s)
 
+    def forget_taken(self, is_gone: Callable[[PeerId, Taken], bool]) -> None:
+        """Drops what is noted of peers that are gone."""
+        self.taken = {id_: one for id_, one in self.taken.items() if not is_gone(id_, one)}
+
     def question(self, known: Container[bytes]) -> Question:
         """What a peer is asked and told, that is known to have the objects of these marks."""
         return Question(

@@ -27,7 +27,7 @@ from overlay.ports import Ports
 from overlay.transport.connection import Connection
 from overlay.transport.frame import ResetCode
 from overlay.transport.stream import Stream
-from overlay.trust.book import TABLE, TrustBook, mark_of, marks_in
+from overlay.trust.book import TABLE, Taken, TrustBook, mark_of, marks_in
 from overlay.trust.messages import (
     PROTOCOL,
     Lacking,
@@ -36,7 +36,7 @@ from overlay.trust.messages import (
     decode_question,
     encode,
 )
-from security.certificate import IssuerId, IssuerKey, parse_leaf
+from security.certificate import RENEWAL_GRACE_S, IssuerId, IssuerKey, parse_leaf
 from security.errors import SecurityError
 from security.issuer_card import make_card
 from security.judge import is_over
@@ -288,11 +288,19 @@ class TrustKeeper:
             self.refused += 1
             raise ProtocolError(f"an issuer or root that is none: {type(error).__name__}") from None
         answer = encode(self.book.answer(question))
+        if peer_id not in self.book.taken:
+            self.book.forget_taken(self._is_gone)
         self.book.note_taken(peer_id, marks_in(question), _leaf_end(connection))
         self._store()
         self._allowance.spend(peer_id, len(answer), now_s)
         await stream.send(answer)
         await stream.finish()
+
+    def _is_gone(self, peer_id: PeerId, taken: Taken) -> bool:
+        """Whether a host can only join again, so that no rotation waits for it."""
+        last_unix_s = taken.leaf_ends_unix_s + RENEWAL_GRACE_S
+        is_late = taken.leaf_ends_unix_s > 0 and self._ports.clock.unix_s() > last_unix_s
+        return is_late or self.revocations().revokes(peer_id)
 
     def _take(self, connection: Connection, told: Question | Lacking) -> None:
         """Believes what a peer has shown, which it need not be told again.

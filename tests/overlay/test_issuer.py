@@ -295,6 +295,10 @@ def test_a_host_that_asks_without_end_is_written_down_once(
         issuing.clock.unix += 61
         assert trio.run(issuing.desk.renew, late.keys.peer_id) not in answers
         assert len(written) == 2
+    issuing.clock.now += 61
+    own = load_identity(issuing.home).peer_id
+    trio.run(issuing.desk.renew, own)
+    assert list(issuing.desk._made) == [own], "answers are not kept for longer than they are given"
 
 
 def test_a_host_that_never_joined_or_is_revoked_is_not_renewed(issuing: Issuing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,9 +18,16 @@ from overlay.trust.book import TABLE
 from overlay.trust.keeper import CARD_EVERY_S, COMPARE_EVERY_S
 from overlay.trust.messages import PROTOCOL, VERSION, Question, encode
 from security.authority import Authority
-from security.certificate import ISSUER_LIFETIME_S, IssuerKey, RootKey, make_issuer
+from security.certificate import (
+    ISSUER_LIFETIME_S,
+    RENEWAL_GRACE_S,
+    IssuerKey,
+    RootKey,
+    make_issuer,
+)
 from security.errors import Expired, Revoked, UntrustedIssuer
 from security.issuer_card import make_card
+from security.keys import HostKeys
 from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 from tests.security.world import Overlay, forged_leaf
 
@@ -286,3 +294,30 @@ def test_marks_of_cards_that_are_out_of_date_are_not_kept() -> None:
                 assert known <= trust.book.marks()
 
     simulate(412, main)
+
+
+def test_what_is_noted_of_hosts_that_are_gone_for_good_is_dropped() -> None:
+    async def main() -> None:
+        world = World(413)
+        world.found([FAST] * 2, ("default",))
+        a, b = world.hosts
+        ends = {
+            "ended": int(NOW_UNIX_S - RENEWAL_GRACE_S - 60),
+            "late": int(NOW_UNIX_S - RENEWAL_GRACE_S + 3600),
+            "unwritten": 0,
+            "revoked": int(NOW_UNIX_S + 3600),
+        }
+        peers = {name: HostKeys.generate(world.entropy(name).secret).peer_id for name in ends}
+        rows = {b"t" + peers[name].encode(): struct.pack(">IQ", 2, ends[name]) for name in ends}
+        a.storage.write(TABLE, rows)
+        revoked = world.revocation(peers["revoked"])
+        async with world.started([a]):
+            a.running.revoke(revoked)
+            await world.start(b)
+            await until(lambda: b.identity.peer_id in a.running.trust.book.taken)
+            kept = {peers["late"], peers["unwritten"], b.identity.peer_id}
+            assert set(a.running.trust.book.taken) == kept
+            stored = {key[1:].decode() for key in a.storage.read(TABLE) if key[:1] == b"t"}
+            assert stored == kept
+
+    simulate(413, main)
