@@ -253,6 +253,8 @@ def test_a_host_that_is_adopted_long_after_the_revocation_comes_back_within_a_mi
             first, second, c = world.hosts
             desk_of(second).revoke(issuer_id(first), "its host was stolen")
             await until(lambda: c.running.standing.is_issuer_revoked)
+            c.bootstrap = (Address("10.0.0.99", PORT),)  # nobody is there to turn it away
+            await world.restart(c)
             await trio.sleep(1800)
             adopted(second, c)
             new = desk_of(second).issuer_id
