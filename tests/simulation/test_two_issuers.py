@@ -13,7 +13,7 @@ from chaos.world import PORT, Host, World, until
 from overlay.address import Address
 from overlay.control.adopting import adopt
 from overlay.control.handler import ControlHandler
-from overlay.control.messages import Adopt, CreateToken, Invite
+from overlay.control.messages import Adopt, Command, CreateToken, Invite
 from overlay.control.tenant_messages import (
     AddMember,
     CreateTenant,
@@ -36,7 +36,7 @@ from tests.overlay.peers_world import FAST, QUESTION, everybody_ready, simulate
 BACK_S = 60.0
 """Hosts whose issuer was revoked are back under another one within this."""
 
-WHAT_AN_ISSUER_SIGNS = [
+WHAT_AN_ISSUER_SIGNS: list[Command] = [
     Invite(tenants=["lab"], expires_s=60.0),
     CreateToken(tenant="lab", name="web", expires_s=60.0),
     CreateTenant(name="another"),
