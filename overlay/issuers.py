@@ -11,16 +11,12 @@ import contextlib
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from overlay.believed import believed_in
 from overlay.errors import HomeError
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity, store_renewed
 from overlay.ports import Clock, Entropy
-from overlay.revocation.exchange import TABLE as REVOCATIONS
-from overlay.revocation.exchange import Exchange
 from overlay.rotation import check_signs, roots_in
-from overlay.storage import SqliteStorage
-from overlay.trust.book import TABLE as TRUST
-from overlay.trust.book import TrustBook
 from security.authority import Authority
 from security.authority_state import authority_from_bytes, authority_to_bytes
 from security.certificate import (
@@ -46,7 +42,6 @@ from security.issuer_request import (
 )
 from security.keys import HostKeys
 from security.peer_id import PeerId
-from security.revocation import RevocationSet
 from security.root_bundle import Roots
 from security.trust import Trust
 
@@ -134,7 +129,7 @@ _INSTEAD = {
 
 def _check_revoked(home: Home, authority: Authority | None, request: IssuerRequest) -> None:
     """What any issuer has revoked, as far as this host knows, is made no issuer."""
-    _, known = _believed(home, load_identity(home).trust)
+    _, known = believed_in(home, load_identity(home).trust)
     own = {} if authority is None else authority.revoked
     for what, id_ in (("host", request.peer_id), ("issuer", request.issuer_id)):
         if known.revokes(id_) or id_ in own:
@@ -226,7 +221,7 @@ def known_issuers(home: Home, now_unix_s: float) -> list[IssuerLine]:
     identity = load_identity(home)
     stored = home.read(HomeFile.AUTHORITY)
     authority = None if stored is None else authority_from_bytes(stored)
-    book, known = _believed(home, identity.trust)
+    book, known = believed_in(home, identity.trust)
     if authority is not None:
         book.learn(issuers=[authority.issuer.der])
     mine = None if authority is None else authority.issuer.issuer_id
@@ -243,13 +238,3 @@ def known_issuers(home: Home, now_unix_s: float) -> list[IssuerLine]:
         )
         for issuer_id, issuer in sorted(book.now.issuers.items())
     ]
-
-
-def _believed(home: Home, trust: Trust) -> tuple[TrustBook, RevocationSet]:
-    """Whom a host believes and what it knows to be revoked, by its folder. Raises StorageError."""
-    storage = SqliteStorage(home.database_path)
-    try:
-        book = TrustBook(trust, storage.read(TRUST))
-        return book, Exchange(book, storage.read(REVOCATIONS)).known
-    finally:
-        storage.close()

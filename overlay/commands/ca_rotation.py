@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from overlay.believed import believed_in
 from overlay.commands.options import existing_home, home_option, json_option, print_json
 from overlay.commands.passphrase import passphrase_of, passphrase_option
 from overlay.commands.root_files import root_file
 from overlay.errors import ConfigError, HomeError
 from overlay.home import Home, HomeFile
 from overlay.identity import load_identity
-from overlay.revocation.exchange import TABLE as REVOCATIONS
-from overlay.revocation.exchange import Exchange
 from overlay.root import authority_in
 from overlay.rotation import (
     KeyHere,
@@ -29,10 +28,7 @@ from overlay.rotation import (
     roots_in,
     tidied,
 )
-from overlay.storage import SqliteStorage
 from overlay.system import SystemClock, SystemEntropy
-from overlay.trust.book import TABLE as TRUST
-from overlay.trust.book import TrustBook
 from security.root_key import open_root
 
 
@@ -136,12 +132,7 @@ def waiting(folder: Home) -> Lacking:
         HomeError, SecurityError, StorageError: When the folder cannot be read.
     """
     identity = load_identity(folder)
-    storage = SqliteStorage(folder.database_path)
-    try:
-        book = TrustBook(identity.trust, storage.read(TRUST))
-        revoked = Exchange(book, storage.read(REVOCATIONS)).known
-    finally:
-        storage.close()
+    book, revoked = believed_in(folder, identity.trust)
     return lacking(
         identity.trust.roots,
         authority_in(folder),
