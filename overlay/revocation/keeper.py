@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
+from overlay.companions import Companions
 from overlay.errors import (
     HomeError,
     OverlayError,
@@ -88,8 +89,7 @@ class RevocationKeeper:
         self._unstored: Rows = {}
         self._allowance = Allowance()
         self._grown = trio.Event()
-        self._nursery: trio.Nursery | None = None
-        self._with: set[Connection] = set()
+        self._companions = Companions(self._accompany)
         self._full: set[str] = set()
         self.refused = 0
 
@@ -112,15 +112,7 @@ class RevocationKeeper:
         self, peers: Peers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Asks and tells peers until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            # A peer that was faster than this task was passed over when it came up.
-            for peer_id in peers.up():
-                connection = peers.connection(peer_id)
-                if connection is not None and connection.runs:
-                    self.on_up(connection)
-            task_status.started()
-            await trio.sleep_forever()
+        await self._companions.run(peers, self.on_up, task_status=task_status)
 
     # -- growing
 
@@ -181,11 +173,7 @@ class RevocationKeeper:
 
     def on_up(self, connection: Connection) -> None:
         """A peer is up: it is asked, and told of what is new from now on."""
-        peer_id = connection.remote.peer_id
-        if peer_id is None or self._nursery is None or connection in self._with:
-            return
-        self._with.add(connection)
-        self._nursery.start_soon(self._accompany, connection, peer_id, self.exchange.end)
+        self._companions.begin(connection, self.exchange.end)
 
     async def _accompany(self, connection: Connection, peer_id: PeerId, since: int) -> None:
         pause_s, theirs = RETRY_FIRST_S, connection.remote.hello.revocations_digest
@@ -203,7 +191,6 @@ class RevocationKeeper:
                     await trio.sleep(pause_s)
                     pause_s = min(RETRY_MAX_S, pause_s * 2)
         finally:
-            self._with.discard(connection)
             self._allowance.forget(peer_id)
 
     async def _something_new(self, since: int) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from overlay.companions import Companions
 from overlay.errors import (
     HomeError,
     OverlayError,
@@ -89,7 +90,7 @@ class TrustKeeper:
         self._said: str | None = None
         self._allowance = Allowance()
         self._grown = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self._companions = Companions(self._accompany)
         self._knows: dict[Connection, set[bytes]] = {}
         self.refused = 0
 
@@ -210,26 +211,15 @@ class TrustKeeper:
     ) -> None:
         """Asks and tells peers until cancelled."""
         self._store()  # the home folder's own issuer, which may be another one next time
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            # A peer that was faster than this task was passed over when it came up.
-            for peer_id in peers.up():
-                connection = peers.connection(peer_id)
-                if connection is not None and connection.runs:
-                    self.on_up(connection)
-            task_status.started()
-            await trio.sleep_forever()
+        await self._companions.run(peers, self.on_up, task_status=task_status)
 
     def on_up(self, connection: Connection) -> None:
         """A peer is up: it is asked, and told of what is new from now on."""
-        peer_id = connection.remote.peer_id
-        if peer_id is None or self._nursery is None or connection in self._knows:
-            return
         # What is known here already it asks for itself.
-        self._knows[connection] = self.book.marks()
-        self._nursery.start_soon(self._accompany, connection, peer_id)
+        self._companions.begin(connection, self.book.marks())
 
-    async def _accompany(self, connection: Connection, peer_id: PeerId) -> None:
+    async def _accompany(self, connection: Connection, peer_id: PeerId, known: set[bytes]) -> None:
+        self._knows[connection] = known
         pause_s = RETRY_FIRST_S
         try:
             while connection.closed is None:
