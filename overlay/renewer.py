@@ -266,10 +266,8 @@ class Renewer:
         ways: list[Way] = []
         if self._desk is not None:
             ways.append(partial(self._desk.renew, self._identity.peer_id))
-        for peer_id in self._peers.up():
-            connection = self._peers.connection(peer_id)
-            if connection is not None and self._is_ours(connection):
-                ways.append(partial(connection.call, PROTOCOL, b"", timeout_s=CALL_S))
+        asked = filter(self._is_ours, self._peers.issuers())
+        ways += [partial(one.call, PROTOCOL, b"", timeout_s=CALL_S) for one in asked]
         if self._enrolment is not None:
             ours = self.plan.leaf.issuer_id
             ways += [partial(self._enrol, self._enrolment, one, ours) for one in self._addresses]
@@ -278,7 +276,7 @@ class Renewer:
     def _is_ours(self, connection: Connection) -> bool:
         """Whether that peer is the host of this one's issuer, which makes its own certificate."""
         remote = connection.remote
-        if remote.leaf is None or not remote.hello.features & FEATURE_ISSUES:
+        if remote.leaf is None:
             return False
         return parse_leaf(remote.leaf).issuer_id == self.plan.leaf.issuer_id
 

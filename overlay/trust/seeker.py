@@ -16,7 +16,6 @@ from overlay.address import Address
 from overlay.errors import OverlayError
 from overlay.peers import Peers
 from overlay.ports import Enrolment
-from overlay.transport.hello import FEATURE_ISSUES
 from overlay.trust.keeper import TrustKeeper
 from security.errors import SecurityError
 from security.root_bundle import ROOTS_REQUEST, decode_bundles
@@ -60,10 +59,8 @@ class RootSeeker:
         return SEEK_OVERLAP_MAX_S if self._trust.now.roots.overlap else SEEK_MAX_S
 
     def _is_told(self) -> bool:
-        up = [self._peers.connection(peer_id) for peer_id in self._peers.up()]
-        if not self._trust.now.roots.overlap:
-            return bool(up)
-        return any(one is not None and one.remote.hello.features & FEATURE_ISSUES for one in up)
+        overlap = self._trust.now.roots.overlap
+        return bool(self._peers.issuers() if overlap else self._peers.up())
 
     async def seek(self) -> bool:
         """Asks each address once; True when other roots are in force after it."""

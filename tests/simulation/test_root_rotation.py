@@ -18,6 +18,7 @@ from overlay.errors import StorageFull
 from overlay.home import HomeFile
 from overlay.identity import read_bundles
 from overlay.trust.seeker import SEEK_MAX_S
+from security.authority import Authority
 from security.certificate import make_next_root, parse_issuer, parse_root, renew_issuer
 from security.errors import UntrustedIssuer
 from security.revocation import make_revocation
@@ -285,14 +286,20 @@ def test_what_an_issuer_had_revoked_stays_so_when_its_root_is_let_go() -> None:
     simulate(1122, main)
 
 
+def world_of_two_issuers(seed: int) -> tuple[World, Authority]:
+    """Hosts 2 and 3 have their certificates from the second issuer, which has no host."""
+    world = World(seed)
+    world.found([FAST] * 4, ("default",))
+    world.issue_at(world.hosts[0])
+    second = world.another_issuer("second")
+    for host in world.hosts[2:]:
+        second = world.enrol_again(host, second)
+    return world, second
+
+
 def test_hosts_of_two_issuers_go_on_when_both_are_certified_anew() -> None:
     async def main() -> None:
-        world = World(1125)
-        world.found([FAST] * 4, ("default",))
-        world.issue_at(world.hosts[0])
-        second = world.another_issuer("second")
-        for host in world.hosts[2:]:
-            second = world.enrol_again(host, second)
+        world, second = world_of_two_issuers(1125)
         async with world.started():
             await until(lambda: is_whole(world))
             rotating, (_, b, c, d) = Rotating(world), world.hosts
@@ -315,12 +322,7 @@ def test_hosts_of_two_issuers_go_on_when_both_are_certified_anew() -> None:
 
 def test_an_issuer_that_is_left_out_ends_with_the_old_root() -> None:
     async def main() -> None:
-        world = World(1126)
-        world.found([FAST] * 4, ("default",))
-        world.issue_at(world.hosts[0])
-        second = world.another_issuer("second")
-        for host in world.hosts[2:]:
-            second = world.enrol_again(host, second)
+        world, _ = world_of_two_issuers(1126)
         async with world.started():
             await until(lambda: is_whole(world))
             rotating, (a, b, c, d) = Rotating(world), world.hosts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlay.commands.terminal import PeerProcess, rhizome, running_peer
+from tests.overlay.commands.terminal import WORDS, PeerProcess, rhizome, running_peer
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,14 @@ def _logging_as_before() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> str:
+    """A file with a passphrase."""
+    file = tmp_path / "passphrase"
+    file.write_text(WORDS + "\nanother line\n")
+    return str(file)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from overlay.commands.main import main
 
 ON_LOOPBACK = ("--interface", "lo", "--port", "0", "--enrol-port", "0", "--http", "127.0.0.1:0")
+WORDS = "correct horse battery staple"
 TOY = ("--engine", "toy", "--no-mdns", *ON_LOOPBACK)
 COMMAND_S = 20
 START_S = 30.0

@@ -18,16 +18,7 @@ from overlay.system import SystemClock, SystemEntropy
 from security.certificate import parse_issuer
 from security.errors import BadSeal, LimitExceeded, SecurityError
 from security.root_key import open_root
-from tests.overlay.commands.terminal import running_peer
-
-WORDS = "correct horse battery staple"
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> str:
-    file = tmp_path / "passphrase"
-    file.write_text(WORDS + "\nanother line\n")
-    return str(file)
+from tests.overlay.commands.terminal import WORDS, running_peer
 
 
 @pytest.fixture

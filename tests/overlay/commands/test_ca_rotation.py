@@ -31,19 +31,11 @@ from security.errors import BadSeal, UntrustedIssuer
 from security.keys import HostKeys
 from security.peer_id import PeerId
 from security.root_key import open_root, root_of
-from tests.overlay.commands.terminal import running_peer
+from tests.overlay.commands.terminal import WORDS, running_peer
 from tests.overlay.commands.test_ca_keys import failed, ran
 
 CLOCK, ENTROPY = SystemClock(), SystemEntropy()
 DAY_S = 86_400.0
-WORDS = "correct horse battery staple"
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> str:
-    file = tmp_path / "passphrase"
-    file.write_text(WORDS + "\n")
-    return str(file)
 
 
 @pytest.fixture
